@@ -1,0 +1,394 @@
+//! Kafka's RecordBatch v2: the unit of append, storage and transfer.
+//!
+//! A [`Batch`] is a view over the bytes that a client sent. Only `baseOffset` and `partitionLeaderEpoch`, which lie
+//! outside the checksum, are ever patched. Layout, big-endian (source: Kafka's `DefaultRecordBatch`):
+//!
+//! ```text
+//!  0  baseOffset            i64
+//!  8  batchLength           i32   bytes that follow this field
+//! 12  partitionLeaderEpoch  i32
+//! 16  magic                 i8    2
+//! 17  crc                   u32   CRC-32C of everything from 21 on
+//! 21  attributes            i16   0-2 codec, 3 log-append time, 4 transactional, 5 control, 6 delete horizon
+//! 23  lastOffsetDelta       i32
+//! 27  baseTimestamp         i64   ms
+//! 35  maxTimestamp          i64   ms
+//! 43  producerId            i64   -1: none
+//! 51  producerEpoch         i16
+//! 53  baseSequence          i32
+//! 57  recordCount           i32
+//! 61  records               compressed as one block
+//! ```
+
+mod build;
+mod compression;
+mod record;
+
+pub use build::BatchBuilder;
+pub use compression::Compression;
+pub use record::{Header, NO_TIMESTAMP, Record, RecordAt, RecordSummary};
+
+use bytes::Bytes;
+
+use crate::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+
+/// Bytes of a batch before its records.
+pub const BATCH_HEADER_BYTES: usize = 61;
+/// Bytes of a batch that `batchLength` does not count.
+pub const BATCH_LENGTH_PREFIX_BYTES: usize = 12;
+/// A batch's records may not grow beyond this when decompressed: a bomb is refused, not inflated.
+pub const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
+
+const CRC_AT: usize = 17;
+const CRC_FROM: usize = 21;
+const ATTRIBUTES_AT: usize = 21;
+const MAX_TIMESTAMP_AT: usize = 35;
+
+/// Why bytes are not a batch. All of these are the fault of whoever wrote the bytes: a client, or the disk.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// The bytes end before the batch does.
+    #[error("the batch is cut short: it needs {needed_bytes} bytes and has {got_bytes}")]
+    Truncated {
+        /// What its header promises.
+        needed_bytes: usize,
+        /// What is there.
+        got_bytes: usize,
+    },
+    /// More bytes than the one batch that belongs there.
+    #[error("{0} bytes follow the batch where exactly one batch belongs")]
+    TrailingBytes(usize),
+    /// A length that no batch can have.
+    #[error("batch length {0} is impossible")]
+    BadLength(i32),
+    /// Formats 0 and 1 ended with Kafka 4; others do not exist.
+    #[error("batch format {0} is not supported (only 2 is)")]
+    UnsupportedMagic(i8),
+    /// The bytes changed after they were written.
+    #[error("the checksum does not match: stored {stored:#010x}, computed {computed:#010x}")]
+    BadChecksum {
+        /// In the header.
+        stored: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// The header contradicts itself or the records.
+    #[error("invalid batch: {0}")]
+    Invalid(&'static str),
+    /// Unknown compression codec.
+    #[error("compression codec {0} is unknown")]
+    UnknownCodec(u8),
+    /// The compressed block cannot be read.
+    #[error("the records cannot be decompressed ({codec}): {reason}")]
+    Undecompressable {
+        /// The codec that the batch names.
+        codec: Compression,
+        /// What the codec says.
+        reason: String,
+    },
+    /// The records are larger than whoever reads them allows.
+    #[error("the records decompress to more than {max_bytes} bytes")]
+    TooLarge {
+        /// The limit.
+        max_bytes: u64,
+    },
+}
+
+/// The numbers of a batch's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// Bytes of the whole batch, header included.
+    pub len_bytes: usize,
+    /// Who wrote it to the log.
+    pub leader_epoch: LeaderEpoch,
+    /// Checksum as stored.
+    pub crc: u32,
+    /// Codec and flags.
+    pub attributes: i16,
+    /// Last offset minus first.
+    pub last_offset_delta: i32,
+    /// Timestamp that the records' deltas count from, ms.
+    pub base_timestamp_ms: i64,
+    /// Largest timestamp, ms.
+    pub max_timestamp_ms: i64,
+    /// The idempotent producer, or none.
+    pub producer_id: ProducerId,
+    /// Its epoch.
+    pub producer_epoch: ProducerEpoch,
+    /// Sequence number of the first record; -1 without a producer.
+    pub base_sequence: i32,
+    /// How many records there are.
+    pub record_count: i32,
+}
+
+impl BatchHeader {
+    /// Reads the header from the front of `bytes` and checks what can be checked without the records.
+    ///
+    /// # Errors
+    /// [`BatchError`] if these are not the first bytes of a batch.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
+        let Some(head) = bytes.first_chunk::<BATCH_HEADER_BYTES>() else {
+            return Err(BatchError::Truncated { needed_bytes: BATCH_HEADER_BYTES, got_bytes: bytes.len() });
+        };
+        let length = i32::from_be_bytes(field(head, 8));
+        // The magic byte stands at the same place in every format: an old format is told as such.
+        let magic = head[16] as i8;
+        if magic != 2 {
+            return Err(BatchError::UnsupportedMagic(magic));
+        }
+        let len_bytes =
+            usize::try_from(length).map_err(|_| BatchError::BadLength(length))? + BATCH_LENGTH_PREFIX_BYTES;
+        if len_bytes < BATCH_HEADER_BYTES {
+            return Err(BatchError::BadLength(length));
+        }
+        let header = Self {
+            base_offset: Offset(i64::from_be_bytes(field(head, 0))),
+            len_bytes,
+            leader_epoch: LeaderEpoch(i32::from_be_bytes(field(head, 12))),
+            crc: u32::from_be_bytes(field(head, CRC_AT)),
+            attributes: i16::from_be_bytes(field(head, ATTRIBUTES_AT)),
+            last_offset_delta: i32::from_be_bytes(field(head, 23)),
+            base_timestamp_ms: i64::from_be_bytes(field(head, 27)),
+            max_timestamp_ms: i64::from_be_bytes(field(head, MAX_TIMESTAMP_AT)),
+            producer_id: ProducerId(i64::from_be_bytes(field(head, 43))),
+            producer_epoch: ProducerEpoch(i16::from_be_bytes(field(head, 51))),
+            base_sequence: i32::from_be_bytes(field(head, 53)),
+            record_count: i32::from_be_bytes(field(head, 57)),
+        };
+        if header.last_offset_delta < 0 || header.record_count < 0 {
+            return Err(BatchError::Invalid("negative record count or offset delta"));
+        }
+        if header.record_count > header.last_offset_delta.saturating_add(1) {
+            return Err(BatchError::Invalid("more records than offsets"));
+        }
+        Ok(header)
+    }
+
+    /// Offset of the last record.
+    #[must_use]
+    pub fn last_offset(&self) -> Offset {
+        self.base_offset.plus(i64::from(self.last_offset_delta))
+    }
+
+    /// Offset after the last record.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.last_offset().plus(1)
+    }
+
+    /// How the records are compressed.
+    ///
+    /// # Errors
+    /// [`BatchError::UnknownCodec`].
+    pub fn compression(&self) -> Result<Compression, BatchError> {
+        Compression::from_attributes(self.attributes)
+    }
+
+    /// Whether the broker, not the producer, set the timestamps.
+    #[must_use]
+    pub fn is_log_append_time(&self) -> bool {
+        self.attributes & 0x08 != 0
+    }
+
+    /// Whether the batch is part of a transaction.
+    #[must_use]
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & 0x10 != 0
+    }
+
+    /// Whether the batch holds a transaction marker instead of a client's records.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        self.attributes & 0x20 != 0
+    }
+
+    /// Sequence number of the last record; sequences wrap from `i32::MAX` to 0.
+    #[must_use]
+    pub fn last_sequence(&self) -> i32 {
+        if self.base_sequence < 0 {
+            return self.base_sequence;
+        }
+        let last = i64::from(self.base_sequence) + i64::from(self.last_offset_delta);
+        i32::try_from(last % (i64::from(i32::MAX) + 1)).expect("a remainder of 2^31 fits")
+    }
+}
+
+/// One whole batch whose length and checksum are right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    header: BatchHeader,
+    bytes: Bytes,
+}
+
+/// Checks that `bytes` are exactly one batch: format, length and checksum.
+///
+/// # Errors
+/// [`BatchError`] says what is wrong.
+pub fn check_batch(bytes: &Bytes) -> Result<Batch, BatchError> {
+    let (batch, rest) = split_batch(bytes)?;
+    match rest.len() {
+        0 => Ok(batch),
+        surplus => Err(BatchError::TrailingBytes(surplus)),
+    }
+}
+
+/// Takes the first batch off the front of `bytes`, and checks it.
+///
+/// # Errors
+/// [`BatchError`] says what is wrong with it.
+pub fn split_batch(bytes: &Bytes) -> Result<(Batch, Bytes), BatchError> {
+    let header = BatchHeader::parse(bytes)?;
+    if bytes.len() < header.len_bytes {
+        return Err(BatchError::Truncated { needed_bytes: header.len_bytes, got_bytes: bytes.len() });
+    }
+    let computed = crc32c::crc32c(&bytes[CRC_FROM..header.len_bytes]);
+    if computed != header.crc {
+        return Err(BatchError::BadChecksum { stored: header.crc, computed });
+    }
+    Ok((Batch { header, bytes: bytes.slice(..header.len_bytes) }, bytes.slice(header.len_bytes..)))
+}
+
+/// The batches that stand one after another in `bytes`; ends after the first error.
+pub fn split_batches(mut bytes: Bytes) -> impl Iterator<Item = Result<Batch, BatchError>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let (batch, rest) = match split_batch(&bytes) {
+            Ok((batch, rest)) => (Ok(batch), rest),
+            Err(error) => (Err(error), Bytes::new()),
+        };
+        bytes = rest;
+        Some(batch)
+    })
+}
+
+impl Batch {
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// The whole batch as it was received.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The records, decompressed; their payloads share memory.
+    ///
+    /// # Errors
+    /// [`BatchError`] if the records are not what the header says, or decompress to more than
+    /// [`DECOMPRESSED_BYTES_MAX`].
+    pub fn records(&self) -> Result<Vec<RecordAt>, BatchError> {
+        record::read(&self.header, &self.bytes, DECOMPRESSED_BYTES_MAX)
+    }
+
+    /// Walks the records in constant memory, checking that each is well formed, that there are as many as the header
+    /// says, and that their offsets count up by one: what a batch fresh from a producer must be.
+    ///
+    /// # Errors
+    /// [`BatchError`] says what is wrong.
+    pub fn check_records(&self) -> Result<RecordSummary, BatchError> {
+        record::check(&self.header, &self.bytes, DECOMPRESSED_BYTES_MAX)
+    }
+
+    /// The first 16 bytes as they are stored at `base_offset` by the leader of `epoch`; the rest is stored unchanged.
+    #[must_use]
+    pub fn stored_prefix(&self, base_offset: Offset, epoch: LeaderEpoch) -> [u8; 16] {
+        let mut prefix = [0; 16];
+        prefix[..8].copy_from_slice(&base_offset.0.to_be_bytes());
+        prefix[8..12].copy_from_slice(&self.bytes[8..12]);
+        prefix[12..].copy_from_slice(&epoch.0.to_be_bytes());
+        prefix
+    }
+
+    /// The same batch stamped with the broker's time (`message.timestamp.type=LogAppendTime`): the one change inside
+    /// the checksum, so this copies and computes the checksum anew.
+    #[must_use]
+    pub fn with_log_append_time(&self, now_ms: i64) -> Self {
+        let mut bytes = self.bytes.to_vec();
+        let attributes = self.header.attributes | 0x08;
+        bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+        bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&now_ms.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        let header = BatchHeader { attributes, max_timestamp_ms: now_ms, crc, ..self.header };
+        Self { header, bytes: bytes.into() }
+    }
+}
+
+fn field<const N: usize>(head: &[u8; BATCH_HEADER_BYTES], at: usize) -> [u8; N] {
+    *head[at..].first_chunk().expect("a field lies inside the header")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one() -> Bytes {
+        BatchBuilder::new(Compression::None).push(&Record::new("k", "v").at(5)).build().unwrap()
+    }
+
+    fn broken(change: impl FnOnce(&mut Vec<u8>)) -> BatchError {
+        let mut bytes = one().to_vec();
+        change(&mut bytes);
+        check_batch(&bytes.into()).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_not_a_batch_is_told() {
+        assert!(matches!(
+            broken(|b| b.truncate(60)),
+            BatchError::Truncated { needed_bytes: 61, got_bytes: 60 }
+        ));
+        assert!(matches!(broken(|b| b.truncate(62)), BatchError::Truncated { .. }));
+        assert!(matches!(broken(|b| b.push(0)), BatchError::TrailingBytes(1)));
+        assert!(matches!(broken(|b| b[16] = 1), BatchError::UnsupportedMagic(1)));
+        assert!(matches!(broken(|b| b[8] = 0xff), BatchError::BadLength(_)));
+        assert!(matches!(broken(|b| b[11] = 3), BatchError::BadLength(3)));
+        assert!(matches!(broken(|b| b[57] = 0xff), BatchError::Invalid(_)));
+        assert!(matches!(broken(|b| b[60] = 9), BatchError::Invalid(_)));
+        let last = one().len() - 1;
+        assert!(matches!(broken(|b| b[last] ^= 1), BatchError::BadChecksum { .. }));
+    }
+
+    #[test]
+    fn every_flipped_bit_inside_the_checksum_is_seen() {
+        let good = one();
+        for bit in CRC_AT * 8..good.len() * 8 {
+            let mut bytes = good.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(check_batch(&bytes.into()).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_offset_and_epoch_lie_outside_the_checksum() {
+        let batch = check_batch(&one()).unwrap();
+        let mut stored = batch.bytes().to_vec();
+        stored[..16].copy_from_slice(&batch.stored_prefix(Offset(7), LeaderEpoch(3)));
+        let read = check_batch(&stored.into()).unwrap();
+        assert_eq!((read.header().base_offset, read.header().leader_epoch), (Offset(7), LeaderEpoch(3)));
+        assert_eq!(read.records().unwrap()[0].offset, Offset(7));
+    }
+
+    #[test]
+    fn log_append_time_replaces_every_timestamp() {
+        let batch = check_batch(&one()).unwrap().with_log_append_time(99);
+        let again = check_batch(batch.bytes()).unwrap();
+        assert_eq!(again.header(), batch.header());
+        assert_eq!(again.records().unwrap()[0].record.timestamp_ms, 99);
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        let header = BatchHeader::parse(&one()).unwrap();
+        let at =
+            |base_sequence| BatchHeader { base_sequence, last_offset_delta: 1, ..header }.last_sequence();
+        assert_eq!((at(-1), at(0), at(i32::MAX)), (-1, 1, 0));
+    }
+}

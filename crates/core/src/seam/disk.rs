@@ -1,0 +1,264 @@
+//! The disk, as the log needs it: positioned reads and writes, explicit durability of bytes and of directory entries.
+//!
+//! All calls block. What is durable when:
+//! * bytes and length of a file: after [`DiskFile::sync_data`] on it;
+//! * a created, renamed or removed name: after [`Disk::sync_dir`] on its directory.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// For reading; it must exist.
+    Read,
+    /// For reading and writing; it must exist.
+    ReadWrite,
+    /// For reading and writing; created when missing, emptied when not.
+    Create,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The name, without its directory. Names that are not UTF-8 are not ours and are not listed.
+    pub name: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// Held while a process owns a directory; dropping it gives the directory up.
+pub trait Lock: Send + Sync + fmt::Debug {}
+
+/// An open file.
+pub trait DiskFile: Send + Sync + fmt::Debug {
+    /// Fills `into` from `position`, or fails with [`io::ErrorKind::UnexpectedEof`].
+    fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()>;
+
+    /// Writes all of `parts`, one after the other, from `position` on. On an error any part of it may have been written.
+    fn write_all_at(&self, parts: &[&[u8]], position: u64) -> io::Result<()>;
+
+    /// Makes bytes and length durable (fdatasync). After an error nothing is known about what is durable: do not retry.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Cuts or extends (with zeros) to `len` bytes.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// A file system.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Opens a file.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Creates a directory and its parents; fine when it exists.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Renames a file or directory, replacing a file of that name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory with all that is in it.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// The names in a directory, sorted.
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
+
+    /// Whether there is such a file or directory.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Takes the exclusive lock file at `path`, creating it; `None` while another process (or handle) holds it.
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+
+    /// Replaces the file at `path` with `bytes`, durably: afterwards, whatever happens, it has the old bytes or the new.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = path.with_added_extension("tmp");
+        let file = self.open(&temporary, Open::Create)?;
+        file.write_all_at(&[bytes], 0)?;
+        file.sync_data()?;
+        self.rename(&temporary, path)?;
+        match path.parent() {
+            Some(directory) => self.sync_dir(directory),
+            None => Ok(()),
+        }
+    }
+
+    /// The whole file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.open(path, Open::Read)?;
+        let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+}
+
+/// The operating system's file system.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match how {
+            Open::Read => {}
+            Open::ReadWrite => {
+                options.write(true);
+            }
+            Open::Create => {
+                options.write(true).create(true).truncate(true);
+            }
+        }
+        Ok(Arc::new(RealFile(options.open(path)?)))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(Entry { name, is_dir: entry.file_type()?.is_dir() });
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RealLock {
+    _file: File,
+}
+
+impl Lock for RealLock {}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()> {
+        self.0.read_exact_at(into, position)
+    }
+
+    fn write_all_at(&self, parts: &[&[u8]], mut position: u64) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut rest = &mut slices[..];
+        IoSlice::advance_slices(&mut rest, 0); // drops empty ones
+        while !rest.is_empty() {
+            let group = rest.len().min(PARTS_PER_WRITE_MAX);
+            let written = rustix::io::pwritev(&self.0, &rest[..group], position)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            position += written as u64;
+            IoSlice::advance_slices(&mut rest, written);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+/// POSIX promises at least 16 (`IOV_MAX`); Linux takes 1,024.
+const PARTS_PER_WRITE_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_parts_are_written_in_order_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), Open::Create).unwrap();
+        let bytes: Vec<[u8; 2]> = (0..3000u16).map(u16::to_be_bytes).collect();
+        let mut parts: Vec<&[u8]> = bytes.iter().map(|part| &part[..]).collect();
+        parts.insert(7, &[]);
+        file.write_all_at(&parts, 5).unwrap();
+        let mut read = vec![0; 6000];
+        file.read_exact_at(&mut read, 5).unwrap();
+        assert_eq!(read, bytes.concat());
+        assert_eq!(file.len().unwrap(), 6005);
+        assert!(file.read_exact_at(&mut read, 6).is_err());
+    }
+
+    #[test]
+    fn a_lock_is_exclusive_until_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = RealDisk.try_lock(&path).unwrap();
+        assert!(held.is_some());
+        assert!(RealDisk.try_lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(RealDisk.try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn replace_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.x");
+        RealDisk.replace(&path, b"one").unwrap();
+        RealDisk.replace(&path, b"two").unwrap();
+        assert_eq!(RealDisk.read(&path).unwrap(), b"two");
+        assert_eq!(RealDisk.list(dir.path()).unwrap(), [Entry { name: "f.x".into(), is_dir: false }]);
+    }
+}

@@ -1,0 +1,12 @@
+//! Where effects come in: disk, clock and randomness.
+//!
+//! Production code takes these as trait objects. The real ones are here; a simulator brings others and replays any
+//! failure from its seed.
+
+pub mod clock;
+pub mod disk;
+pub mod random;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use disk::{Disk, DiskFile, Entry, Lock, Open, RealDisk};
+pub use random::{OsRandom, Random, SeededRandom};
