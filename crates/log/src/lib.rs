@@ -1,1 +1,41 @@
-//! placeholder
+//! The durable partition log: segments of Kafka record batches, kept verbatim.
+//!
+//! A [`Store`] is a data directory that one process owns: its lock, its format, its writer. A [`PartitionLog`] is one
+//! partition in it. All appends of a store go through one writer thread, which gathers whatever is waiting into a group,
+//! writes it, syncs it once per partition, and only then lets readers see it and acknowledges it (group commit without a
+//! timer: while one group syncs, the next one gathers).
+//!
+//! ```text
+//! DIR/lock                       held while a process owns DIR
+//! DIR/format                     version of this layout; an unknown one is refused
+//! DIR/durable                    how far each partition was synced, a slot each (see `durable`)
+//! DIR/topics/NAME/P/
+//!     00000000000000000000.log       record batches, one after another
+//!     00000000000000000000.index     sparse places and times in it (see `index`): derived, rebuilt when missing or wrong
+//!     00000000000000004711.snapshot  producer state up to offset 4711 (see `producers`)
+//! ```
+//!
+//! What the log promises:
+//! * An append acknowledged as [`Ack::Durable`] survives power loss; as [`Ack::Written`], the death of the process.
+//! * Readers never see a byte that is not as durable as the topic's settings ask ([`LogConfig::flush_messages`]).
+//! * A torn tail past the durable point is cut at the start, and told. Damage below it stops the partition with a
+//!   [`Fault`] that names file, position and cause, and the bytes stay as they are.
+//! * After a failed sync nothing more is written to the partition: what is on the disk is not known.
+
+mod durable;
+mod error;
+mod index;
+mod partition;
+mod producers;
+mod recovery;
+mod segment;
+mod store;
+mod verify;
+mod waiters;
+mod writer;
+
+pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError};
+pub use partition::{Ack, Appended, LogConfig, LogStatus, Offsets, PartitionKey, PartitionLog, ReadSlice, Timestamped};
+pub use store::{Store, StoreConfig};
+pub use verify::{PartitionReport, verify_partition};
+pub use waiters::Waiter;

@@ -1,0 +1,143 @@
+//! What can go wrong, by whose fault it is.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anabranch_core::batch::BatchError;
+use anabranch_core::{Offset, ProducerEpoch, ProducerId};
+
+/// The disk's fault: what stopped a partition. It names where to look.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{} at byte {position}: {cause}", file.display())]
+pub struct Fault {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it.
+    pub position: u64,
+    /// What is wrong there.
+    pub cause: FaultCause,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FaultCause {
+    /// A read, write or other call failed.
+    #[error("{action} failed: {error}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the operating system said.
+        error: Arc<io::Error>,
+    },
+    /// A sync failed: what reached the disk is not known, so nothing more is written. Restart to recover.
+    #[error("sync failed ({0}); the partition has stopped, since what reached the disk is not known")]
+    SyncFailed(Arc<io::Error>),
+    /// Bytes that were durable are not a batch any more.
+    #[error("damaged: {0}")]
+    Damaged(BatchError),
+    /// Offsets do not go on where the batch before ended.
+    #[error("damaged: offset {found} where {expected} or later must be")]
+    OffsetGoesBack {
+        /// What follows from what stands before.
+        expected: Offset,
+        /// What stands there.
+        found: Offset,
+    },
+    /// The file ends before the point that was durable.
+    #[error("damaged: the file ends here, and {durable_bytes} bytes of it were durable")]
+    Shortened {
+        /// How many bytes there were.
+        durable_bytes: u64,
+    },
+    /// The segment that held the durable point is gone.
+    #[error("damaged: this segment was durable and is missing")]
+    SegmentMissing,
+}
+
+/// Why an append was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The producer skipped or repeated sequence numbers.
+    #[error("producer {producer} sent sequence {found}, and {expected} comes next")]
+    OutOfOrderSequence {
+        /// Who.
+        producer: ProducerId,
+        /// What the log waits for.
+        expected: i32,
+        /// What came.
+        found: i32,
+    },
+    /// The producer was replaced by a newer incarnation.
+    #[error("producer {producer} has epoch {current} and wrote with {found}")]
+    InvalidProducerEpoch {
+        /// Who.
+        producer: ProducerId,
+        /// The newest epoch.
+        current: ProducerEpoch,
+        /// What came.
+        found: ProducerEpoch,
+    },
+    /// The disk is full, or the write failed and was taken back: nothing of this append is in the log.
+    #[error("the write failed and was taken back: {0}")]
+    WriteFailed(Arc<io::Error>),
+    /// The partition has stopped.
+    #[error("the partition has stopped: {0}")]
+    Stopped(Fault),
+    /// The store is closed, or the partition deleted.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Why a read was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// No such offset.
+    #[error("offset {asked} is not in the log, which has {start} to {end}")]
+    OutOfRange {
+        /// What was asked for.
+        asked: Offset,
+        /// The oldest.
+        start: Offset,
+        /// After the newest visible one.
+        end: Offset,
+    },
+    /// The bytes are damaged, or the disk cannot read them.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The partition is deleted.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Why a data directory was not opened. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{} is in use by another process (its lock is held)", .0.display())]
+    InUse(PathBuf),
+    /// Written by a version that is newer, or by something else.
+    #[error("{} has format {found:?}, and this version reads {expected:?}; it was left as it is", file.display())]
+    UnknownFormat {
+        /// The format file.
+        file: PathBuf,
+        /// What it says.
+        found: String,
+        /// What it must say.
+        expected: &'static str,
+    },
+    /// There are files in it that are not ours, and no format file.
+    #[error("{} is not empty and not a data directory; give an empty or new one", .0.display())]
+    NotADataDirectory(PathBuf),
+    /// The operating system refuses.
+    #[error("cannot {action} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        error: io::Error,
+    },
+}
