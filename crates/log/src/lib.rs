@@ -8,10 +8,10 @@
 //! ```text
 //! DIR/lock                       held while a process owns DIR
 //! DIR/format                     version of this layout; an unknown one is refused
-//! DIR/durable                    how far each partition was synced, a slot each (see `durable`)
 //! DIR/topics/NAME/P/
 //!     00000000000000000000.log       record batches, one after another
 //!     00000000000000000000.index     sparse places and times in it (see `index`): derived, rebuilt when missing or wrong
+//!     durable                        how far the last segment was synced (see `durable`)
 //!     00000000000000004711.snapshot  producer state up to offset 4711 (see `producers`)
 //! ```
 //!
@@ -35,7 +35,9 @@ mod waiters;
 mod writer;
 
 pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError};
-pub use partition::{Ack, Appended, LogConfig, LogStatus, Offsets, PartitionKey, PartitionLog, ReadSlice, Timestamped};
+pub use partition::{
+    Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,
+};
 pub use store::{Store, StoreConfig};
 pub use verify::{PartitionReport, verify_partition};
 pub use waiters::Waiter;

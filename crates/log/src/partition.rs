@@ -3,19 +3,10 @@
 use std::sync::Arc;
 
 use anabranch_core::batch::Batch;
-use anabranch_core::{Offset, TopicId};
+use anabranch_core::{Offset, TopicPartition};
 use bytes::Bytes;
 
 use crate::{AppendError, Fault, ReadError, Waiter};
-
-/// Which partition of which topic; names its slot in the file of durable points.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PartitionKey {
-    /// The topic's identity.
-    pub topic: TopicId,
-    /// Counted from 0.
-    pub partition: i32,
-}
 
 /// When an append is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +42,22 @@ pub struct Appended {
     pub last_offset: Offset,
     /// Whether it had been appended before, by the same producer with the same sequence; it was not appended again.
     pub duplicate: bool,
+}
+
+/// An append that is queued. Dropping it does not take the append back.
+#[derive(Debug)]
+pub struct Pending {
+    _stub: (),
+}
+
+impl Pending {
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn answer(self) -> Result<Appended, AppendError> {
+        unimplemented!()
+    }
 }
 
 /// The offsets that bound a partition.
@@ -103,7 +110,9 @@ pub struct PartitionLog {
 impl PartitionLog {
     /// Which partition this is.
     #[must_use]
-    pub fn key(&self) -> PartitionKey { unimplemented!() }
+    pub fn id(&self) -> &TopicPartition {
+        unimplemented!()
+    }
 
     /// Appends one checked batch ([`Batch::check_records`] is the caller's affair) and answers as `ack` says. Dropping
     /// the future does not take the append back.
@@ -111,42 +120,69 @@ impl PartitionLog {
     /// # Errors
     /// [`AppendError`]; nothing of the batch is in the log then, except after [`AppendError::Stopped`], when it is not
     /// known.
-    pub async fn append(&self, batch: Batch, ack: Ack) -> Result<Appended, AppendError> { unimplemented!() }
+    pub async fn append(&self, batch: Batch, ack: Ack) -> Result<Appended, AppendError> {
+        unimplemented!()
+    }
+
+    /// Queues one checked batch behind everything queued before, and returns once it is queued: whoever appends several
+    /// batches in order submits them one after the other and awaits the answers ([`Pending::answer`]) as they like.
+    ///
+    /// # Errors
+    /// [`AppendError::Closed`] or [`AppendError::Stopped`].
+    pub async fn submit(&self, batch: Batch, ack: Ack) -> Result<Pending, AppendError> {
+        unimplemented!()
+    }
 
     /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is
     /// larger. Empty at the high watermark. Blocks on the disk.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadSlice, ReadError> { unimplemented!() }
+    pub fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadSlice, ReadError> {
+        unimplemented!()
+    }
 
     /// The bounds now.
     #[must_use]
-    pub fn offsets(&self) -> Offsets { unimplemented!() }
+    pub fn offsets(&self) -> Offsets {
+        unimplemented!()
+    }
 
     /// Bytes of all segments.
     #[must_use]
-    pub fn size_bytes(&self) -> u64 { unimplemented!() }
+    pub fn size_bytes(&self) -> u64 {
+        unimplemented!()
+    }
 
     /// The first visible record whose timestamp is at least `timestamp_ms`. Blocks on the disk.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn find_by_time(&self, timestamp_ms: i64) -> Result<Option<Timestamped>, ReadError> { unimplemented!() }
+    pub fn find_by_time(&self, timestamp_ms: i64) -> Result<Option<Timestamped>, ReadError> {
+        unimplemented!()
+    }
 
     /// The visible record with the largest timestamp, the first one if there are several. Blocks on the disk.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn find_max_time(&self) -> Result<Option<Timestamped>, ReadError> { unimplemented!() }
+    pub fn find_max_time(&self) -> Result<Option<Timestamped>, ReadError> {
+        unimplemented!()
+    }
 
     /// Wakes `waiter` once when the high watermark moves next, or the partition stops or closes.
-    pub fn register(&self, waiter: &Waiter) { unimplemented!() }
+    pub fn register(&self, waiter: &Waiter) {
+        unimplemented!()
+    }
 
     /// Takes new settings; they hold from the next append on.
-    pub fn set_config(&self, config: LogConfig) { unimplemented!() }
+    pub fn set_config(&self, config: LogConfig) {
+        unimplemented!()
+    }
 
     /// Whether it works.
     #[must_use]
-    pub fn status(&self) -> LogStatus { unimplemented!() }
+    pub fn status(&self) -> LogStatus {
+        unimplemented!()
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_core::seam::{Clock, Disk};
 
-use crate::{LogConfig, OpenError, PartitionKey, PartitionLog};
+use crate::{LogConfig, OpenError, PartitionLog};
 
 /// How to open a [`Store`].
 #[derive(Debug, Clone)]
@@ -34,30 +34,47 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`]; nothing was changed then.
-    pub fn open(config: StoreConfig) -> Result<Self, OpenError> { unimplemented!() }
+    pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        unimplemented!()
+    }
 
     /// The topics' names for which there are directories, whether or not anybody knows them.
     ///
     /// # Errors
     /// [`OpenError::Io`].
-    pub fn topic_directories(&self) -> Result<Vec<String>, OpenError> { unimplemented!() }
+    pub fn topic_directories(&self) -> Result<Vec<String>, OpenError> {
+        unimplemented!()
+    }
 
     /// Opens the log of a partition of `topic`, recovering it, or creates it durably when there is none. A damaged log
     /// opens as stopped ([`crate::LogStatus`]), so that others go on. Blocks on the disk.
     ///
     /// # Errors
     /// [`OpenError::Io`] when it cannot even be looked at or created.
-    pub fn open_partition(&self, topic: &str, key: PartitionKey, config: LogConfig) -> Result<PartitionLog, OpenError> { unimplemented!() }
+    pub fn open_partition(
+        &self,
+        topic: &str,
+        partition: i32,
+        config: LogConfig,
+    ) -> Result<PartitionLog, OpenError> {
+        unimplemented!()
+    }
 
     /// Removes a topic's directory with all its partitions. Logs of it must have been closed. Blocks on the disk.
     ///
     /// # Errors
     /// [`OpenError::Io`].
-    pub fn remove_topic(&self, topic: &str) -> Result<(), OpenError> { unimplemented!() }
+    pub fn remove_topic(&self, topic: &str) -> Result<(), OpenError> {
+        unimplemented!()
+    }
 
     /// Closes the partition for good: waits until its queued appends are done, and refuses further ones.
-    pub async fn close_partition(&self, log: &PartitionLog) { unimplemented!() }
+    pub async fn close_partition(&self, log: &PartitionLog) {
+        unimplemented!()
+    }
 
     /// Writes and syncs everything, stops the writer, and gives the directory up. Every later append fails.
-    pub async fn close(&self) { unimplemented!() }
+    pub async fn close(&self) {
+        unimplemented!()
+    }
 }

@@ -34,4 +34,11 @@ pub struct PartitionReport {
 ///
 /// # Errors
 /// The operating system's, when the directory cannot be read.
-pub fn verify_partition(_disk: &dyn Disk, _root: &Path, _topic: &str, _key: crate::PartitionKey) -> std::io::Result<PartitionReport> { unimplemented!() }
+pub fn verify_partition(
+    _disk: &dyn Disk,
+    _root: &Path,
+    _topic: &str,
+    _partition: i32,
+) -> std::io::Result<PartitionReport> {
+    unimplemented!()
+}

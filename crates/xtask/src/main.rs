@@ -1,2 +1,27 @@
-//! Chores.
-fn main() {}
+//! Chores of the repository, run as `cargo xtask CHORE`.
+//!
+//! * `tidy` holds the laws that no compiler checks: which crate may use which, how long a file may grow, that the
+//!   documents name only what exists.
+//!
+//! A chore reads the repository at the edge (`tidy::repository`) and judges it in pure functions, so that every law
+//! has a test that breaks it and sees it caught.
+
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Chores of the repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Chore {
+    /// Checks the laws that no compiler checks, and tells all that are broken; warnings do not fail.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Chore::parse() {
+        Chore::Tidy => tidy::run(),
+    }
+}
