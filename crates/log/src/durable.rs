@@ -1,1 +1,106 @@
-//! Soon.
+//! How far a partition was synced: what recovery trusts, and what lies beyond it may be torn.
+//!
+//! The writer notes the point after each sync, with a plain write and no sync of its own. After the death of the
+//! process the note is exact, since the page cache survives; after power loss it may be older than the truth, or torn
+//! (then the checksum tells), and recovery treats a little more of the last segment as possibly torn. It can never be
+//! ahead of the truth. Layout, little-endian:
+//!
+//! ```text
+//!  0  segment  i64   base offset of the segment that was being written
+//!  8  bytes    u64   of it were synced; everything in older segments is
+//! 16  next     i64   offset after the last synced record
+//! 24  crc      u32   CRC-32C of bytes 0-23
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_core::Offset;
+use anabranch_core::seam::{Disk, DiskFile, Open};
+
+const FILE: &str = "durable";
+const NOTE_BYTES: usize = 28;
+
+/// A point up to which everything is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DurablePoint {
+    pub(crate) segment: Offset,
+    pub(crate) bytes: u64,
+    pub(crate) next: Offset,
+}
+
+impl DurablePoint {
+    /// The point that was noted in the partition's directory; `None` if there is none or it is torn.
+    pub(crate) fn read(disk: &dyn Disk, directory: &Path) -> io::Result<Option<Self>> {
+        let path = directory.join(FILE);
+        if !disk.exists(&path)? {
+            return Ok(None);
+        }
+        Ok(Self::decode(&disk.read(&path)?))
+    }
+
+    fn encode(self) -> [u8; NOTE_BYTES] {
+        let mut note = [0; NOTE_BYTES];
+        note[..8].copy_from_slice(&self.segment.0.to_le_bytes());
+        note[8..16].copy_from_slice(&self.bytes.to_le_bytes());
+        note[16..24].copy_from_slice(&self.next.0.to_le_bytes());
+        let crc = crc32c::crc32c(&note[..24]);
+        note[24..].copy_from_slice(&crc.to_le_bytes());
+        note
+    }
+
+    fn decode(note: &[u8]) -> Option<Self> {
+        let note = note.first_chunk::<NOTE_BYTES>()?;
+        let long = |at: usize| *note[at..].first_chunk::<8>().expect("a field lies inside the note");
+        let crc = u32::from_le_bytes(*note.last_chunk().expect("a note ends with its checksum"));
+        (crc32c::crc32c(&note[..24]) == crc).then(|| Self {
+            segment: Offset(i64::from_le_bytes(long(0))),
+            bytes: u64::from_le_bytes(long(8)),
+            next: Offset(i64::from_le_bytes(long(16))),
+        })
+    }
+}
+
+/// Where the writer notes the point.
+#[derive(Debug)]
+pub(crate) struct DurableNote {
+    path: PathBuf,
+    file: Option<Arc<dyn DiskFile>>,
+}
+
+impl DurableNote {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { path: directory.join(FILE), file: None }
+    }
+
+    pub(crate) fn write(&mut self, disk: &dyn Disk, point: DurablePoint) -> io::Result<()> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(match disk.exists(&self.path)? {
+                true => disk.open(&self.path, Open::ReadWrite)?,
+                false => disk.open(&self.path, Open::Create)?,
+            }),
+        };
+        file.write_all_at(&[&point.encode()], 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_note_is_no_note() {
+        let point = DurablePoint { segment: Offset(1), bytes: 2, next: Offset(3) };
+        let note = point.encode();
+        assert_eq!(DurablePoint::decode(&note), Some(point));
+        for bit in 0..note.len() * 8 {
+            let mut torn = note;
+            torn[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(DurablePoint::decode(&torn), None, "bit {bit}");
+        }
+        assert_eq!(DurablePoint::decode(&note[..27]), None);
+        assert_eq!(DurablePoint::decode(&[0; NOTE_BYTES]), None);
+    }
+}

@@ -53,6 +53,14 @@ pub enum FaultCause {
     /// The segment that held the durable point is gone.
     #[error("damaged: this segment was durable and is missing")]
     SegmentMissing,
+    /// Records that were durable are gone from the end.
+    #[error("damaged: the log ends at offset {end}, and was durable up to {durable}")]
+    EndsEarly {
+        /// After the last record that is there.
+        end: Offset,
+        /// After the last record that was.
+        durable: Offset,
+    },
 }
 
 /// Why an append was not done.

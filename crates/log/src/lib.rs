@@ -22,6 +22,7 @@
 //!   [`Fault`] that names file, position and cause, and the bytes stay as they are.
 //! * After a failed sync nothing more is written to the partition: what is on the disk is not known.
 
+mod active;
 mod durable;
 mod error;
 mod index;

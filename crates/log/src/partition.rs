@@ -1,12 +1,18 @@
 //! One partition, as its users see it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_core::batch::Batch;
+use anabranch_core::batch::{Batch, BatchError, split_batch};
 use anabranch_core::{Offset, TopicPartition};
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
 
-use crate::{AppendError, Fault, ReadError, Waiter};
+use crate::segment::Segment;
+use crate::waiters::Waiters;
+use crate::writer::{Append, Queue};
+use crate::{AppendError, Fault, FaultCause, ReadError, Waiter};
 
 /// When an append is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +53,7 @@ pub struct Appended {
 /// An append that is queued. Dropping it does not take the append back.
 #[derive(Debug)]
 pub struct Pending {
-    _stub: (),
+    answer: oneshot::Receiver<Result<Appended, AppendError>>,
 }
 
 impl Pending {
@@ -56,7 +62,7 @@ impl Pending {
     /// # Errors
     /// [`AppendError`].
     pub async fn answer(self) -> Result<Appended, AppendError> {
-        unimplemented!()
+        self.answer.await.unwrap_or(Err(AppendError::Closed))
     }
 }
 
@@ -100,18 +106,76 @@ pub enum LogStatus {
     Closed,
 }
 
+/// How far readers may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Visible {
+    /// After the last record that may be seen: the high watermark.
+    pub(crate) next: Offset,
+    /// The segment that holds the end of it.
+    pub(crate) segment: Offset,
+    /// Bytes of that segment that may be read.
+    pub(crate) bytes: u64,
+}
+
+/// What readers and the writer share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) log_start: Offset,
+    pub(crate) visible: Visible,
+    pub(crate) log_end: Offset,
+}
+
+impl Bounds {
+    fn offsets(&self) -> Offsets {
+        Offsets { log_start: self.log_start, high_watermark: self.visible.next, log_end: self.log_end }
+    }
+}
+
+/// The state behind a [`PartitionLog`].
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: TopicPartition,
+    pub(crate) directory: PathBuf,
+    /// Changed by the writer only, under one lock, so that readers see bounds that fit together.
+    pub(crate) bounds: Mutex<Bounds>,
+    /// Oldest first, never empty while online; the last one is written to. Changed by the writer only.
+    pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
+    pub(crate) config: Mutex<LogConfig>,
+    pub(crate) status: Mutex<LogStatus>,
+    pub(crate) waiters: Waiters,
+}
+
+impl Shared {
+    /// Stops the partition, unless it has stopped already; told once, here.
+    pub(crate) fn stop(&self, fault: &Fault) {
+        let mut status = self.status.lock();
+        if matches!(*status, LogStatus::Online) {
+            tracing::error!(partition = %self.id, %fault, "the partition has stopped");
+            *status = LogStatus::Stopped(fault.clone());
+        }
+        drop(status);
+        self.waiters.wake();
+    }
+
+    pub(crate) fn close(&self) {
+        *self.status.lock() = LogStatus::Closed;
+        self.waiters.wake();
+    }
+}
+
 /// One partition's log. Cheap to clone; all clones are the same log.
 #[derive(Debug, Clone)]
 pub struct PartitionLog {
-    _stub: Arc<()>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) queue: Queue,
+    pub(crate) number: u64,
 }
 
-#[allow(unused_variables)]
 impl PartitionLog {
     /// Which partition this is.
     #[must_use]
     pub fn id(&self) -> &TopicPartition {
-        unimplemented!()
+        &self.shared.id
     }
 
     /// Appends one checked batch ([`Batch::check_records`] is the caller's affair) and answers as `ack` says. Dropping
@@ -121,7 +185,7 @@ impl PartitionLog {
     /// [`AppendError`]; nothing of the batch is in the log then, except after [`AppendError::Stopped`], when it is not
     /// known.
     pub async fn append(&self, batch: Batch, ack: Ack) -> Result<Appended, AppendError> {
-        unimplemented!()
+        self.submit(batch, ack).await?.answer().await
     }
 
     /// Queues one checked batch behind everything queued before, and returns once it is queued: whoever appends several
@@ -130,7 +194,15 @@ impl PartitionLog {
     /// # Errors
     /// [`AppendError::Closed`] or [`AppendError::Stopped`].
     pub async fn submit(&self, batch: Batch, ack: Ack) -> Result<Pending, AppendError> {
-        unimplemented!()
+        match &*self.shared.status.lock() {
+            LogStatus::Online => {}
+            LogStatus::Stopped(fault) => return Err(AppendError::Stopped(fault.clone())),
+            LogStatus::Closed => return Err(AppendError::Closed),
+        }
+        let (reply, answer) = oneshot::channel();
+        let append = Append { partition: self.number, batch, ack, reply };
+        self.queue.append(append).await?;
+        Ok(Pending { answer })
     }
 
     /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is
@@ -139,19 +211,34 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadSlice, ReadError> {
-        unimplemented!()
+        self.check_status()?;
+        let bounds = *self.shared.bounds.lock();
+        let (start, end) = (bounds.log_start, bounds.visible.next);
+        if from < start || from > end {
+            return Err(ReadError::OutOfRange { asked: from, start, end });
+        }
+        let mut batches = Bytes::new();
+        if from < end {
+            for segment in self.segments_from(from) {
+                batches = self.read_segment(&segment, from, bytes_max, bounds.visible)?;
+                if !batches.is_empty() {
+                    break;
+                }
+            }
+        }
+        Ok(ReadSlice { batches, offsets: bounds.offsets() })
     }
 
     /// The bounds now.
     #[must_use]
     pub fn offsets(&self) -> Offsets {
-        unimplemented!()
+        self.shared.bounds.lock().offsets()
     }
 
     /// Bytes of all segments.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        unimplemented!()
+        self.shared.segments.read().iter().map(|segment| segment.len()).sum()
     }
 
     /// The first visible record whose timestamp is at least `timestamp_ms`. Blocks on the disk.
@@ -159,7 +246,18 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn find_by_time(&self, timestamp_ms: i64) -> Result<Option<Timestamped>, ReadError> {
-        unimplemented!()
+        self.check_status()?;
+        let bounds = *self.shared.bounds.lock();
+        for segment in self.segments_from(bounds.log_start) {
+            let end = readable(&segment, bounds.visible);
+            if self.stop_if_damaged(segment.max_timestamp(end))?.is_some_and(|max| max >= timestamp_ms) {
+                let found = self.first_in(&segment, timestamp_ms, bounds)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The visible record with the largest timestamp, the first one if there are several. Blocks on the disk.
@@ -167,22 +265,130 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn find_max_time(&self) -> Result<Option<Timestamped>, ReadError> {
-        unimplemented!()
+        self.check_status()?;
+        let bounds = *self.shared.bounds.lock();
+        let mut largest: Option<(i64, Arc<Segment>)> = None;
+        for segment in self.segments_from(bounds.log_start) {
+            let max = self.stop_if_damaged(segment.max_timestamp(readable(&segment, bounds.visible)))?;
+            if let Some(max) = max
+                && largest.as_ref().is_none_or(|(before, _)| max > *before)
+            {
+                largest = Some((max, segment));
+            }
+        }
+        match largest {
+            Some((max, segment)) => self.first_in(&segment, max, bounds),
+            None => Ok(None),
+        }
     }
 
     /// Wakes `waiter` once when the high watermark moves next, or the partition stops or closes.
     pub fn register(&self, waiter: &Waiter) {
-        unimplemented!()
+        self.shared.waiters.register(waiter);
     }
 
     /// Takes new settings; they hold from the next append on.
     pub fn set_config(&self, config: LogConfig) {
-        unimplemented!()
+        *self.shared.config.lock() = config;
     }
 
     /// Whether it works.
     #[must_use]
     pub fn status(&self) -> LogStatus {
-        unimplemented!()
+        self.shared.status.lock().clone()
     }
+
+    fn check_status(&self) -> Result<(), ReadError> {
+        match &*self.shared.status.lock() {
+            LogStatus::Online => Ok(()),
+            LogStatus::Stopped(fault) => Err(ReadError::Fault(fault.clone())),
+            LogStatus::Closed => Err(ReadError::Closed),
+        }
+    }
+
+    /// The segments that may hold `offset` or what follows it.
+    fn segments_from(&self, offset: Offset) -> Vec<Arc<Segment>> {
+        let segments = self.shared.segments.read();
+        let first = segments.partition_point(|segment| segment.base <= offset).saturating_sub(1);
+        segments[first..].to_vec()
+    }
+
+    fn read_segment(
+        &self,
+        segment: &Segment,
+        from: Offset,
+        bytes_max: usize,
+        visible: Visible,
+    ) -> Result<Bytes, ReadError> {
+        let end = readable(segment, visible);
+        let Some((position, first)) = self.stop_if_damaged(segment.find(from, end))? else {
+            return Ok(Bytes::new());
+        };
+        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; bytes_max.max(first.len_bytes).min(left)];
+        segment
+            .file
+            .read_exact_at(&mut bytes, position)
+            .map_err(|error| segment.io_fault("reading", position, error))?;
+        let bytes = Bytes::from(bytes);
+        let whole = self.stop_if_damaged(whole_batches(segment, position, &bytes))?;
+        Ok(bytes.slice(..whole))
+    }
+
+    fn first_in(
+        &self,
+        segment: &Segment,
+        timestamp_ms: i64,
+        bounds: Bounds,
+    ) -> Result<Option<Timestamped>, ReadError> {
+        let end = readable(segment, bounds.visible);
+        let Some(batch) = self.stop_if_damaged(segment.find_time(timestamp_ms, end))? else {
+            return Ok(None);
+        };
+        let damaged = |error| Err(segment.fault(0, FaultCause::Damaged(error)));
+        let records = self.stop_if_damaged(batch.records().or_else(damaged))?;
+        let first = records
+            .into_iter()
+            .find(|at| at.record.timestamp_ms >= timestamp_ms && at.offset >= bounds.log_start);
+        // A header may claim a larger timestamp than any of its records has; then the batch's end is the best answer.
+        Ok(Some(match first {
+            Some(at) => Timestamped { offset: at.offset, timestamp_ms: at.record.timestamp_ms },
+            None => Timestamped {
+                offset: batch.header().last_offset(),
+                timestamp_ms: batch.header().max_timestamp_ms,
+            },
+        }))
+    }
+
+    /// Damage that a reader meets stops the partition; a read that merely failed does not.
+    fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
+        result.map_err(|fault| {
+            if !matches!(fault.cause, FaultCause::Io { .. }) {
+                self.shared.stop(&fault);
+            }
+            ReadError::Fault(fault)
+        })
+    }
+}
+
+/// Bytes of a segment that may be read.
+fn readable(segment: &Segment, visible: Visible) -> u64 {
+    match segment.base.cmp(&visible.segment) {
+        std::cmp::Ordering::Less => segment.len(),
+        std::cmp::Ordering::Equal => visible.bytes,
+        std::cmp::Ordering::Greater => 0,
+    }
+}
+
+/// Length of the whole batches at the front of `bytes`, each of them checked: what is damaged is not served.
+fn whole_batches(segment: &Segment, position: u64, bytes: &Bytes) -> Result<usize, Fault> {
+    let mut whole = 0;
+    while whole < bytes.len() {
+        match split_batch(&bytes.slice(whole..)) {
+            Ok((batch, _)) => whole += batch.header().len_bytes,
+            Err(BatchError::Truncated { .. }) => break,
+            Err(error) => return Err(segment.fault(position + whole as u64, FaultCause::Damaged(error))),
+        }
+    }
+    Ok(whole)
 }

@@ -1,1 +1,336 @@
-//! Soon.
+//! Opens a partition's directory: finds where the log ends, and cuts off what was torn there.
+//!
+//! Recovery always takes the same way, whether the stop was clean or not: it starts at the last snapshot of the
+//! producers' state, reads batch headers up to the durable point, and whole batches with their checksums beyond it. After
+//! a clean stop nothing lies beyond.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_core::batch::BatchHeader;
+use anabranch_core::seam::{Disk, Open};
+use anabranch_core::{Offset, TopicPartition};
+use parking_lot::{Mutex, RwLock};
+
+use crate::active::PartitionWriter;
+use crate::durable::{DurableNote, DurablePoint};
+use crate::partition::{Bounds, LogConfig, LogStatus, Shared, Visible};
+use crate::producers::Producers;
+use crate::segment::{
+    DEFAULT_INDEX_INTERVAL_BYTES, Listing, SCAN_WINDOW_BYTES, ScanError, Segment, Spacing, snapshot_path,
+};
+use crate::waiters::Waiters;
+use crate::{Fault, FaultCause};
+
+/// What a partition's directory became: something to read, and something to write to unless it is damaged.
+pub(crate) struct Opened {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) writer: Option<PartitionWriter>,
+}
+
+/// Opens the partition in `directory`, creating it durably when there is none.
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    directory: PathBuf,
+    id: TopicPartition,
+    config: LogConfig,
+    now_ms: i64,
+) -> io::Result<Opened> {
+    let note = match disk.exists(&directory)? {
+        true => DurablePoint::read(disk.as_ref(), &directory)?,
+        false => None,
+    };
+    let mut listing = match disk.exists(&directory)? {
+        true => Listing::of(disk.as_ref(), &directory)?,
+        false => Listing::default(),
+    };
+    if listing.segments.is_empty() && note.is_none() {
+        create(disk, &directory)?;
+        listing.segments.push(Offset(0));
+    }
+    let recovered = recover(disk, &directory, &listing, note, now_ms)
+        .and_then(|recovered| cut_torn_tail(disk, &directory, &recovered, note).map(|()| recovered));
+    Ok(match recovered {
+        Ok(recovered) => online(directory, id, config, recovered, now_ms),
+        Err(fault) => stopped(directory, id, config, &fault),
+    })
+}
+
+/// What the directory holds.
+struct Recovered {
+    segments: Vec<Arc<Segment>>,
+    /// After the last record that is whole.
+    end: Offset,
+    /// Bytes of the last segment that are whole.
+    whole: u64,
+    spacing: Spacing,
+    producers: Producers,
+    snapshots: Vec<Offset>,
+}
+
+fn create(disk: &Arc<dyn Disk>, directory: &Path) -> io::Result<()> {
+    disk.create_dir_all(directory)?;
+    Segment::create(disk, directory, Offset(0))?;
+    disk.sync_dir(directory)?;
+    // The names of the partition and of the topic, too.
+    for parent in directory.ancestors().skip(1).take(2) {
+        disk.sync_dir(parent)?;
+    }
+    Ok(())
+}
+
+fn recover(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    listing: &Listing,
+    note: Option<DurablePoint>,
+    now_ms: i64,
+) -> Result<Recovered, Fault> {
+    let segments = open_segments(disk, directory, listing, note)?;
+    let (producers, from) = newest_snapshot(disk, directory, listing);
+    let last = segments.last().expect("a partition has a segment");
+    let durable = note.filter(|note| note.segment == last.base).map_or(0, |note| note.bytes);
+    if last.len() < durable {
+        return Err(last.fault(last.len(), FaultCause::Shortened { durable_bytes: durable }));
+    }
+    let first =
+        segments.partition_point(|segment| segment.base <= from.unwrap_or(Offset(0))).saturating_sub(1);
+    let mut walk = Walk {
+        from: from.unwrap_or(segments[0].base),
+        next: segments[first].base,
+        spacing: Spacing::from_start(last.base),
+        producers,
+        now_ms,
+    };
+    for segment in &segments[first..segments.len() - 1] {
+        walk.sealed(segment)?;
+    }
+    let whole = walk.last(last, durable)?;
+    // A snapshot is written after a sync, so that it tells of durable records just as the note does.
+    let durable_next = note.map(|note| note.next).max(from).unwrap_or(Offset(0));
+    if walk.next < durable_next {
+        return Err(last.fault(whole, FaultCause::EndsEarly { end: walk.next, durable: durable_next }));
+    }
+    Ok(Recovered {
+        end: walk.next,
+        whole,
+        spacing: walk.spacing,
+        producers: walk.producers,
+        snapshots: listing.snapshots.clone(),
+        segments,
+    })
+}
+
+fn open_segments(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    listing: &Listing,
+    note: Option<DurablePoint>,
+) -> Result<Vec<Arc<Segment>>, Fault> {
+    let fault = |base: Offset, cause| Fault {
+        file: directory.join(format!("{:020}.log", base.0)),
+        position: 0,
+        cause,
+    };
+    if let Some(note) = note
+        && listing.segments.last().is_none_or(|last| *last < note.segment)
+    {
+        return Err(fault(note.segment, FaultCause::SegmentMissing));
+    }
+    let open = |base: &Offset| {
+        let segment = Segment::open(disk, directory, *base);
+        let failed = |error| fault(*base, FaultCause::Io { action: "opening", error: Arc::new(error) });
+        segment.map(Arc::new).map_err(failed)
+    };
+    listing.segments.iter().map(open).collect()
+}
+
+/// The newest snapshot that is right, and the offset it stands for. A damaged one is made good by reading more.
+fn newest_snapshot(disk: &Arc<dyn Disk>, directory: &Path, listing: &Listing) -> (Producers, Option<Offset>) {
+    for offset in listing.snapshots.iter().rev() {
+        let path = snapshot_path(directory, *offset);
+        match disk.read(&path).ok().and_then(|bytes| Producers::decode(&bytes)) {
+            Some(producers) => return (producers, Some(*offset)),
+            None => {
+                tracing::warn!(file = %path.display(), "this snapshot of producer state is damaged; using an older one")
+            }
+        }
+    }
+    (Producers::default(), None)
+}
+
+/// A walk over the batches from the snapshot to the end of the log.
+struct Walk {
+    /// Where the snapshot stands: the producers know everything before it.
+    from: Offset,
+    /// After the last batch.
+    next: Offset,
+    spacing: Spacing,
+    producers: Producers,
+    now_ms: i64,
+}
+
+impl Walk {
+    /// A segment that is complete and was synced: every header must be right.
+    fn sealed(&mut self, segment: &Segment) -> Result<(), Fault> {
+        let Some((position, _)) = segment.find(self.from, segment.len())? else {
+            return Ok(());
+        };
+        let mut scan = segment.scan(position, segment.len(), SCAN_WINDOW_BYTES);
+        while let Some((position, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
+            self.pass(&header).map_err(|cause| segment.fault(position, cause))?;
+        }
+        Ok(())
+    }
+
+    /// The last segment: right up to `durable`, and possibly torn after it. Returns where it is torn, or its length.
+    fn last(&mut self, segment: &Segment, durable: u64) -> Result<u64, Fault> {
+        let failed = |error| segment.io_fault("reading the index of", 0, error);
+        let mut index = segment.index.lock();
+        // Beyond the durable point an entry may tell of a batch that was never whole.
+        index.keep_valid_below(durable).map_err(failed)?;
+        let place = index.last_where(|place| place.offset <= self.from).map_err(failed)?;
+        let place = place.expect("the entries that were kept are valid");
+        index.keep_valid_below(place.position + 1).map_err(failed)?;
+        if place.offset < self.next {
+            return Err(
+                segment.fault(0, FaultCause::OffsetGoesBack { expected: self.next, found: place.offset })
+            );
+        }
+        self.next = place.offset;
+        self.spacing = Spacing::from_place(place);
+        let mut scan = segment.scan(place.position, segment.len(), SCAN_WINDOW_BYTES);
+        loop {
+            let start = scan.position();
+            let next = match start < durable {
+                true => scan.next_header(),
+                false => {
+                    scan.next_batch().map(|next| next.map(|(position, batch)| (position, *batch.header())))
+                }
+            };
+            let torn = match next {
+                Ok(None) => return Ok(start),
+                Ok(Some((position, header))) => match self.pass(&header) {
+                    Ok(()) => {
+                        let place = self.spacing.step(
+                            position,
+                            header.base_offset,
+                            &header,
+                            DEFAULT_INDEX_INTERVAL_BYTES,
+                        );
+                        place.into_iter().for_each(|place| index.push(place));
+                        continue;
+                    }
+                    Err(cause) => segment.fault(position, cause),
+                },
+                Err(ScanError::Io(position, error)) => {
+                    return Err(segment.io_fault("reading", position, error));
+                }
+                Err(error) => segment.scan_fault(error),
+            };
+            return if start < durable { Err(torn) } else { Ok(start) };
+        }
+    }
+
+    fn pass(&mut self, header: &BatchHeader) -> Result<(), FaultCause> {
+        if header.base_offset < self.next {
+            return Err(FaultCause::OffsetGoesBack { expected: self.next, found: header.base_offset });
+        }
+        self.next = header.next_offset();
+        if header.base_offset >= self.from {
+            self.producers.note(header, header.base_offset, self.now_ms);
+        }
+        Ok(())
+    }
+}
+
+/// Cuts what is torn off the last segment, and makes the rest durable: from here on readers see it.
+fn cut_torn_tail(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    recovered: &Recovered,
+    note: Option<DurablePoint>,
+) -> Result<(), Fault> {
+    let last = recovered.segments.last().expect("a partition has a segment");
+    let failed = |error| last.io_fault("cutting the torn tail of", recovered.whole, error);
+    let torn = last.len() - recovered.whole;
+    if torn > 0 {
+        tracing::warn!(
+            file = %last.path.display(), position = recovered.whole, bytes = torn, next_offset = recovered.end.0,
+            "cut a torn tail that was never durable"
+        );
+        last.file.set_len(recovered.whole).map_err(failed)?;
+        last.set_len(recovered.whole);
+    }
+    let point = DurablePoint { segment: last.base, bytes: recovered.whole, next: recovered.end };
+    if torn > 0 || note != Some(point) {
+        last.file.sync_data().map_err(failed)?;
+        DurableNote::new(directory).write(disk.as_ref(), point).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn online(
+    directory: PathBuf,
+    id: TopicPartition,
+    config: LogConfig,
+    recovered: Recovered,
+    now_ms: i64,
+) -> Opened {
+    let last = Arc::clone(recovered.segments.last().expect("a partition has a segment"));
+    let bounds = Bounds {
+        log_start: recovered.segments[0].base,
+        visible: Visible { next: recovered.end, segment: last.base, bytes: recovered.whole },
+        log_end: recovered.end,
+    };
+    let shared = shared(directory, id, config, LogStatus::Online, bounds, recovered.segments);
+    let writer = PartitionWriter::new(
+        Arc::clone(&shared),
+        last,
+        recovered.end,
+        recovered.spacing,
+        recovered.producers,
+        recovered.snapshots,
+        now_ms,
+    );
+    Opened { shared, writer: Some(writer) }
+}
+
+fn stopped(directory: PathBuf, id: TopicPartition, config: LogConfig, fault: &Fault) -> Opened {
+    let nowhere = Visible { next: Offset(0), segment: Offset(0), bytes: 0 };
+    let bounds = Bounds { log_start: Offset(0), visible: nowhere, log_end: Offset(0) };
+    let shared = shared(directory, id, config, LogStatus::Online, bounds, Vec::new());
+    shared.stop(fault);
+    Opened { shared, writer: None }
+}
+
+fn shared(
+    directory: PathBuf,
+    id: TopicPartition,
+    config: LogConfig,
+    status: LogStatus,
+    bounds: Bounds,
+    segments: Vec<Arc<Segment>>,
+) -> Arc<Shared> {
+    Arc::new(Shared {
+        id,
+        directory,
+        bounds: Mutex::new(bounds),
+        segments: RwLock::new(segments),
+        config: Mutex::new(config),
+        status: Mutex::new(status),
+        waiters: Waiters::default(),
+    })
+}
+
+/// Whether a directory holds segments with any bytes in them.
+pub(crate) fn holds_records(disk: &dyn Disk, directory: &Path) -> io::Result<bool> {
+    for base in Listing::of(disk, directory)?.segments {
+        let path = directory.join(format!("{:020}.log", base.0));
+        if !disk.open(&path, Open::Read)?.is_empty()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

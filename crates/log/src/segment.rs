@@ -1,1 +1,338 @@
-//! Soon.
+//! A segment: batches one after another in a file, and an index to find them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anabranch_core::Offset;
+use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, check_batch};
+use anabranch_core::seam::{Disk, DiskFile, Open};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::index::{Index, Place};
+use crate::{Fault, FaultCause};
+
+const LOG: &str = "log";
+const INDEX: &str = "index";
+const SNAPSHOT: &str = "snapshot";
+
+/// The path of a file that belongs to `offset`: twenty digits, so that names sort as offsets do.
+fn path_of(directory: &Path, offset: Offset, extension: &str) -> PathBuf {
+    directory.join(format!("{:020}.{extension}", offset.0))
+}
+
+pub(crate) fn snapshot_path(directory: &Path, offset: Offset) -> PathBuf {
+    path_of(directory, offset, SNAPSHOT)
+}
+
+/// The files of a partition's directory, by kind, each sorted by offset.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) segments: Vec<Offset>,
+    pub(crate) snapshots: Vec<Offset>,
+}
+
+impl Listing {
+    pub(crate) fn of(disk: &dyn Disk, directory: &Path) -> io::Result<Self> {
+        let mut listing = Self::default();
+        for entry in disk.list(directory)? {
+            let Some((stem, extension)) = entry.name.split_once('.') else { continue };
+            let Some(offset) = stem.parse().ok().filter(|_| stem.len() == 20).map(Offset) else { continue };
+            match extension {
+                LOG => listing.segments.push(offset),
+                SNAPSHOT => listing.snapshots.push(offset),
+                _ => {}
+            }
+        }
+        listing.segments.sort_unstable();
+        listing.snapshots.sort_unstable();
+        Ok(listing)
+    }
+}
+
+/// One segment of a partition.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) base: Offset,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Bytes that are written.
+    len: AtomicU64,
+    /// Protects the index: readers look up, the writer adds. Held for a few small reads at most.
+    pub(crate) index: Mutex<Index>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Segment {
+    pub(crate) fn open(disk: &Arc<dyn Disk>, directory: &Path, base: Offset) -> io::Result<Self> {
+        Self::new(disk, directory, base, Open::ReadWrite)
+    }
+
+    /// A new, empty one; its name is not durable yet.
+    pub(crate) fn create(disk: &Arc<dyn Disk>, directory: &Path, base: Offset) -> io::Result<Self> {
+        Self::new(disk, directory, base, Open::Create)
+    }
+
+    fn new(disk: &Arc<dyn Disk>, directory: &Path, base: Offset, how: Open) -> io::Result<Self> {
+        let path = path_of(directory, base, LOG);
+        let file = disk.open(&path, how)?;
+        let len = AtomicU64::new(file.len()?);
+        let mut index = Index::open(disk.as_ref(), path_of(directory, base, INDEX), base)?;
+        if how == Open::Create {
+            index.keep_valid_below(0)?;
+        }
+        Ok(Self { base, path, file, len, index: Mutex::new(index), disk: Arc::clone(disk) })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_len(&self, len: u64) {
+        self.len.store(len, Ordering::Release);
+    }
+
+    pub(crate) fn fault(&self, position: u64, cause: FaultCause) -> Fault {
+        Fault { file: self.path.clone(), position, cause }
+    }
+
+    pub(crate) fn io_fault(&self, action: &'static str, position: u64, error: io::Error) -> Fault {
+        self.fault(position, FaultCause::Io { action, error: Arc::new(error) })
+    }
+
+    pub(crate) fn scan_fault(&self, error: ScanError) -> Fault {
+        match error {
+            ScanError::Io(position, error) => self.io_fault("reading", position, error),
+            ScanError::Damaged(position, error) => self.fault(position, FaultCause::Damaged(error)),
+        }
+    }
+
+    /// Walks the batches from `from` to the byte `end`.
+    pub(crate) fn scan(&self, from: u64, end: u64, window_bytes: usize) -> Scan<'_> {
+        Scan {
+            file: self.file.as_ref(),
+            position: from,
+            end,
+            window: Bytes::new(),
+            window_at: from,
+            window_bytes,
+        }
+    }
+
+    /// The batch that holds `offset`, or the next one after it; `None` when there is none before the byte `end`.
+    pub(crate) fn find(&self, offset: Offset, end: u64) -> Result<Option<(u64, BatchHeader)>, Fault> {
+        let place = self.place(end, |place| place.offset <= offset)?;
+        let mut scan = self.scan(place.position, end, LOOKUP_WINDOW_BYTES);
+        while let Some((position, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
+            if header.last_offset() >= offset {
+                return Ok(Some((position, header)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first batch whose largest timestamp is at least `timestamp_ms`, before the byte `end`.
+    pub(crate) fn find_time(&self, timestamp_ms: i64, end: u64) -> Result<Option<Batch>, Fault> {
+        let place = self.place(end, |place| place.max_before_ms < timestamp_ms)?;
+        let mut scan = self.scan(place.position, end, LOOKUP_WINDOW_BYTES);
+        while let Some((position, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
+            if header.max_timestamp_ms >= timestamp_ms {
+                return self.batch(position, &header).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The largest timestamp before the byte `end`; `None` when there is no batch.
+    pub(crate) fn max_timestamp(&self, end: u64) -> Result<Option<i64>, Fault> {
+        let place = self.place(end, |place| place.position < end)?;
+        let mut max = (place.position > 0).then_some(place.max_before_ms);
+        let mut scan = self.scan(place.position, end, LOOKUP_WINDOW_BYTES);
+        while let Some((_, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
+            max = max.max(Some(header.max_timestamp_ms));
+        }
+        Ok(max)
+    }
+
+    /// One whole batch, checked.
+    fn batch(&self, position: u64, header: &BatchHeader) -> Result<Batch, Fault> {
+        let mut bytes = vec![0; header.len_bytes];
+        self.file
+            .read_exact_at(&mut bytes, position)
+            .map_err(|error| self.io_fault("reading", position, error))?;
+        check_batch(&bytes.into()).map_err(|error| self.fault(position, FaultCause::Damaged(error)))
+    }
+
+    /// The index's last place for which `is_before` holds, the index being made anew if it is wrong.
+    fn place(&self, end: u64, is_before: impl Fn(&Place) -> bool) -> Result<Place, Fault> {
+        let failed = |error| self.io_fault("reading the index of", 0, error);
+        let mut index = self.index.lock();
+        if let Ok(place) = index.last_where(&is_before).map_err(failed)?
+            && self.is_batch_start(place, end)
+        {
+            return Ok(place);
+        }
+        tracing::warn!(file = %self.path.display(), "the index of this segment is wrong and is made anew");
+        let places = self.places(self.len())?;
+        index.rebuild(self.disk.as_ref(), places).map_err(failed)?;
+        match index.last_where(&is_before).map_err(failed)? {
+            Ok(place) => Ok(place),
+            Err(_) => {
+                Err(self.io_fault("reading the index of", 0, io::Error::other("just written, and wrong")))
+            }
+        }
+    }
+
+    /// Whether a place is true: the index has the same checksums whatever segment it came from, so one look decides.
+    fn is_batch_start(&self, place: Place, end: u64) -> bool {
+        if place.position == 0 || place.position >= end {
+            return place.position == 0 || place.position <= self.len();
+        }
+        let mut scan = self.scan(place.position, end, BATCH_HEADER_BYTES);
+        matches!(scan.next_header(), Ok(Some((_, header))) if header.base_offset == place.offset)
+    }
+
+    fn places(&self, end: u64) -> Result<Vec<Place>, Fault> {
+        let mut places = Vec::new();
+        let mut spacing = Spacing::from_start(self.base);
+        let mut scan = self.scan(0, end, SCAN_WINDOW_BYTES);
+        while let Some((position, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
+            places.extend(spacing.step(position, header.base_offset, &header, DEFAULT_INDEX_INTERVAL_BYTES));
+        }
+        Ok(places)
+    }
+}
+
+/// `index.interval.bytes` where an index is made anew: Kafka's default.
+pub(crate) const DEFAULT_INDEX_INTERVAL_BYTES: u32 = 4096;
+/// What a look-up reads at once: an index interval and a few headers.
+const LOOKUP_WINDOW_BYTES: usize = 8 << 10;
+/// What a long scan reads at once.
+pub(crate) const SCAN_WINDOW_BYTES: usize = 1 << 20;
+
+/// Decides which batches get a place in the index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spacing {
+    last_position: u64,
+    pub(crate) max_timestamp_ms: i64,
+}
+
+impl Spacing {
+    pub(crate) fn from_start(base: Offset) -> Self {
+        Self::from_place(Place::start(base))
+    }
+
+    pub(crate) fn from_place(place: Place) -> Self {
+        Self { last_position: place.position, max_timestamp_ms: place.max_before_ms }
+    }
+
+    /// Passes a batch at `position`; the place to note for it, if it is far enough from the last.
+    pub(crate) fn step(
+        &mut self,
+        position: u64,
+        offset: Offset,
+        batch: &BatchHeader,
+        interval_bytes: u32,
+    ) -> Option<Place> {
+        let place = Place { offset, position, max_before_ms: self.max_timestamp_ms };
+        self.max_timestamp_ms = self.max_timestamp_ms.max(batch.max_timestamp_ms);
+        let due = position > 0 && position - self.last_position >= u64::from(interval_bytes);
+        due.then(|| {
+            self.last_position = position;
+            place
+        })
+    }
+}
+
+/// A walk over the batches of a segment, reading a window at a time.
+#[derive(Debug)]
+pub(crate) struct Scan<'a> {
+    file: &'a dyn DiskFile,
+    position: u64,
+    end: u64,
+    window: Bytes,
+    window_at: u64,
+    window_bytes: usize,
+}
+
+/// Why a walk cannot go on, and where.
+#[derive(Debug)]
+pub(crate) enum ScanError {
+    Io(u64, io::Error),
+    Damaged(u64, BatchError),
+}
+
+impl<'a> Scan<'a> {
+    /// Walks a file's batches from the byte `from` to the byte `end`.
+    pub(crate) fn new(file: &'a dyn DiskFile, from: u64, end: u64, window_bytes: usize) -> Self {
+        Self { file, position: from, end, window: Bytes::new(), window_at: from, window_bytes }
+    }
+
+    /// Where the next batch begins.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The header of the next batch and where it stands; its records are skipped. `None` at the end.
+    pub(crate) fn next_header(&mut self) -> Result<Option<(u64, BatchHeader)>, ScanError> {
+        let Some(header) = self.peek()? else { return Ok(None) };
+        let position = self.position;
+        self.position += header.len_bytes as u64;
+        Ok(Some((position, header)))
+    }
+
+    /// The next batch, checked, and where it stands. `None` at the end.
+    pub(crate) fn next_batch(&mut self) -> Result<Option<(u64, Batch)>, ScanError> {
+        let Some(header) = self.peek()? else { return Ok(None) };
+        let position = self.position;
+        self.load(header.len_bytes)?;
+        let from = (position - self.window_at) as usize;
+        let bytes = self.window.slice(from..from + header.len_bytes);
+        let batch = check_batch(&bytes).map_err(|error| ScanError::Damaged(position, error))?;
+        self.position += header.len_bytes as u64;
+        Ok(Some((position, batch)))
+    }
+
+    fn peek(&mut self) -> Result<Option<BatchHeader>, ScanError> {
+        let left = self.end.saturating_sub(self.position);
+        if left == 0 {
+            return Ok(None);
+        }
+        let damaged = |error| ScanError::Damaged(self.position, error);
+        if left < BATCH_HEADER_BYTES as u64 {
+            return Err(damaged(BatchError::Truncated {
+                needed_bytes: BATCH_HEADER_BYTES,
+                got_bytes: left as usize,
+            }));
+        }
+        self.load(BATCH_HEADER_BYTES)?;
+        let from = (self.position - self.window_at) as usize;
+        let damaged = |error| ScanError::Damaged(self.position, error);
+        let header = BatchHeader::parse(&self.window[from..]).map_err(damaged)?;
+        if header.len_bytes as u64 > left {
+            return Err(damaged(BatchError::Truncated {
+                needed_bytes: header.len_bytes,
+                got_bytes: usize::try_from(left).unwrap_or(usize::MAX),
+            }));
+        }
+        Ok(Some(header))
+    }
+
+    /// Makes the window hold `bytes` from the position on; the caller has checked that there are so many.
+    fn load(&mut self, bytes: usize) -> Result<(), ScanError> {
+        let window_end = self.window_at + self.window.len() as u64;
+        if self.position >= self.window_at && self.position + bytes as u64 <= window_end {
+            return Ok(());
+        }
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        let mut window = vec![0; self.window_bytes.max(bytes).min(left)];
+        self.file
+            .read_exact_at(&mut window, self.position)
+            .map_err(|error| ScanError::Io(self.position, error))?;
+        self.window = window.into();
+        self.window_at = self.position;
+        Ok(())
+    }
+}

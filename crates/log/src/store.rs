@@ -1,11 +1,24 @@
 //! A data directory that one process owns.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
+use anabranch_core::TopicPartition;
 use anabranch_core::seam::{Clock, Disk};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
-use crate::{LogConfig, OpenError, PartitionLog};
+use crate::writer::{Command, Queue, Writer};
+use crate::{LogConfig, OpenError, PartitionLog, recovery};
+
+const LOCK: &str = "lock";
+const FORMAT: &str = "format";
+const TOPICS: &str = "topics";
+/// What the format file of this version says.
+const FORMAT_TEXT: &str = "anabranch data directory, format 1\n";
 
 /// How to open a [`Store`].
 #[derive(Debug, Clone)]
@@ -25,17 +38,44 @@ pub struct StoreConfig {
 /// A data directory that one process owns. Cheap to clone; all clones are the same store.
 #[derive(Debug, Clone)]
 pub struct Store {
-    _stub: Arc<()>,
+    inner: Arc<Inner>,
 }
 
-#[allow(unused_variables)]
+#[derive(Debug)]
+struct Inner {
+    config: StoreConfig,
+    queue: Queue,
+    /// Numbers partitions for the writer; one is never used twice.
+    next_number: AtomicU64,
+    /// The writer's thread, until somebody waits for its end. Held only to take it out.
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
 impl Store {
     /// Takes the directory (creating it), and starts its writer. Blocks on the disk.
     ///
     /// # Errors
     /// [`OpenError`]; nothing was changed then.
     pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
-        unimplemented!()
+        let (disk, root) = (config.disk.as_ref(), config.root.as_path());
+        check_format(disk, root)?;
+        disk.create_dir_all(root).map_err(failed("create", root))?;
+        let lock = root.join(LOCK);
+        let lock = disk.try_lock(&lock).map_err(failed("lock", &lock))?;
+        let lock = lock.ok_or_else(|| OpenError::InUse(root.to_owned()))?;
+        write_format(disk, root)?;
+        let (queue, commands) = Queue::new(config.queue_appends_max);
+        let writer = Writer::new(
+            Arc::clone(&config.disk),
+            Arc::clone(&config.clock),
+            config.producer_expiration_ms,
+            lock,
+        );
+        let thread = thread::Builder::new().name("log-writer".to_owned());
+        let thread =
+            thread.spawn(move || writer.run(&commands)).map_err(failed("start the writer of", root))?;
+        let inner = Inner { config, queue, next_number: AtomicU64::new(0), writer: Mutex::new(Some(thread)) };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The topics' names for which there are directories, whether or not anybody knows them.
@@ -43,7 +83,26 @@ impl Store {
     /// # Errors
     /// [`OpenError::Io`].
     pub fn topic_directories(&self) -> Result<Vec<String>, OpenError> {
-        unimplemented!()
+        let topics = self.inner.config.root.join(TOPICS);
+        let entries = self.disk().list(&topics).map_err(failed("list", &topics))?;
+        Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
+    }
+
+    /// Whether a topic's directory holds any bytes of records.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`].
+    pub fn topic_holds_records(&self, topic: &str) -> Result<bool, OpenError> {
+        let directory = self.topic_directory(topic);
+        let any = || {
+            for entry in self.disk().list(&directory)?.iter().filter(|entry| entry.is_dir) {
+                if recovery::holds_records(self.disk(), &directory.join(&entry.name))? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        any().map_err(failed("look into", &directory))
     }
 
     /// Opens the log of a partition of `topic`, recovering it, or creates it durably when there is none. A damaged log
@@ -57,7 +116,16 @@ impl Store {
         partition: i32,
         config: LogConfig,
     ) -> Result<PartitionLog, OpenError> {
-        unimplemented!()
+        let directory = self.topic_directory(topic).join(partition.to_string());
+        let id = TopicPartition::new(topic, partition);
+        let now_ms = self.inner.config.clock.now_ms();
+        let opened = recovery::open(&self.inner.config.disk, directory.clone(), id, config, now_ms)
+            .map_err(failed("open", &directory))?;
+        let number = self.inner.next_number.fetch_add(1, Ordering::Relaxed);
+        if let Some(writer) = opened.writer {
+            self.inner.queue.control(Command::Adopt(number, Box::new(writer)));
+        }
+        Ok(PartitionLog { shared: opened.shared, queue: self.inner.queue.clone(), number })
     }
 
     /// Removes a topic's directory with all its partitions. Logs of it must have been closed. Blocks on the disk.
@@ -65,16 +133,86 @@ impl Store {
     /// # Errors
     /// [`OpenError::Io`].
     pub fn remove_topic(&self, topic: &str) -> Result<(), OpenError> {
-        unimplemented!()
+        let directory = self.topic_directory(topic);
+        if self.disk().exists(&directory).map_err(failed("look for", &directory))? {
+            self.disk().remove_dir_all(&directory).map_err(failed("remove", &directory))?;
+            let topics = self.inner.config.root.join(TOPICS);
+            self.disk().sync_dir(&topics).map_err(failed("sync", &topics))?;
+        }
+        Ok(())
     }
 
     /// Closes the partition for good: waits until its queued appends are done, and refuses further ones.
     pub async fn close_partition(&self, log: &PartitionLog) {
-        unimplemented!()
+        let (released, done) = oneshot::channel();
+        if self.inner.queue.control(Command::Release(log.number, released)) {
+            let _ = done.await;
+        }
+        log.shared.close();
     }
 
     /// Writes and syncs everything, stops the writer, and gives the directory up. Every later append fails.
     pub async fn close(&self) {
-        unimplemented!()
+        self.inner.queue.close();
+        let (stopped, done) = oneshot::channel();
+        if self.inner.queue.control(Command::Stop(stopped)) {
+            let _ = done.await;
+        }
+        let thread = self.inner.writer.lock().take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the log writer had panicked");
+        }
     }
+
+    fn disk(&self) -> &dyn Disk {
+        self.inner.config.disk.as_ref()
+    }
+
+    fn topic_directory(&self, topic: &str) -> PathBuf {
+        self.inner.config.root.join(TOPICS).join(topic)
+    }
+}
+
+/// Refuses what is not ours before anything is touched: an unknown format, or a directory with other things in it.
+fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
+    if !disk.exists(root).map_err(failed("look for", root))? {
+        return Ok(());
+    }
+    let file = root.join(FORMAT);
+    if disk.exists(&file).map_err(failed("look for", &file))? {
+        let found = disk.read(&file).map_err(failed("read", &file))?;
+        return match found == FORMAT_TEXT.as_bytes() {
+            true => Ok(()),
+            false => {
+                let found = String::from_utf8_lossy(&found).trim().chars().take(80).collect();
+                Err(OpenError::UnknownFormat { file, found, expected: FORMAT_TEXT.trim() })
+            }
+        };
+    }
+    // A crash in the middle of the first start leaves these; `lost+found` is the file system's own.
+    let ours = [LOCK, "format.tmp", "lost+found"];
+    let entries = disk.list(root).map_err(failed("list", root))?;
+    match entries.iter().all(|entry| ours.contains(&entry.name.as_str())) {
+        true => Ok(()),
+        false => Err(OpenError::NotADataDirectory(root.to_owned())),
+    }
+}
+
+fn write_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
+    let (file, topics) = (root.join(FORMAT), root.join(TOPICS));
+    if !disk.exists(&file).map_err(failed("look for", &file))? {
+        disk.replace(&file, FORMAT_TEXT.as_bytes()).map_err(failed("write", &file))?;
+    }
+    if !disk.exists(&topics).map_err(failed("look for", &topics))? {
+        disk.create_dir_all(&topics).map_err(failed("create", &topics))?;
+        disk.sync_dir(root).map_err(failed("sync", root))?;
+    }
+    Ok(())
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |error| OpenError::Io { action, path, error }
 }

@@ -1,11 +1,18 @@
 //! Reads a partition's directory, every byte of it, and changes nothing.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anabranch_core::Offset;
-use anabranch_core::seam::Disk;
+use anabranch_core::batch::BatchHeader;
+use anabranch_core::seam::{Disk, DiskFile, Open};
 
-use crate::Fault;
+use crate::durable::DurablePoint;
+use crate::index::{Place, read_entries};
+use crate::producers::Producers;
+use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, snapshot_path};
+use crate::{Fault, FaultCause};
 
 /// What [`verify_partition`] found.
 #[derive(Debug, Clone)]
@@ -26,8 +33,8 @@ pub struct PartitionReport {
     pub faults: Vec<Fault>,
     /// What recovery would cut off the end, in bytes: a torn tail past the durable point.
     pub torn_tail_bytes: u64,
-    /// Derived files that recovery would make anew.
-    pub derived_wrong: Vec<String>,
+    /// Derived files that are wrong, and that the broker makes anew when it meets them.
+    pub derived_wrong: Vec<PathBuf>,
 }
 
 /// Verifies the partition `partition` of `topic` in the data directory `root`.
@@ -35,10 +42,120 @@ pub struct PartitionReport {
 /// # Errors
 /// The operating system's, when the directory cannot be read.
 pub fn verify_partition(
-    _disk: &dyn Disk,
-    _root: &Path,
-    _topic: &str,
-    _partition: i32,
-) -> std::io::Result<PartitionReport> {
-    unimplemented!()
+    disk: &dyn Disk,
+    root: &Path,
+    topic: &str,
+    partition: i32,
+) -> io::Result<PartitionReport> {
+    let directory = root.join("topics").join(topic).join(partition.to_string());
+    let listing = Listing::of(disk, &directory)?;
+    let note = DurablePoint::read(disk, &directory)?;
+    let start = listing.segments.first().copied().unwrap_or(Offset(0));
+    let mut report = PartitionReport {
+        segments: listing.segments.len(),
+        batches: 0,
+        records: 0,
+        bytes: 0,
+        start,
+        end: start,
+        faults: Vec::new(),
+        torn_tail_bytes: 0,
+        derived_wrong: Vec::new(),
+    };
+    let last = listing.segments.last().copied();
+    if let Some(missing) = note.map(|note| note.segment).filter(|noted| last.is_none_or(|last| last < *noted))
+    {
+        let file = directory.join(format!("{:020}.log", missing.0));
+        report.faults.push(Fault { file, position: 0, cause: FaultCause::SegmentMissing });
+    }
+    for base in &listing.segments {
+        let durable = match note.filter(|note| Some(*base) == last || note.segment == *base) {
+            Some(note) if note.segment == *base => note.bytes,
+            // The last segment is younger than the note, or nothing is known.
+            _ if Some(*base) == last => 0,
+            _ => u64::MAX,
+        };
+        verify_segment(disk, &directory, *base, durable, Some(*base) == last, &mut report)?;
+    }
+    for offset in &listing.snapshots {
+        let path = snapshot_path(&directory, *offset);
+        if Producers::decode(&disk.read(&path)?).is_none() {
+            report.derived_wrong.push(path);
+        } else if *offset > report.end && report.faults.is_empty() {
+            let cause = FaultCause::EndsEarly { end: report.end, durable: *offset };
+            report.faults.push(Fault { file: path, position: 0, cause });
+        }
+    }
+    Ok(report)
+}
+
+/// Reads one segment to its end or to the first damage. `durable` bytes of it must be right; what follows may be torn if
+/// it is the last.
+fn verify_segment(
+    disk: &dyn Disk,
+    directory: &Path,
+    base: Offset,
+    durable: u64,
+    is_last: bool,
+    report: &mut PartitionReport,
+) -> io::Result<()> {
+    let path = directory.join(format!("{:020}.log", base.0));
+    let file: Arc<dyn DiskFile> = disk.open(&path, Open::Read)?;
+    let len = file.len()?;
+    let fault = |position, cause| Fault { file: path.clone(), position, cause };
+    if is_last && len < durable {
+        report.faults.push(fault(len, FaultCause::Shortened { durable_bytes: durable }));
+    }
+    let mut batches = Vec::new();
+    let mut scan = Scan::new(file.as_ref(), 0, len, SCAN_WINDOW_BYTES);
+    let torn = loop {
+        let start = scan.position();
+        match scan.next_batch() {
+            Ok(None) => break None,
+            Ok(Some((position, batch))) => {
+                let header = *batch.header();
+                if header.base_offset < report.end {
+                    let (expected, found) = (report.end, header.base_offset);
+                    break Some((start, FaultCause::OffsetGoesBack { expected, found }));
+                }
+                report.batches += 1;
+                report.records += u64::from(header.record_count.unsigned_abs());
+                report.bytes += header.len_bytes as u64;
+                report.end = header.next_offset();
+                batches.push((position, header));
+            }
+            Err(ScanError::Damaged(position, error)) => break Some((position, FaultCause::Damaged(error))),
+            Err(ScanError::Io(position, error)) => {
+                let cause = FaultCause::Io { action: "reading", error: Arc::new(error) };
+                break Some((position, cause));
+            }
+        }
+    };
+    if let Some((position, cause)) = torn {
+        if is_last && position >= durable && !matches!(cause, FaultCause::Io { .. }) {
+            report.torn_tail_bytes = len - position;
+        } else {
+            report.faults.push(fault(position, cause));
+        }
+    }
+    let index = directory.join(format!("{:020}.index", base.0));
+    if disk.exists(&index)? && !index_is_right(&read_entries(disk, &index, base)?, &batches, base) {
+        report.derived_wrong.push(index);
+    }
+    Ok(())
+}
+
+/// Whether every entry names a batch that is there, and the largest timestamp before it.
+fn index_is_right(entries: &[Option<Place>], batches: &[(u64, BatchHeader)], base: Offset) -> bool {
+    let mut max_before_ms = Place::start(base).max_before_ms;
+    let mut entries = entries.iter();
+    let mut next = entries.next();
+    for (position, header) in batches {
+        let place = Place { offset: header.base_offset, position: *position, max_before_ms };
+        if next.is_some_and(|entry| *entry == Some(place)) {
+            next = entries.next();
+        }
+        max_before_ms = max_before_ms.max(header.max_timestamp_ms);
+    }
+    next.is_none()
 }

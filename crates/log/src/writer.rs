@@ -1,1 +1,227 @@
-//! Soon.
+//! The one writer of a store: appends in groups, one sync per partition and group.
+//!
+//! [`Writer::commit`] does one group, synchronously: everything that waits is staged (offsets assigned, sequences
+//! judged), written with one call per partition, acknowledged as [`Ack::Written`] where that is enough, synced, made
+//! visible, and acknowledged as [`Ack::Durable`]. [`Writer::run`] is the thread around it: while a group syncs, the next
+//! one gathers in the queue.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use anabranch_core::batch::Batch;
+use anabranch_core::seam::{Clock, Disk, Lock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::AppendError;
+use crate::active::PartitionWriter;
+use crate::partition::{Ack, Appended};
+
+/// A batch that waits for the writer.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) partition: u64,
+    pub(crate) batch: Batch,
+    pub(crate) ack: Ack,
+    pub(crate) reply: Reply,
+}
+
+pub(crate) type Reply = oneshot::Sender<Result<Appended, AppendError>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Append; the permit is its place in the queue.
+    Append(Append, OwnedSemaphorePermit),
+    /// Take over a partition that was just opened.
+    Adopt(u64, Box<PartitionWriter>),
+    /// Finish with a partition.
+    Release(u64, oneshot::Sender<()>),
+    /// Finish with everything.
+    Stop(oneshot::Sender<()>),
+}
+
+/// The bounded way to the writer.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue {
+    commands: SyncSender<Command>,
+    places: Arc<Semaphore>,
+}
+
+/// Places for commands that are not appends: opening and closing partitions.
+const CONTROL_COMMANDS_MAX: usize = 1024;
+
+impl Queue {
+    /// The queue's two ends. `appends_max` appends may wait.
+    pub(crate) fn new(appends_max: usize) -> (Self, Receiver<Command>) {
+        let (commands, receiver) = sync_channel(appends_max + CONTROL_COMMANDS_MAX);
+        (Self { commands, places: Arc::new(Semaphore::new(appends_max)) }, receiver)
+    }
+
+    /// Waits for a place and queues the append.
+    pub(crate) async fn append(&self, append: Append) -> Result<(), AppendError> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| AppendError::Closed)?;
+        // There is room: an append holds a place, and other commands have room of their own.
+        self.commands.try_send(Command::Append(append, place)).map_err(|_| AppendError::Closed)
+    }
+
+    /// Queues another command; `false` if the writer has stopped. Blocks while very many of them wait.
+    pub(crate) fn control(&self, command: Command) -> bool {
+        match self.commands.try_send(command) {
+            Ok(()) => true,
+            Err(TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Full(command)) => self.commands.send(command).is_ok(),
+        }
+    }
+
+    /// Refuses further appends, also those that wait for a place.
+    pub(crate) fn close(&self) {
+        self.places.close();
+    }
+}
+
+/// Commands that one group takes at most, so that its first append does not wait for ever for its last.
+const GROUP_COMMANDS_MAX: usize = 8192;
+/// And bytes.
+const GROUP_BYTES_MAX: usize = 64 << 20;
+
+/// Owns what is written to.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    producer_expiration_ms: i64,
+    partitions: HashMap<u64, PartitionWriter>,
+    /// Partitions with something staged or not yet synced, in the order in which they came into the group.
+    busy: Vec<u64>,
+    /// Given up when the writer is done, and not before.
+    _lock: Box<dyn Lock>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        producer_expiration_ms: i64,
+        lock: Box<dyn Lock>,
+    ) -> Self {
+        Self {
+            disk,
+            clock,
+            producer_expiration_ms,
+            partitions: HashMap::new(),
+            busy: Vec::new(),
+            _lock: lock,
+        }
+    }
+
+    /// Works until told to stop, or until nobody is left who could ask for anything.
+    pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+        let mut group = Vec::new();
+        loop {
+            let first = match self.until_flush_is_due() {
+                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => commands.recv_timeout(wait),
+            };
+            match first {
+                Ok(command) => gather(command, commands, &mut group),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if let Some(stopped) = self.commit(&mut group) {
+                self.finish();
+                drop(self); // gives the directory up before anybody is told
+                let _ = stopped.send(());
+                return;
+            }
+        }
+        self.finish();
+    }
+
+    /// Does one group. Returns whom to tell if it was asked to stop.
+    pub(crate) fn commit(&mut self, group: &mut Vec<Command>) -> Option<oneshot::Sender<()>> {
+        let mut stop = None;
+        for command in group.drain(..) {
+            match command {
+                Command::Append(append, place) => {
+                    drop(place);
+                    self.stage(append);
+                }
+                Command::Adopt(number, partition) => {
+                    self.partitions.insert(number, *partition);
+                }
+                Command::Release(number, released) => {
+                    self.write_and_sync();
+                    if let Some(mut partition) = self.partitions.remove(&number) {
+                        partition.finish(self.disk.as_ref());
+                    }
+                    let _ = released.send(());
+                }
+                Command::Stop(stopped) => stop = Some(stopped),
+            }
+        }
+        self.write_and_sync();
+        stop
+    }
+
+    fn stage(&mut self, append: Append) {
+        let Some(partition) = self.partitions.get_mut(&append.partition) else {
+            let _ = append.reply.send(Err(AppendError::Closed));
+            return;
+        };
+        if !partition.is_busy() {
+            self.busy.push(append.partition);
+        }
+        partition.stage(&self.disk, append.batch, append.ack, append.reply, self.clock.now_ms());
+    }
+
+    fn write_and_sync(&mut self) {
+        let now_ms = self.clock.now_ms();
+        // All writes before the first sync: a write takes microseconds, a sync milliseconds, and whoever asked only
+        // for the write has the answer then.
+        for number in &self.busy {
+            if let Some(partition) = self.partitions.get_mut(number) {
+                partition.write(now_ms);
+            }
+        }
+        let oldest_producer_ms = now_ms.saturating_sub(self.producer_expiration_ms);
+        self.busy.retain(|number| {
+            let Some(partition) = self.partitions.get_mut(number) else { return false };
+            if partition.sync_is_due(now_ms) {
+                partition.sync(self.disk.as_ref());
+                partition.checkpoint_if_due(self.disk.as_ref(), oldest_producer_ms);
+            }
+            partition.is_busy()
+        });
+    }
+
+    /// How long until a partition with relaxed durability must be synced; `None` when there is none.
+    fn until_flush_is_due(&self) -> Option<Duration> {
+        let now_ms = self.clock.now_ms();
+        let due = self.busy.iter().filter_map(|number| self.partitions.get(number)?.flush_due_ms());
+        due.min().map(|due_ms| Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)))
+    }
+
+    fn finish(&mut self) {
+        self.write_and_sync();
+        for partition in self.partitions.values_mut() {
+            partition.finish(self.disk.as_ref());
+        }
+        self.partitions.clear();
+    }
+}
+
+/// Takes whatever else waits into the group, within its limits.
+fn gather(first: Command, commands: &Receiver<Command>, group: &mut Vec<Command>) {
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(command) = next {
+        if let Command::Append(append, _) = &command {
+            bytes += append.batch.bytes().len();
+        }
+        group.push(command);
+        let full = group.len() >= GROUP_COMMANDS_MAX || bytes >= GROUP_BYTES_MAX;
+        next = if full { None } else { commands.try_recv().ok() };
+    }
+}

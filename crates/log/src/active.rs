@@ -1,0 +1,361 @@
+//! The partition as the writer sees it: what is staged, written and synced at the end of its last segment.
+
+use std::io;
+use std::sync::Arc;
+
+use anabranch_core::batch::Batch;
+use anabranch_core::seam::Disk;
+use anabranch_core::{LeaderEpoch, Offset, ProducerId};
+
+use crate::durable::{DurableNote, DurablePoint};
+use crate::partition::{Ack, Appended, LogConfig, LogStatus, Shared, Visible};
+use crate::producers::{Producer, Producers, Verdict};
+use crate::segment::{Segment, Spacing, snapshot_path};
+use crate::writer::Reply;
+use crate::{AppendError, FaultCause};
+
+/// A single node has one leader for ever.
+const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
+/// How much is written before the producers' state and the index are saved, which bounds what recovery reads.
+const CHECKPOINT_BYTES: u64 = 16 << 20;
+/// Snapshots that are kept: the newest, and one in case it is damaged.
+const SNAPSHOTS_MAX: usize = 2;
+
+/// The end of a partition, owned by the writer.
+#[derive(Debug)]
+pub(crate) struct PartitionWriter {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) segment: Arc<Segment>,
+    /// Bytes of the segment that are written, and that are synced.
+    pub(crate) written: u64,
+    pub(crate) synced: u64,
+    /// After the last record that is staged.
+    pub(crate) next: Offset,
+    pub(crate) spacing: Spacing,
+    /// When the segment got its first batch; wall clock, ms.
+    pub(crate) began_ms: i64,
+    pub(crate) producers: Producers,
+    pub(crate) snapshots: Vec<Offset>,
+    pub(crate) note: DurableNote,
+    staged: Vec<Staged>,
+    staged_bytes: u64,
+    /// Written and to be acknowledged when synced.
+    awaiting_sync: Vec<(Reply, Appended)>,
+    unsynced_records: i64,
+    unsynced_since_ms: i64,
+    /// `written` at the last checkpoint.
+    checkpoint: u64,
+}
+
+/// An append that is to be written. A duplicate has no batch to write and shares the group's fate: the batch that it
+/// repeats may be in the same group.
+#[derive(Debug)]
+struct Staged {
+    batch: Option<(Batch, [u8; 16])>,
+    appended: Appended,
+    ack: Ack,
+    reply: Reply,
+    producer_before: Option<(ProducerId, Option<Producer>)>,
+}
+
+impl PartitionWriter {
+    /// A writer at the end of `segment`, all of which is synced.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        segment: Arc<Segment>,
+        next: Offset,
+        spacing: Spacing,
+        producers: Producers,
+        snapshots: Vec<Offset>,
+        now_ms: i64,
+    ) -> Self {
+        let written = segment.len();
+        let note = DurableNote::new(&shared.directory);
+        Self {
+            shared,
+            segment,
+            written,
+            synced: written,
+            next,
+            spacing,
+            began_ms: now_ms,
+            producers,
+            snapshots,
+            note,
+            staged: Vec::new(),
+            staged_bytes: 0,
+            awaiting_sync: Vec::new(),
+            unsynced_records: 0,
+            unsynced_since_ms: 0,
+            checkpoint: written,
+        }
+    }
+
+    /// Whether there is anything to write, sync or answer.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.staged.is_empty() || !self.awaiting_sync.is_empty() || self.synced < self.written
+    }
+
+    fn config(&self) -> LogConfig {
+        *self.shared.config.lock()
+    }
+
+    fn is_relaxed(&self) -> bool {
+        self.config().flush_messages > 1
+    }
+
+    fn stopped(&self) -> Option<AppendError> {
+        match &*self.shared.status.lock() {
+            LogStatus::Online => None,
+            LogStatus::Stopped(fault) => Some(AppendError::Stopped(fault.clone())),
+            LogStatus::Closed => Some(AppendError::Closed),
+        }
+    }
+
+    /// Gives a batch its offset and its place in the group, beginning a new segment first if it is time.
+    pub(crate) fn stage(&mut self, disk: &Arc<dyn Disk>, batch: Batch, ack: Ack, reply: Reply, now_ms: i64) {
+        let verdict = match self.stopped() {
+            Some(stopped) => Err(stopped),
+            None => self.producers.judge(batch.header()),
+        };
+        let staged = match verdict {
+            Err(error) => Err((reply, error)),
+            Ok(Verdict::Duplicate(written)) => {
+                let (base_offset, last_offset) = (written.base_offset, written.last_offset);
+                let appended = Appended { base_offset, last_offset, duplicate: true };
+                Ok(Staged { batch: None, appended, ack, reply, producer_before: None })
+            }
+            Ok(Verdict::Append) => match self.roll_if_due(disk, &batch, now_ms) {
+                Ok(()) => Ok(self.place(batch, ack, reply, now_ms)),
+                Err(error) => Err((reply, error)),
+            },
+        };
+        match staged {
+            Ok(staged) => self.staged.push(staged),
+            Err((reply, error)) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn place(&mut self, batch: Batch, ack: Ack, reply: Reply, now_ms: i64) -> Staged {
+        let header = batch.header();
+        let base_offset = self.next;
+        let last_offset = base_offset.plus(i64::from(header.last_offset_delta));
+        let prefix = batch.stored_prefix(base_offset, LEADER_EPOCH);
+        let producer_before = self.producers.note(header, base_offset, now_ms);
+        self.next = last_offset.plus(1);
+        self.staged_bytes += header.len_bytes as u64;
+        let appended = Appended { base_offset, last_offset, duplicate: false };
+        Staged { batch: Some((batch, prefix)), appended, ack, reply, producer_before }
+    }
+
+    fn roll_if_due(&mut self, disk: &Arc<dyn Disk>, batch: &Batch, now_ms: i64) -> Result<(), AppendError> {
+        let config = self.config();
+        let bytes = self.written + self.staged_bytes;
+        let too_large = bytes + batch.header().len_bytes as u64 > u64::from(config.segment_bytes);
+        let too_old = now_ms.saturating_sub(self.began_ms) >= config.segment_ms;
+        // The index counts offsets from the segment's base in 32 bits.
+        let last = self.next.plus(i64::from(batch.header().last_offset_delta));
+        let too_far = last.0 - self.segment.base.0 > i64::from(i32::MAX);
+        if bytes == 0 {
+            self.began_ms = now_ms;
+        } else if too_large || too_old || too_far {
+            self.write(now_ms);
+            self.sync(disk.as_ref());
+            if let Some(stopped) = self.stopped() {
+                return Err(stopped);
+            }
+            self.roll(disk).map_err(|error| AppendError::WriteFailed(Arc::new(error)))?;
+            self.began_ms = now_ms;
+        }
+        Ok(())
+    }
+
+    /// Begins a new segment. Everything before it is synced: only the last segment can have a torn tail.
+    fn roll(&mut self, disk: &Arc<dyn Disk>) -> io::Result<()> {
+        self.segment.index.lock().seal(disk.as_ref())?;
+        self.save_producers(disk.as_ref())?;
+        let segment = Arc::new(Segment::create(disk, &self.shared.directory, self.next)?);
+        disk.sync_dir(&self.shared.directory)?;
+        self.shared.segments.write().push(Arc::clone(&segment));
+        self.shared.bounds.lock().visible = Visible { next: self.next, segment: segment.base, bytes: 0 };
+        self.spacing = Spacing::from_start(segment.base);
+        self.segment = segment;
+        (self.written, self.synced, self.checkpoint) = (0, 0, 0);
+        Ok(())
+    }
+
+    /// Writes what is staged, with one call, and answers whoever waits for no more than that.
+    pub(crate) fn write(&mut self, now_ms: i64) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let staged = std::mem::take(&mut self.staged);
+        let bytes = std::mem::take(&mut self.staged_bytes);
+        let parts: Vec<&[u8]> = staged
+            .iter()
+            .filter_map(|staged| staged.batch.as_ref())
+            .flat_map(|(batch, prefix)| [&prefix[..], &batch.bytes()[prefix.len()..]])
+            .collect();
+        match self.segment.file.write_all_at(&parts, self.written) {
+            Ok(()) => self.written(staged, bytes, now_ms),
+            Err(error) => self.take_back(staged, error),
+        }
+    }
+
+    fn written(&mut self, staged: Vec<Staged>, bytes: u64, now_ms: i64) {
+        let config = self.config();
+        if self.synced == self.written {
+            self.unsynced_since_ms = now_ms;
+        }
+        let mut index = self.segment.index.lock();
+        let mut position = self.written;
+        for (batch, appended) in
+            staged.iter().filter_map(|staged| Some((&staged.batch.as_ref()?.0, staged.appended)))
+        {
+            let place = self.spacing.step(
+                position,
+                appended.base_offset,
+                batch.header(),
+                config.index_interval_bytes,
+            );
+            place.into_iter().for_each(|place| index.push(place));
+            position += batch.header().len_bytes as u64;
+            self.unsynced_records += i64::from(batch.header().record_count);
+        }
+        drop(index);
+        assert_eq!(position, self.written + bytes, "what was staged is what was written");
+        self.written = position;
+        self.segment.set_len(self.written);
+        self.shared.bounds.lock().log_end = self.next;
+        let relaxed = self.is_relaxed();
+        if relaxed {
+            self.show_written();
+        }
+        for staged in staged {
+            if relaxed || staged.ack == Ack::Written {
+                let _ = staged.reply.send(Ok(staged.appended));
+            } else {
+                self.awaiting_sync.push((staged.reply, staged.appended));
+            }
+        }
+    }
+
+    /// The write failed, with some of it done perhaps: cut it off again, so that the log is as it was.
+    fn take_back(&mut self, staged: Vec<Staged>, error: io::Error) {
+        tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
+        let failed = match self.segment.file.set_len(self.written) {
+            Ok(()) => AppendError::WriteFailed(Arc::new(error)),
+            Err(error) => {
+                let fault = self.segment.io_fault("taking a failed write back", self.written, error);
+                self.shared.stop(&fault);
+                AppendError::Stopped(fault)
+            }
+        };
+        let first = staged.iter().find(|staged| staged.batch.is_some());
+        self.next = first.map_or(self.next, |first| first.appended.base_offset);
+        for staged in staged.into_iter().rev() {
+            if let Some(before) = staged.producer_before {
+                self.producers.take_back(before);
+            }
+            let _ = staged.reply.send(Err(failed.clone()));
+        }
+    }
+
+    /// Whether what is written must be synced now.
+    pub(crate) fn sync_is_due(&self, now_ms: i64) -> bool {
+        if !self.is_relaxed() {
+            return self.is_busy();
+        }
+        let due = self.flush_due_ms().is_some_and(|due_ms| now_ms >= due_ms);
+        self.synced < self.written && (due || self.unsynced_records >= self.config().flush_messages)
+    }
+
+    /// When a partition with relaxed durability must be synced at the latest; wall clock, ms.
+    pub(crate) fn flush_due_ms(&self) -> Option<i64> {
+        let relaxed = self.is_relaxed() && self.synced < self.written;
+        relaxed.then(|| self.unsynced_since_ms.checked_add(self.config().flush_ms))?
+    }
+
+    /// Makes everything written durable, shows it to readers, and answers whoever waited for that.
+    pub(crate) fn sync(&mut self, disk: &dyn Disk) {
+        let outcome = match self.stopped() {
+            Some(stopped) => Err(stopped),
+            None if self.synced == self.written => Ok(()),
+            None => self.segment.file.sync_data().map_err(|error| {
+                let fault = self.segment.fault(self.synced, FaultCause::SyncFailed(Arc::new(error)));
+                self.shared.stop(&fault);
+                AppendError::Stopped(fault)
+            }),
+        };
+        if outcome.is_ok() && self.synced < self.written {
+            self.synced = self.written;
+            self.unsynced_records = 0;
+            let point = DurablePoint { segment: self.segment.base, bytes: self.synced, next: self.next };
+            if let Err(error) = self.note.write(disk, point) {
+                // Nothing is lost: recovery will look at more of the segment.
+                tracing::warn!(partition = %self.shared.id, %error, "the durable point could not be noted");
+            }
+            self.show_written();
+        } else if outcome.is_err() {
+            self.synced = self.written; // nothing more is to be done here
+        }
+        for (reply, appended) in self.awaiting_sync.drain(..) {
+            let _ = reply.send(outcome.clone().map(|()| appended));
+        }
+    }
+
+    fn show_written(&mut self) {
+        self.shared.bounds.lock().visible =
+            Visible { next: self.next, segment: self.segment.base, bytes: self.written };
+        self.shared.waiters.wake();
+    }
+
+    /// Saves the index and the producers' state when much was written since the last time. Right after a sync.
+    pub(crate) fn checkpoint_if_due(&mut self, disk: &dyn Disk, oldest_producer_ms: i64) {
+        let mut index = self.segment.index.lock();
+        if index.wants_flush()
+            && let Err(error) = index.flush(disk)
+        {
+            tracing::warn!(partition = %self.shared.id, %error, "the index could not be written");
+        }
+        drop(index);
+        if self.synced == self.written && self.written - self.checkpoint >= CHECKPOINT_BYTES {
+            self.producers.forget_before(oldest_producer_ms);
+            self.checkpoint(disk);
+        }
+    }
+
+    fn checkpoint(&mut self, disk: &dyn Disk) {
+        self.checkpoint = self.written;
+        let flushed = self.segment.index.lock().flush(disk);
+        if let Err(error) = flushed.and_then(|()| self.save_producers(disk)) {
+            // Both are derived; recovery will read more of the segment.
+            tracing::warn!(partition = %self.shared.id, %error, "the index or producer state could not be saved");
+        }
+    }
+
+    /// Writes a snapshot of the producers' state. It is never ahead of the durable log.
+    fn save_producers(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        assert_eq!(self.synced, self.written, "a snapshot follows a sync");
+        if self.snapshots.last() == Some(&self.next) {
+            return Ok(());
+        }
+        disk.replace(&snapshot_path(&self.shared.directory, self.next), &self.producers.encode())?;
+        self.snapshots.push(self.next);
+        while self.snapshots.len() > SNAPSHOTS_MAX {
+            disk.remove_file(&snapshot_path(&self.shared.directory, self.snapshots.remove(0)))?;
+        }
+        Ok(())
+    }
+
+    /// Syncs and saves everything that is written, and closes the partition.
+    pub(crate) fn finish(&mut self, disk: &dyn Disk) {
+        self.sync(disk);
+        if self.stopped().is_none() {
+            self.checkpoint(disk);
+        }
+        self.shared.close();
+    }
+}
