@@ -1,0 +1,197 @@
+"""kafka-python: a client in Python alone, threads and blocking calls."""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
+
+import kafka
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.structs import OffsetAndMetadata
+
+from smoke import BOOTSTRAP, HEADERS, TIMES_MS, equal, main, unique, values
+
+
+def admin():
+    return KafkaAdminClient(bootstrap_servers=BOOTSTRAP)
+
+
+def new_topic(prefix, partitions=1, configs=None):
+    topic = unique(prefix)
+    admin().create_topics(
+        {topic: {"num_partitions": partitions, "replication_factor": 1, "configs": configs or {}}},
+        wait_for_metadata=True,
+    )
+    return topic
+
+
+def produce(topic, payloads, **config):
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, acks="all", **config)
+    sent = [producer.send(topic, payload, partition=0) for payload in payloads]
+    producer.flush(20)
+    offsets = [future.get(10).offset for future in sent]
+    producer.close()
+    return offsets
+
+
+def consumer(*topics, group=None, **config):
+    config = {"auto_offset_reset": "earliest", "enable_auto_commit": False, **config}
+    if group:
+        config |= {"group_id": group, "heartbeat_interval_ms": 500, "session_timeout_ms": 6000}
+    member = KafkaConsumer(bootstrap_servers=BOOTSTRAP, **config)
+    # kafka-python 3.0.12 that learns of its topic only while it joins joins again at once, and may then hang for good:
+    # seen with Kafka, in one run of six, where the group does not wait (group.initial.rebalance.delay.ms=0).
+    for topic in topics:
+        member.partitions_for_topic(topic)
+    if topics:
+        member.subscribe(topics)
+    return member
+
+
+def take(member, count, seconds=20):
+    records, deadline = [], time.monotonic() + seconds
+    while len(records) < count and time.monotonic() < deadline:
+        for batch in member.poll(200, max_records=count - len(records)).values():
+            records += batch
+    return records
+
+
+def read_all(topic, **config):
+    """Every record of partition 0, from the beginning to the end as the isolation level shows it."""
+    reader, partition, records = consumer(**config), TopicPartition(topic, 0), []
+    reader.assign([partition])
+    reader.seek_to_beginning(partition)
+    end, deadline = reader.end_offsets([partition])[partition], time.monotonic() + 20
+    while reader.position(partition) < end and time.monotonic() < deadline:
+        for batch in reader.poll(200).values():
+            records += batch
+    reader.close()
+    return records
+
+
+def bodies(records):
+    return [record.value for record in records]
+
+
+def metadata():
+    topic = new_topic("metadata", 2)
+    equal(len(admin().describe_cluster()["brokers"]) > 0, True)
+    equal(consumer().partitions_for_topic(topic), {0, 1})
+
+
+def produce_acks_all():
+    equal(produce(new_topic("acks"), values(3)), [0, 1, 2])
+
+
+def consume_from_beginning():
+    topic = new_topic("beginning")
+    produce(topic, values(5))
+    equal(bodies(read_all(topic)), values(5))
+
+
+def group_commit_resume():
+    topic, group = new_topic("resume"), unique("group")
+    produce(topic, values(10))
+    first = consumer(topic, group=group)
+    last = take(first, 4)[-1]
+    first.commit({TopicPartition(topic, 0): OffsetAndMetadata(last.offset + 1, "", -1)})
+    first.close()
+    second = consumer(topic, group=group)
+    equal(bodies(take(second, 6)), values(10)[4:])
+    second.close()
+
+
+def compression(codec):
+    topic = new_topic(codec)
+    produce(topic, values(20, 500), compression_type=codec, linger_ms=50)
+    equal(bodies(read_all(topic)), values(20, 500))
+
+
+def headers_duplicate_keys():
+    topic = new_topic("headers")
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP)
+    producer.send(topic, b"v", headers=HEADERS).get(10)
+    equal([tuple(header) for header in read_all(topic)[0].headers], HEADERS)
+
+
+def timestamps_offsets_for_times():
+    topic = new_topic("times")
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP)
+    for time_ms in TIMES_MS:
+        producer.send(topic, b"v", partition=0, timestamp_ms=time_ms).get(10)
+    equal([record.timestamp for record in read_all(topic)], TIMES_MS)
+    partition = TopicPartition(topic, 0)
+    equal(consumer().offsets_for_times({partition: TIMES_MS[0] + 500})[partition].offset, 1)
+
+
+def create_delete_topic():
+    topic = new_topic("delete", 3)
+    equal(len(admin().describe_topics([topic])[0]["partitions"]), 3)
+    admin().delete_topics([topic])
+    deadline = time.monotonic() + 15
+    while topic in admin().list_topics():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the deleted topic is still listed")
+        time.sleep(0.1)
+
+
+def describe_configs():
+    topic = new_topic("configs", configs={"retention.ms": "123456"})
+    described = admin().describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    equal(described["topic"][topic]["retention.ms"]["value"], "123456")
+
+
+def idempotent():
+    topic = new_topic("idempotent")
+    produce(topic, values(20), enable_idempotence=True)
+    equal(bodies(read_all(topic)), values(20))
+
+
+def transactions():
+    topic = new_topic("transactions")
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, transactional_id=unique("txn"))
+    producer.init_transactions()
+    for value, commit in ((b"c1", True), (b"a1", False), (b"c2", True)):
+        producer.begin_transaction()
+        producer.send(topic, value, partition=0).get(10)
+        (producer.commit_transaction if commit else producer.abort_transaction)()
+    equal(bodies(read_all(topic, isolation_level="read_committed")), [b"c1", b"c2"])
+    equal(bodies(read_all(topic, isolation_level="read_uncommitted")), [b"c1", b"a1", b"c2"])
+
+
+def group_rebalance_two_members():
+    topic, group = new_topic("rebalance", 2), unique("group")
+    members = []
+
+    def await_share(shares):
+        deadline = time.monotonic() + 13
+        while sorted(len(m.assignment()) for m in members) != shares:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"shares are not {shares}: {[len(m.assignment()) for m in members]}")
+            for member in members:
+                member.poll(50)
+
+    for shares in ([2], [1, 1]):
+        members.append(consumer(topic, group=group))
+        await_share(shares)
+    members.pop().close()
+    await_share([2])
+    members.pop().close()
+
+
+main("kafka-python", kafka.__version__, {
+    "metadata": metadata,
+    "produce_acks_all": produce_acks_all,
+    "consume_from_beginning": consume_from_beginning,
+    "group_commit_resume": group_commit_resume,
+    "compression": compression,
+    "headers_duplicate_keys": headers_duplicate_keys,
+    "timestamps_offsets_for_times": timestamps_offsets_for_times,
+    "create_delete_topic": create_delete_topic,
+    "describe_configs": describe_configs,
+    "idempotent": idempotent,
+    "transactions_commit_abort_read_committed": transactions,
+    "group_rebalance_two_members": group_rebalance_two_members,
+})
