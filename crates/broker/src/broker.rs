@@ -1,0 +1,208 @@
+//! The broker: one data directory's topics, producers and groups.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_core::budget::Budget;
+use anabranch_core::seam::{Clock, Disk, OsRandom, Random, RealDisk, SystemClock};
+use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
+use anabranch_log::Store;
+use parking_lot::RwLock;
+
+use crate::catalogue::{Catalogue, Topic};
+use crate::config::ConfigEntry;
+use crate::config::broker::BrokerConfig;
+use crate::error::{BrokerError, ProducerIdError, TopicError};
+use crate::groups::GroupService;
+use crate::journal::Journal;
+use crate::partition::Partition;
+use crate::producers::ProducerIds;
+use crate::topics::TopicWriter;
+
+/// This node's id: there is one.
+pub const NODE_ID: i32 = 1;
+
+/// A data directory with its topics, producers and groups. Cheap to clone; all clones are the same broker.
+///
+/// Dropping the last clone is safe: what was acknowledged is there when the directory is opened again.
+/// [`Broker::close`] also waits for what is on its way.
+#[derive(Debug, Clone)]
+pub struct Broker(pub(crate) Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: BrokerConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) budget: Budget,
+    pub(crate) cluster_id: String,
+    pub(crate) store: Store,
+    pub(crate) journal: Journal,
+    /// Protects the pointer to the newest snapshot; held to copy or replace it only.
+    pub(crate) catalogue: RwLock<Arc<Catalogue>>,
+    pub(crate) writer: TopicWriter,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) groups: GroupService,
+}
+
+/// How to open a [`Broker`].
+#[derive(Debug, Clone)]
+pub struct BrokerBuilder {
+    pub(crate) root: PathBuf,
+    pub(crate) config: BrokerConfig,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+}
+
+impl BrokerBuilder {
+    /// The data directory; `./data` unless it is given.
+    #[must_use]
+    pub fn data(mut self, path: impl AsRef<Path>) -> Self {
+        self.root = path.as_ref().to_owned();
+        self
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(mut self, config: BrokerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The file system.
+    #[must_use]
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The source of ids.
+    #[must_use]
+    pub fn random(mut self, random: Arc<dyn Random>) -> Self {
+        self.random = random;
+        self
+    }
+
+    /// Opens the data directory, creating it when there is none. Needs a tokio runtime with time.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn open(self) -> Result<Broker, BrokerError> {
+        crate::open::open(self).await
+    }
+}
+
+impl Broker {
+    /// Opens the data directory `path` with default settings, creating it when there is none.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, BrokerError> {
+        Self::builder().data(path).open().await
+    }
+
+    /// A builder, for other settings.
+    #[must_use]
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder {
+            root: PathBuf::from("data"),
+            config: BrokerConfig::default(),
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(OsRandom),
+        }
+    }
+
+    /// Finishes what is on its way, syncs everything and gives the directory up. Whatever is asked for afterwards fails
+    /// as closed. Closing again does nothing.
+    pub async fn close(&self) {
+        if self.0.writer.close().await {
+            self.0.groups.close().await;
+            self.0.store.close().await;
+        }
+    }
+
+    /// Names this data directory for ever: 22 characters of base64, as Kafka's cluster ids are.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.0.cluster_id
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node_id(&self) -> i32 {
+        NODE_ID
+    }
+
+    /// The settings that it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &BrokerConfig {
+        &self.0.config
+    }
+
+    /// The clock that it was opened with.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    /// The bytes that requests and responses may hold (`queued.max.request.bytes`).
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    /// All topics now.
+    #[must_use]
+    pub fn topics(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.0.catalogue.read())
+    }
+
+    /// The topic `name`.
+    ///
+    /// # Errors
+    /// [`TopicError::Unknown`].
+    pub fn topic(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
+        self.topics().get(name).cloned().ok_or_else(|| TopicError::Unknown(name.to_owned()))
+    }
+
+    /// The partition `at`, if there is one.
+    #[must_use]
+    pub fn partition(&self, at: &TopicPartition) -> Option<Partition> {
+        self.topics().get(&at.topic)?.partition(at.partition).cloned()
+    }
+
+    /// The topic's settings, with defaults, as DescribeConfigs shows them.
+    #[must_use]
+    pub fn describe_topic_configs(&self, topic: &Topic) -> Vec<ConfigEntry> {
+        crate::config::topic::describe(&topic.configs, &self.0.config)
+    }
+
+    /// The broker's settings as DescribeConfigs shows them.
+    #[must_use]
+    pub fn describe_broker_configs(&self) -> Vec<ConfigEntry> {
+        self.0.config.describe()
+    }
+
+    /// An id for an idempotent producer, which nobody had before or will have again.
+    ///
+    /// # Errors
+    /// [`ProducerIdError`] when it cannot be made durable.
+    pub async fn init_producer_id(&self) -> Result<(ProducerId, ProducerEpoch), ProducerIdError> {
+        self.0.producer_ids.next().await
+    }
+
+    /// The groups.
+    #[must_use]
+    pub fn groups(&self) -> &GroupService {
+        &self.0.groups
+    }
+}

@@ -1,0 +1,160 @@
+//! Settings: what there is ([`topic`], [`broker`]: tables), what a value may be, and how they are shown.
+
+pub mod broker;
+pub mod topic;
+
+use crate::error::ConfigError;
+
+/// The type of a setting. The numbers are Kafka's (`DescribeConfigsResponse.ConfigType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i8)]
+pub enum ConfigKind {
+    /// `true` or `false`.
+    Boolean = 1,
+    /// Text.
+    String = 2,
+    /// 32 bits.
+    Int = 3,
+    /// 16 bits.
+    Short = 4,
+    /// 64 bits.
+    Long = 5,
+    /// A fraction.
+    Double = 6,
+    /// Texts between commas.
+    List = 7,
+}
+
+/// Where a setting's value comes from. The numbers are Kafka's (`DescribeConfigsResponse.ConfigSource`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i8)]
+pub enum ConfigSource {
+    /// Set on the topic.
+    Topic = 1,
+    /// Set when the broker was started.
+    StaticBroker = 4,
+    /// Nobody set it.
+    Default = 5,
+}
+
+/// One setting, as DescribeConfigs shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigEntry {
+    /// Kafka's name.
+    pub name: &'static str,
+    /// The value that holds.
+    pub value: Option<String>,
+    /// Where it comes from.
+    pub source: ConfigSource,
+    /// Whether no request can change it.
+    pub read_only: bool,
+    /// Whether it must not be shown; none is.
+    pub sensitive: bool,
+    /// Its type.
+    pub kind: ConfigKind,
+    /// What it does here.
+    pub documentation: &'static str,
+    /// Every place that says something about it, the one that holds first.
+    pub synonyms: Vec<(&'static str, Option<String>, ConfigSource)>,
+}
+
+/// A change of a topic's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigOp {
+    /// Sets one.
+    Set(String, String),
+    /// Takes one back to its default.
+    Delete(String),
+    /// Adds to a list.
+    Append(String, String),
+    /// Takes away from a list.
+    Subtract(String, String),
+    /// Sets these and takes all others back to their defaults.
+    ReplaceAll(Vec<(String, String)>),
+}
+
+/// Whether a request is carried out, or only checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apply {
+    /// It is carried out.
+    Now,
+    /// It is checked, and nothing changes.
+    ValidateOnly,
+}
+
+/// What a value may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Range {
+    /// Whole numbers from one to the other, both included.
+    Between(i64, i64),
+    /// Fractions from one to the other, both included.
+    Fraction(f64, f64),
+    /// `true` or `false`.
+    Boolean,
+    /// One of these.
+    OneOf(&'static [&'static str]),
+    /// Some of these, between commas; at least one.
+    SomeOf(&'static [&'static str]),
+    /// Any text.
+    Any,
+}
+
+impl Range {
+    /// Checks `value` and brings it into its normal form (Kafka trims, and reads booleans in any case).
+    pub(crate) fn check(self, name: &str, value: &str) -> Result<String, ConfigError> {
+        let value = value.trim();
+        let invalid =
+            |reason: String| ConfigError::Invalid { name: name.to_owned(), value: value.to_owned(), reason };
+        match self {
+            Self::Between(min, max) => match value.parse::<i64>() {
+                Ok(number) if (min..=max).contains(&number) => Ok(number.to_string()),
+                _ => Err(invalid(format!("it must be a whole number from {min} to {max}"))),
+            },
+            Self::Fraction(min, max) => match value.parse::<f64>() {
+                Ok(number) if (min..=max).contains(&number) => Ok(value.to_owned()),
+                _ => Err(invalid(format!("it must be a number from {min} to {max}"))),
+            },
+            Self::Boolean => match value.to_ascii_lowercase().as_str() {
+                truth @ ("true" | "false") => Ok(truth.to_owned()),
+                _ => Err(invalid("it must be true or false".to_owned())),
+            },
+            Self::OneOf(options) => match options.contains(&value) {
+                true => Ok(value.to_owned()),
+                false => Err(invalid(format!("it must be one of {}", options.join(", ")))),
+            },
+            Self::SomeOf(options) => {
+                let items: Vec<&str> = list(value).collect();
+                match !items.is_empty() && items.iter().all(|item| options.contains(item)) {
+                    true => Ok(items.join(",")),
+                    false => Err(invalid(format!("it must be some of {}", options.join(", ")))),
+                }
+            }
+            Self::Any => Ok(value.to_owned()),
+        }
+    }
+}
+
+/// The items of a list.
+pub(crate) fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked_and_brought_into_one_form() {
+        let ok = |range: Range, value: &str| range.check("x", value).ok();
+        assert_eq!(ok(Range::Between(0, 9), " 07 ").as_deref(), Some("7"));
+        assert_eq!(ok(Range::Between(0, 9), "10"), None);
+        assert_eq!(ok(Range::Between(0, 9), "1.5"), None);
+        assert_eq!(ok(Range::Fraction(0.0, 1.0), "0.5").as_deref(), Some("0.5"));
+        assert_eq!(ok(Range::Fraction(0.0, 1.0), "NaN"), None);
+        assert_eq!(ok(Range::Boolean, "TRUE").as_deref(), Some("true"));
+        assert_eq!(ok(Range::Boolean, "yes"), None);
+        assert_eq!(ok(Range::OneOf(&["a", "b"]), "c"), None);
+        assert_eq!(ok(Range::SomeOf(&["a", "b"]), " b , a ").as_deref(), Some("b,a"));
+        assert_eq!(ok(Range::SomeOf(&["a", "b"]), ""), None);
+    }
+}

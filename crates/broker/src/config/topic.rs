@@ -1,0 +1,388 @@
+//! The settings of a topic: every one that Kafka 4 has, and what this broker makes of each.
+
+use std::collections::BTreeMap;
+
+use anabranch_log::LogConfig;
+
+use super::broker::BrokerConfig;
+use super::{ConfigEntry, ConfigKind, ConfigOp, ConfigSource, Range, list};
+use crate::error::ConfigError;
+
+/// A topic's settings as they were set; what is missing has its default.
+pub type TopicConfigs = BTreeMap<String, String>;
+
+/// What this broker makes of a setting. `COMPATIBILITY.md` is checked against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It does what Kafka's documentation says.
+    Obeyed,
+    /// It is kept and shown, since every tool sets it, and has no effect (yet).
+    Stored,
+    /// Only its default is accepted: another value would be a promise that is not kept.
+    Fixed,
+}
+
+/// Where a setting's default comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From this setting of the broker.
+    Broker(&'static str),
+    /// It is this.
+    Value(&'static str),
+}
+
+/// One setting of a topic.
+#[derive(Debug, Clone, Copy)]
+pub struct TopicSetting {
+    /// Kafka's name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: ConfigKind,
+    /// Its default.
+    pub default: Origin,
+    /// What it may be.
+    pub range: Range,
+    /// What this broker makes of it.
+    pub standing: Standing,
+    /// What it does here.
+    pub documentation: &'static str,
+}
+
+const fn setting(
+    name: &'static str,
+    kind: ConfigKind,
+    default: Origin,
+    range: Range,
+    standing: Standing,
+    documentation: &'static str,
+) -> TopicSetting {
+    TopicSetting { name, kind, default, range, standing, documentation }
+}
+
+use ConfigKind::{Boolean, Double, Int, List, Long, String as Text};
+use Origin::{Broker, Value};
+use Standing::{Fixed, Obeyed, Stored};
+
+const I32_MAX: i64 = i32::MAX as i64;
+pub(super) const POLICIES: &[&str] = &["compact", "delete"];
+pub(super) const TIMESTAMP_TYPES: &[&str] = &["CreateTime", "LogAppendTime"];
+const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
+
+/// Every setting of a topic, by name.
+#[rustfmt::skip]
+pub const TOPIC_SETTINGS: &[TopicSetting] = &[
+    setting("cleanup.policy", List, Broker("log.cleanup.policy"), Range::SomeOf(POLICIES), Stored,
+        "With compact, records without a key are refused. Old records are not removed yet, by either policy."),
+    setting("compression.gzip.level", Int, Value("-1"), Range::Between(-1, 9), Fixed,
+        "Batches are stored as the producer compressed them."),
+    setting("compression.lz4.level", Int, Value("9"), Range::Between(1, 17), Fixed,
+        "Batches are stored as the producer compressed them."),
+    setting("compression.type", Text, Value("producer"), Range::OneOf(CODECS), Fixed,
+        "Batches are stored as the producer compressed them, so only 'producer' is accepted."),
+    setting("compression.zstd.level", Int, Value("3"), Range::Between(-131_072, 22), Fixed,
+        "Batches are stored as the producer compressed them."),
+    setting("delete.retention.ms", Long, Value("86400000"), Range::Between(0, i64::MAX), Stored,
+        "How long compaction keeps tombstones, once there is compaction."),
+    setting("file.delete.delay.ms", Long, Value("60000"), Range::Between(0, i64::MAX), Stored,
+        "How long to wait before a removed file is deleted, once files are removed."),
+    setting("flush.messages", Long, Broker("log.flush.interval.messages"), Range::Between(1, i64::MAX), Obeyed,
+        "Sync when so many records are not. 1, the default here, syncs before anything is acknowledged; more is relaxed durability."),
+    setting("flush.ms", Long, Broker("log.flush.interval.ms"), Range::Between(0, i64::MAX), Obeyed,
+        "Under relaxed durability, sync when the oldest record that is not synced is this old."),
+    setting("follower.replication.throttled.replicas", List, Value(""), Range::Any, Stored,
+        "One node replicates nothing."),
+    setting("index.interval.bytes", Int, Broker("log.index.interval.bytes"), Range::Between(0, I32_MAX), Obeyed,
+        "About how far apart entries of the index are."),
+    setting("leader.replication.throttled.replicas", List, Value(""), Range::Any, Stored,
+        "One node replicates nothing."),
+    setting("local.retention.bytes", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
+        "There is no remote storage."),
+    setting("local.retention.ms", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
+        "There is no remote storage."),
+    setting("max.compaction.lag.ms", Long, Value("9223372036854775807"), Range::Between(1, i64::MAX), Stored,
+        "How long a record may stay out of compaction, once there is compaction."),
+    setting("max.message.bytes", Int, Broker("message.max.bytes"), Range::Between(0, I32_MAX), Obeyed,
+        "The largest batch that is accepted, compressed as it comes."),
+    setting("message.timestamp.after.max.ms", Long, Broker("log.message.timestamp.after.max.ms"), Range::Between(0, i64::MAX), Obeyed,
+        "How far a producer's timestamps may be ahead of the broker's clock."),
+    setting("message.timestamp.before.max.ms", Long, Broker("log.message.timestamp.before.max.ms"), Range::Between(0, i64::MAX), Obeyed,
+        "How far a producer's timestamps may be behind the broker's clock."),
+    setting("message.timestamp.type", Text, Broker("log.message.timestamp.type"), Range::OneOf(TIMESTAMP_TYPES), Obeyed,
+        "Whether a record's time is the producer's (CreateTime) or the broker's (LogAppendTime)."),
+    setting("min.cleanable.dirty.ratio", Double, Value("0.5"), Range::Fraction(0.0, 1.0), Stored,
+        "How much of a log must be superseded before it is compacted, once there is compaction."),
+    setting("min.compaction.lag.ms", Long, Value("0"), Range::Between(0, i64::MAX), Stored,
+        "How long a record stays out of compaction, once there is compaction."),
+    setting("min.insync.replicas", Int, Value("1"), Range::Between(1, I32_MAX), Fixed,
+        "One node has one copy."),
+    setting("preallocate", Boolean, Value("false"), Range::Boolean, Fixed,
+        "Segments grow as they are written."),
+    setting("remote.copy.lag.bytes", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
+        "There is no remote storage."),
+    setting("remote.copy.lag.ms", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
+        "There is no remote storage."),
+    setting("remote.log.copy.disable", Boolean, Value("false"), Range::Boolean, Fixed,
+        "There is no remote storage."),
+    setting("remote.log.delete.on.disable", Boolean, Value("false"), Range::Boolean, Fixed,
+        "There is no remote storage."),
+    setting("remote.storage.enable", Boolean, Value("false"), Range::Boolean, Fixed,
+        "There is no remote storage."),
+    setting("retention.bytes", Long, Broker("log.retention.bytes"), Range::Between(-1, i64::MAX), Stored,
+        "How large a partition may grow before old segments are removed; nothing is removed yet."),
+    setting("retention.ms", Long, Broker("log.retention.ms"), Range::Between(-1, i64::MAX), Stored,
+        "How old a segment may grow before it is removed; nothing is removed yet."),
+    setting("segment.bytes", Int, Broker("log.segment.bytes"), Range::Between(SEGMENT_BYTES_MIN, I32_MAX), Obeyed,
+        "A segment that would grow beyond this is closed, and a new one begun."),
+    setting("segment.index.bytes", Int, Value("10485760"), Range::Between(4, I32_MAX), Stored,
+        "Indexes grow as they must."),
+    setting("segment.jitter.ms", Long, Value("0"), Range::Between(0, i64::MAX), Stored,
+        "One node has no herd to scatter."),
+    setting("segment.ms", Long, Broker("log.roll.ms"), Range::Between(1, i64::MAX), Obeyed,
+        "A segment whose first record is this old is closed, and a new one begun."),
+    setting("unclean.leader.election.enable", Boolean, Value("false"), Range::Boolean, Stored,
+        "One node elects nobody."),
+];
+
+/// Kafka 4.0's lower bound is 1 MiB, and 14 before; tests of tools use small segments, so the old bound is kept.
+pub(super) const SEGMENT_BYTES_MIN: i64 = 14;
+
+/// A topic's settings as the broker uses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TopicRules {
+    pub(crate) log: LogConfig,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) log_append_time: bool,
+    pub(crate) before_ms_max: i64,
+    pub(crate) after_ms_max: i64,
+    pub(crate) compacted: bool,
+}
+
+impl TopicRules {
+    /// What `configs` mean on a broker with `broker`'s settings. The values were checked when they were set.
+    pub(crate) fn of(configs: &TopicConfigs, broker: &BrokerConfig) -> Self {
+        let text = |name: &str| value(find(name).expect("the name stands in the table"), configs, broker).0;
+        let number = |name: &str| text(name).parse::<i64>().expect("the value was checked when it was set");
+        let small = |name: &str| u32::try_from(number(name)).expect("the table's range fits 32 bits");
+        Self {
+            log: LogConfig {
+                segment_bytes: small("segment.bytes"),
+                segment_ms: number("segment.ms"),
+                flush_messages: number("flush.messages"),
+                flush_ms: number("flush.ms"),
+                index_interval_bytes: small("index.interval.bytes"),
+            },
+            message_bytes_max: small("max.message.bytes") as usize,
+            log_append_time: text("message.timestamp.type") == "LogAppendTime",
+            before_ms_max: number("message.timestamp.before.max.ms"),
+            after_ms_max: number("message.timestamp.after.max.ms"),
+            compacted: list(&text("cleanup.policy")).any(|policy| policy == "compact"),
+        }
+    }
+}
+
+/// Applies `ops` to `configs`, all or none.
+pub(crate) fn apply(
+    configs: &TopicConfigs,
+    ops: &[ConfigOp],
+    broker: &BrokerConfig,
+) -> Result<TopicConfigs, ConfigError> {
+    let mut changed = configs.clone();
+    for op in ops {
+        match op {
+            ConfigOp::Set(name, value) => set(&mut changed, name, value, broker)?,
+            ConfigOp::Delete(name) => {
+                changed.remove(known(name)?.name);
+            }
+            ConfigOp::Append(name, items) => edit_list(&mut changed, name, broker, |old| {
+                for item in list(items) {
+                    if !old.iter().any(|known| known == item) {
+                        old.push(item.to_owned());
+                    }
+                }
+            })?,
+            ConfigOp::Subtract(name, items) => edit_list(&mut changed, name, broker, |old| {
+                old.retain(|item| !list(items).any(|gone| gone == item));
+            })?,
+            ConfigOp::ReplaceAll(all) => {
+                changed.clear();
+                for (name, value) in all {
+                    set(&mut changed, name, value, broker)?;
+                }
+            }
+        }
+    }
+    Ok(changed)
+}
+
+/// The settings as DescribeConfigs shows them.
+pub(crate) fn describe(configs: &TopicConfigs, broker: &BrokerConfig) -> Vec<ConfigEntry> {
+    let entry = |setting: &TopicSetting| {
+        let (shown, source) = value(setting, configs, broker);
+        let mut synonyms = Vec::new();
+        if let Some(own) = configs.get(setting.name) {
+            synonyms.push((setting.name, Some(own.clone()), ConfigSource::Topic));
+        }
+        match setting.default {
+            Broker(name) => synonyms.extend(broker.synonyms(name)),
+            Value(default) => {
+                synonyms.push((setting.name, Some(default.to_owned()), ConfigSource::Default));
+            }
+        }
+        ConfigEntry {
+            name: setting.name,
+            value: Some(shown),
+            source,
+            read_only: false,
+            sensitive: false,
+            kind: setting.kind,
+            documentation: setting.documentation,
+            synonyms,
+        }
+    };
+    TOPIC_SETTINGS.iter().map(entry).collect()
+}
+
+fn find(name: &str) -> Option<&'static TopicSetting> {
+    TOPIC_SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+fn known(name: &str) -> Result<&'static TopicSetting, ConfigError> {
+    find(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))
+}
+
+/// The value that holds, and where it comes from.
+fn value(setting: &TopicSetting, configs: &TopicConfigs, broker: &BrokerConfig) -> (String, ConfigSource) {
+    match (configs.get(setting.name), setting.default) {
+        (Some(own), _) => (own.clone(), ConfigSource::Topic),
+        (None, Value(default)) => (default.to_owned(), ConfigSource::Default),
+        (None, Broker(name)) => broker.get(name).expect("the table names settings that the broker has"),
+    }
+}
+
+fn set(
+    configs: &mut TopicConfigs,
+    name: &str,
+    given: &str,
+    broker: &BrokerConfig,
+) -> Result<(), ConfigError> {
+    let setting = known(name)?;
+    let checked = setting.range.check(name, given)?;
+    if setting.standing == Fixed && checked != value(setting, &TopicConfigs::new(), broker).0 {
+        return Err(ConfigError::Unsupported {
+            name: name.to_owned(),
+            value: checked,
+            reason: setting.documentation.to_owned(),
+        });
+    }
+    configs.insert(name.to_owned(), checked);
+    Ok(())
+}
+
+fn edit_list(
+    configs: &mut TopicConfigs,
+    name: &str,
+    broker: &BrokerConfig,
+    edit: impl FnOnce(&mut Vec<String>),
+) -> Result<(), ConfigError> {
+    let setting = known(name)?;
+    if setting.kind != List {
+        return Err(ConfigError::Invalid {
+            name: name.to_owned(),
+            value: String::new(),
+            reason: "it is not a list, so nothing can be added or taken away".to_owned(),
+        });
+    }
+    let (old, _) = value(setting, configs, broker);
+    let mut items = list(&old).map(str::to_owned).collect();
+    edit(&mut items);
+    let new = items.join(",");
+    set(configs, name, &new, broker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        assert!(TOPIC_SETTINGS.is_sorted_by_key(|setting| setting.name));
+        let broker = BrokerConfig::default();
+        for setting in TOPIC_SETTINGS {
+            let (default, _) = value(setting, &TopicConfigs::new(), &broker);
+            let fits =
+                default.is_empty() || setting.range.check(setting.name, &default).is_ok_and(|v| v == default);
+            assert!(fits, "{}: {default}", setting.name);
+            if let Broker(name) = setting.default {
+                let of_broker =
+                    super::super::broker::BROKER_SETTINGS.iter().find(|s| s.name == name).unwrap();
+                assert_eq!((of_broker.kind, of_broker.range), (setting.kind, setting.range), "{name}");
+            }
+        }
+        let rules = TopicRules::of(&TopicConfigs::new(), &broker);
+        assert_eq!((rules.log.flush_messages, rules.compacted, rules.log_append_time), (1, false, false));
+        assert_eq!(rules.log.segment_bytes, 1 << 30);
+    }
+
+    #[test]
+    fn changes_apply_all_or_none() {
+        let broker = BrokerConfig::default();
+        let set = |name: &str, value: &str| ConfigOp::Set(name.into(), value.into());
+        let start =
+            apply(&TopicConfigs::new(), &[set("retention.ms", "5"), set("flush.messages", "9")], &broker)
+                .unwrap();
+        assert!(apply(&start, &[set("retention.ms", "6"), set("nonsense", "1")], &broker).is_err());
+        let after = apply(&start, &[ConfigOp::Delete("retention.ms".into())], &broker).unwrap();
+        assert_eq!(after.into_iter().collect::<Vec<_>>(), [("flush.messages".to_owned(), "9".to_owned())]);
+        let replaced = ConfigOp::ReplaceAll(vec![("segment.ms".into(), "7".into())]);
+        assert_eq!(apply(&start, &[replaced], &broker).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn lists_grow_and_shrink() {
+        let broker = BrokerConfig::default();
+        let policy =
+            |start: &TopicConfigs, op| apply(start, &[op], &broker).map(|c| (c["cleanup.policy"].clone(), c));
+        let add = |items: &str| ConfigOp::Append("cleanup.policy".into(), items.into());
+        let take = |items: &str| ConfigOp::Subtract("cleanup.policy".into(), items.into());
+        let (both, configs) = policy(&TopicConfigs::new(), add("compact,delete")).unwrap();
+        assert_eq!(both, "delete,compact");
+        assert!(TopicRules::of(&configs, &broker).compacted);
+        let (one, configs) = policy(&configs, take("delete")).unwrap();
+        assert_eq!(one, "compact");
+        assert!(policy(&configs, take("compact")).is_err(), "a policy there must be");
+        assert!(apply(&configs, &[ConfigOp::Append("segment.ms".into(), "1".into())], &broker).is_err());
+    }
+
+    #[test]
+    fn what_is_not_kept_is_not_promised() {
+        let broker = BrokerConfig::default();
+        let try_set = |name: &str, value: &str| {
+            apply(&TopicConfigs::new(), &[ConfigOp::Set(name.into(), value.into())], &broker)
+        };
+        assert!(matches!(try_set("compression.type", "zstd"), Err(ConfigError::Unsupported { .. })));
+        assert!(matches!(try_set("compression.type", "rle"), Err(ConfigError::Invalid { .. })));
+        assert!(matches!(try_set("preallocate", "true"), Err(ConfigError::Unsupported { .. })));
+        assert!(try_set("compression.type", "producer").is_ok());
+        assert!(matches!(try_set("no.such", "1"), Err(ConfigError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_setting_shows_where_it_comes_from() {
+        let mut broker = BrokerConfig::default();
+        broker.set("log.roll.ms", "77").unwrap();
+        let own = TopicConfigs::from([("segment.ms".to_owned(), "5".to_owned())]);
+        let shown = |configs: &TopicConfigs| {
+            describe(configs, &broker).into_iter().find(|entry| entry.name == "segment.ms").unwrap()
+        };
+        let entry = shown(&own);
+        assert_eq!((entry.value.as_deref(), entry.source), (Some("5"), ConfigSource::Topic));
+        let names: Vec<_> = entry.synonyms.iter().map(|(name, _, source)| (*name, *source)).collect();
+        let expected = [
+            ("segment.ms", ConfigSource::Topic),
+            ("log.roll.ms", ConfigSource::StaticBroker),
+            ("log.roll.ms", ConfigSource::Default),
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(shown(&TopicConfigs::new()).source, ConfigSource::StaticBroker);
+    }
+}

@@ -1,0 +1,201 @@
+//! What the broker refuses, and why. The Kafka door turns each into Kafka's own code.
+
+use anabranch_core::batch::BatchError;
+use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
+use anabranch_log::{AppendError, Fault, OpenError, ReadError};
+
+/// Why the broker did not open.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// The data directory cannot be had.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A setting is not what it must be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The catalogue of topics or the groups' offsets cannot be read: nothing can be served without them.
+    #[error("the internal topic {topic} is damaged: {fault}")]
+    InternalTopic {
+        /// Which.
+        topic: String,
+        /// Where and what.
+        fault: Fault,
+    },
+    /// A record of an internal topic is whole, and does not say what it must: written by a newer version, or not by us.
+    #[error("the internal topic {topic} has a record at offset {offset} that cannot be understood: {reason}")]
+    InternalRecord {
+        /// Which.
+        topic: String,
+        /// Which record.
+        offset: Offset,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The first records of a new data directory cannot be written.
+    #[error("the internal topic {topic} cannot be written: {error}")]
+    InternalWrite {
+        /// Which.
+        topic: String,
+        /// What the log said.
+        #[source]
+        error: AppendError,
+    },
+}
+
+/// A setting that is unknown, or whose value does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No such setting.
+    #[error("there is no setting {0:?}")]
+    Unknown(String),
+    /// It cannot be changed, or not to anything else than it is.
+    #[error("{name} cannot be set to {value:?}: {reason}")]
+    Unsupported {
+        /// Kafka's name of it.
+        name: String,
+        /// What was asked for.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The value does not fit.
+    #[error("{name} cannot be {value:?}: {reason}")]
+    Invalid {
+        /// Kafka's name of it.
+        name: String,
+        /// What was given.
+        value: String,
+        /// What it must be.
+        reason: String,
+    },
+}
+
+/// Why a topic was not created, changed or deleted.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// Kafka's rules: 1 to 249 of letters, digits, `.`, `_` and `-`, not `.` or `..`.
+    #[error("topic name {name:?} is not allowed: {reason}")]
+    InvalidName {
+        /// What was given.
+        name: String,
+        /// Which rule it breaks.
+        reason: &'static str,
+    },
+    /// There is one.
+    #[error("topic {0:?} exists")]
+    Exists(String),
+    /// Names that differ only in `.` and `_` have the same metrics in Kafka, which refuses the second.
+    #[error("topic {name:?} collides with the existing topic {existing:?}: they differ only in '.' and '_'")]
+    Collides {
+        /// What was given.
+        name: String,
+        /// What there is.
+        existing: String,
+    },
+    /// The request contradicts itself.
+    #[error("{0}")]
+    InvalidRequest(&'static str),
+    /// There is none.
+    #[error("topic {0:?} does not exist")]
+    Unknown(String),
+    /// Fewer than one, more than the limit, or fewer than before.
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// One node has one copy.
+    #[error("replication factor {0} is larger than the number of brokers, 1")]
+    InvalidReplicationFactor(i16),
+    /// A replica assignment that names other nodes.
+    #[error("{0}")]
+    InvalidAssignment(String),
+    /// A setting of it.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Internal topics are the broker's own.
+    #[error("topic {0:?} is internal")]
+    Internal(String),
+    /// The disk's fault.
+    #[error("the disk failed: {0}")]
+    Storage(String),
+    /// The broker is closed.
+    #[error("the broker is closed")]
+    Closed,
+}
+
+/// Why a batch was not appended. Nothing of it is in the log.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProduceError {
+    /// No such topic or partition.
+    #[error("{0} does not exist")]
+    Unknown(TopicPartition),
+    /// The bytes are not one whole batch, or it was damaged on its way.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The batch is whole, and not allowed here: a control batch from a client, a record without a key in a compacted
+    /// topic, an empty batch.
+    #[error("{0}")]
+    InvalidRecord(&'static str),
+    /// The client set what only the broker sets, or a record is too old or too far ahead for the topic.
+    #[error("{0}")]
+    InvalidTimestamp(&'static str),
+    /// Larger than the topic's `max.message.bytes`.
+    #[error("the batch has {bytes} bytes, and the topic takes up to {max_bytes}")]
+    TooLarge {
+        /// What came.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// Larger than the topic's `segment.bytes`: no segment can hold it.
+    #[error("the batch has {bytes} bytes, and a segment of the topic takes {max_bytes}")]
+    LargerThanSegment {
+        /// What came.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// Internal topics are the broker's own.
+    #[error("topic {0:?} is internal")]
+    Internal(String),
+    /// Transactions are not there yet.
+    #[error("transactions are not supported")]
+    Transactional,
+    /// The log refused, or failed.
+    #[error(transparent)]
+    Log(#[from] AppendError),
+}
+
+/// Why no producer id was given. The caller may try again.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no producer id could be reserved: {0}")]
+pub struct ProducerIdError(#[from] pub(crate) AppendError);
+
+/// Why nothing was fetched.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// No such topic or partition.
+    #[error("{0} does not exist")]
+    Unknown(TopicPartition),
+    /// The client believes in an older leader.
+    #[error("leader epoch {asked} is older than {current}")]
+    FencedLeaderEpoch {
+        /// The client's.
+        asked: LeaderEpoch,
+        /// Ours.
+        current: LeaderEpoch,
+    },
+    /// The client believes in a leader that never was.
+    #[error("leader epoch {asked} is newer than {current}")]
+    UnknownLeaderEpoch {
+        /// The client's.
+        asked: LeaderEpoch,
+        /// Ours.
+        current: LeaderEpoch,
+    },
+    /// The log refused, or failed.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+}

@@ -1,0 +1,78 @@
+//! A topic with one partition that the broker keeps for itself: read whole at the start, appended to ever after.
+
+use anabranch_core::Offset;
+use anabranch_core::batch::{BatchBuilder, Compression, Record, RecordAt, check_batch, split_batches};
+use anabranch_log::{Ack, AppendError, LogConfig, LogStatus, PartitionLog, ReadError, Store};
+
+use crate::error::BrokerError;
+
+/// How much is read at a time.
+const READ_BYTES: usize = 4 << 20;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    log: PartitionLog,
+}
+
+impl Journal {
+    /// Opens the journal `topic`, creating it when there is none. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`BrokerError::InternalTopic`] when it is damaged.
+    pub(crate) fn open(store: &Store, topic: &str, config: LogConfig) -> Result<Self, BrokerError> {
+        let log = store.open_partition(topic, 0, config)?;
+        match log.status() {
+            LogStatus::Online => Ok(Self { log }),
+            LogStatus::Stopped(fault) => Err(BrokerError::InternalTopic { topic: topic.to_owned(), fault }),
+            LogStatus::Closed => unreachable!("a log that was just opened is not closed"),
+        }
+    }
+
+    pub(crate) fn log(&self) -> &PartitionLog {
+        &self.log
+    }
+
+    /// Gives every record to `each`, in order. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What `each` says of a record is told with its place.
+    pub(crate) fn read_all(
+        &self,
+        mut each: impl FnMut(&RecordAt) -> Result<(), String>,
+    ) -> Result<(), BrokerError> {
+        let topic = || self.log.id().topic.clone();
+        let unclear =
+            |offset: Offset, reason: String| BrokerError::InternalRecord { topic: topic(), offset, reason };
+        let mut next = self.log.offsets().log_start;
+        loop {
+            let slice = match self.log.read(next, READ_BYTES) {
+                Ok(slice) => slice,
+                Err(ReadError::Fault(fault)) => {
+                    return Err(BrokerError::InternalTopic { topic: topic(), fault });
+                }
+                Err(other) => return Err(unclear(next, other.to_string())),
+            };
+            if slice.batches.is_empty() {
+                return Ok(());
+            }
+            for batch in split_batches(slice.batches) {
+                let batch = batch.map_err(|error| unclear(next, error.to_string()))?;
+                for record in batch.records().map_err(|error| unclear(next, error.to_string()))? {
+                    each(&record).map_err(|reason| unclear(record.offset, reason))?;
+                }
+                next = batch.header().next_offset();
+            }
+        }
+    }
+
+    /// Appends `records` as one batch; they survive power loss when this returns.
+    pub(crate) async fn append(&self, records: &[Record]) -> Result<(), AppendError> {
+        let mut builder = BatchBuilder::new(Compression::None);
+        for record in records {
+            builder.push(record);
+        }
+        let bytes = builder.build().expect("a journal's records are few and small");
+        let batch = check_batch(&bytes).expect("what was just built is a batch");
+        self.log.append(batch, Ack::Durable).await.map(|_| ())
+    }
+}

@@ -1,0 +1,249 @@
+//! Opening a data directory: what the internal topics say, and what of it is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use anabranch_core::TopicId;
+use anabranch_core::batch::{Record, RecordAt};
+use anabranch_core::budget::Budget;
+use anabranch_core::seam::{Disk, Open};
+use anabranch_log::{LogStatus, OpenError, Store, StoreConfig};
+use parking_lot::RwLock;
+
+use crate::broker::{Broker, BrokerBuilder, Shared};
+use crate::catalogue::{
+    CATALOGUE_TOPIC, Catalogue, ClusterRecord, Key, OFFSETS_TOPIC, ProducerIdsRecord, Topic, TopicRecord,
+    Version,
+};
+use crate::config::broker::BrokerConfig;
+use crate::config::topic::{TopicConfigs, TopicRules};
+use crate::error::BrokerError;
+use crate::groups::GroupService;
+use crate::journal::Journal;
+use crate::names::{base64_url, check_topic_name};
+use crate::partition::Partition;
+use crate::producers::ProducerIds;
+use crate::tasks::blocking;
+use crate::topics::TopicWriter;
+
+/// What the catalogue's records come to.
+#[derive(Debug, Default)]
+struct Restored {
+    cluster_id: Option<String>,
+    next_producer_id: i64,
+    topics: BTreeMap<String, TopicRecord>,
+    /// Names that were topics and are no longer.
+    deleted: BTreeSet<String>,
+}
+
+/// What stands before any other topic is looked at.
+struct Internal {
+    store: Store,
+    catalogue: Journal,
+    offsets: Journal,
+    restored: Restored,
+}
+
+pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> {
+    let opening = builder.clone();
+    let Internal { store, catalogue, offsets, mut restored } =
+        blocking(move || open_internal(&opening)).await?;
+    let cluster_id = write_first_records(&builder, &catalogue, &mut restored).await?;
+
+    let (opening, opened_store, offsets_log) = (builder.clone(), store.clone(), offsets.clone());
+    let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
+    let (snapshot, refused) =
+        blocking(move || open_topics(&opening, &opened_store, &offsets_log, &restored)).await?;
+
+    let groups =
+        GroupService::open(offsets, &builder.config, Arc::clone(&builder.clock), Arc::clone(&builder.random))
+            .await?;
+    let budget = usize::try_from(builder.config.number("queued.max.request.bytes")).unwrap_or(usize::MAX);
+    Ok(Broker(Arc::new(Shared {
+        config: builder.config,
+        clock: builder.clock,
+        random: builder.random,
+        budget: Budget::new(budget),
+        cluster_id,
+        store,
+        journal: catalogue,
+        catalogue: RwLock::new(Arc::new(snapshot)),
+        writer: TopicWriter::new(refused),
+        producer_ids,
+        groups,
+    })))
+}
+
+/// Takes the directory and reads the catalogue. Nothing but the internal topics is touched.
+fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
+    let number = |name: &str| builder.config.number(name);
+    let store = Store::open(StoreConfig {
+        root: builder.root.clone(),
+        disk: Arc::clone(&builder.disk),
+        clock: Arc::clone(&builder.clock),
+        queue_appends_max: number("log.queue.appends.max") as usize,
+        producer_expiration_ms: number("producer.id.expiration.ms"),
+    })?;
+    let rules = TopicRules::of(&internal_configs(), &BrokerConfig::default());
+    let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log)?;
+    let mut restored = Restored::default();
+    catalogue.read_all(|record| restored.take(record))?;
+    let configs =
+        restored.topics.get(OFFSETS_TOPIC).map_or_else(internal_configs, |known| known.configs.clone());
+    let offsets = Journal::open(&store, OFFSETS_TOPIC, TopicRules::of(&configs, &builder.config).log)?;
+    Ok(Internal { store, catalogue, offsets, restored })
+}
+
+impl Restored {
+    fn take(&mut self, at: &RecordAt) -> Result<(), String> {
+        let key = at.record.key.as_ref().and_then(|key| Key::parse(key)).ok_or("its key is unknown")?;
+        let value = at.record.value.as_deref();
+        let told = |error: serde_json::Error| error.to_string();
+        match (key, value) {
+            (Key::Cluster, Some(value)) => {
+                self.cluster_id = Some(serde_json::from_slice::<ClusterRecord>(value).map_err(told)?.id);
+            }
+            (Key::ProducerIds, Some(value)) => {
+                self.next_producer_id =
+                    serde_json::from_slice::<ProducerIdsRecord>(value).map_err(told)?.next;
+            }
+            (Key::Topic(name), Some(value)) => {
+                let topic: TopicRecord = serde_json::from_slice(value).map_err(told)?;
+                check_topic_name(&name).map_err(|error| error.to_string())?;
+                if topic.partitions < 1 {
+                    return Err("a topic without partitions".to_owned());
+                }
+                self.deleted.remove(&name);
+                self.topics.insert(name, topic);
+            }
+            (Key::Topic(name), None) => {
+                self.topics.remove(&name);
+                self.deleted.insert(name);
+            }
+            (Key::Cluster | Key::ProducerIds, None) => {
+                return Err("it deletes what is never deleted".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A new data directory gets its identity and the topic of offsets. The cluster's id.
+async fn write_first_records(
+    builder: &BrokerBuilder,
+    catalogue: &Journal,
+    restored: &mut Restored,
+) -> Result<String, BrokerError> {
+    let mut records: Vec<Record> = Vec::new();
+    let cluster_id = restored.cluster_id.clone().unwrap_or_else(|| {
+        let id = base64_url(builder.random.uuid());
+        records.push(Key::Cluster.record(&ClusterRecord { version: Version, id: id.clone() }));
+        id
+    });
+    if !restored.topics.contains_key(OFFSETS_TOPIC) {
+        let topic = TopicRecord {
+            version: Version,
+            id: TopicId(builder.random.uuid()),
+            partitions: 1,
+            configs: internal_configs(),
+            internal: true,
+        };
+        records.push(Key::Topic(OFFSETS_TOPIC.to_owned()).record(&topic));
+        restored.topics.insert(OFFSETS_TOPIC.to_owned(), topic);
+    }
+    if !records.is_empty() {
+        let now_ms = builder.clock.now_ms();
+        let records: Vec<Record> = records.into_iter().map(|record| record.at(now_ms)).collect();
+        let failed = |error| BrokerError::InternalWrite { topic: CATALOGUE_TOPIC.to_owned(), error };
+        catalogue.append(&records).await.map_err(failed)?;
+    }
+    Ok(cluster_id)
+}
+
+/// Kafka's settings of `__consumer_offsets`, and durable whatever the broker's default is.
+fn internal_configs() -> TopicConfigs {
+    [("cleanup.policy", "compact"), ("flush.messages", "1"), ("segment.bytes", "104857600")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// Opens every topic that the catalogue knows, and looks at the directories that it does not.
+fn open_topics(
+    builder: &BrokerBuilder,
+    store: &Store,
+    offsets: &Journal,
+    restored: &Restored,
+) -> Result<(Catalogue, BTreeSet<String>), BrokerError> {
+    let mut snapshot = Catalogue::default();
+    for (name, record) in &restored.topics {
+        let rules = TopicRules::of(&record.configs, &builder.config);
+        let mut partitions = Vec::new();
+        for number in 0..record.partitions {
+            let log = match name == OFFSETS_TOPIC {
+                true => offsets.log().clone(),
+                false => store.open_partition(name, number, rules.log)?,
+            };
+            if let LogStatus::Stopped(fault) = log.status() {
+                tracing::error!(topic = name, partition = number, %fault, "the partition is damaged and has stopped");
+            }
+            partitions.push(Partition::new(log, Arc::clone(&builder.clock), record.internal, rules));
+        }
+        snapshot = snapshot.with(Arc::new(Topic {
+            name: name.clone(),
+            id: record.id,
+            internal: record.internal,
+            partition_count: record.partitions,
+            partitions,
+            configs: record.configs.clone(),
+        }));
+    }
+    let mut refused = BTreeSet::new();
+    for name in store.topic_directories()? {
+        if name == CATALOGUE_TOPIC || restored.topics.contains_key(&name) {
+            continue;
+        }
+        let directory = builder.root.join("topics").join(&name);
+        let explained =
+            restored.deleted.contains(&name) || !holds_records(builder.disk.as_ref(), &directory)?;
+        if explained {
+            tracing::info!(
+                topic = name,
+                "removing what remains of a topic that was deleted or never finished"
+            );
+            store.remove_topic(&name)?;
+        } else {
+            tracing::warn!(
+                directory = %directory.display(),
+                "there are records of a topic that the catalogue does not know; they are left alone"
+            );
+            refused.insert(name);
+        }
+    }
+    Ok((snapshot, refused))
+}
+
+/// Whether any segment in a topic's directory has a byte in it.
+fn holds_records(disk: &dyn Disk, topic: &Path) -> Result<bool, OpenError> {
+    let blame = |action: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |error| OpenError::Io { action, path, error }
+    };
+    for partition in disk.list(topic).map_err(blame("list", topic))? {
+        let directory = topic.join(&partition.name);
+        if !partition.is_dir {
+            continue;
+        }
+        for file in disk.list(&directory).map_err(blame("list", &directory))? {
+            let path = directory.join(&file.name);
+            if !file.name.ends_with(".log") {
+                continue;
+            }
+            let opened = disk.open(&path, Open::Read).map_err(blame("open", &path))?;
+            if !opened.is_empty().map_err(blame("look at", &path))? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,288 @@
+//! One partition of a topic: the log behind the rules of the door.
+
+use std::sync::Arc;
+
+use anabranch_core::batch::{Batch, BatchError, BatchHeader, Compression, NO_TIMESTAMP, check_batch};
+use anabranch_core::seam::Clock;
+use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
+use anabranch_log::{Ack, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped, Waiter};
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use crate::config::topic::TopicRules;
+use crate::error::{FetchError, ProduceError};
+
+/// One node has one leader for ever.
+pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
+/// Checking takes about a microsecond for every few KiB; a batch larger than this is checked off the async threads.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// So is a compressed batch larger than this, since what it holds is larger.
+const INLINE_COMPRESSED_BYTES_MAX: usize = 4 << 10;
+
+/// One partition of a topic. Cheap to clone; all clones are the same partition.
+#[derive(Debug, Clone)]
+pub struct Partition(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    log: PartitionLog,
+    clock: Arc<dyn Clock>,
+    internal: bool,
+    /// Protects the rules from being read while they change; held for a copy only.
+    rules: RwLock<TopicRules>,
+}
+
+/// Where a batch ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Produced {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// The time that the broker gave its records, ms; -1 when they have the producer's.
+    pub log_append_time_ms: i64,
+    /// The oldest record that the partition keeps.
+    pub log_start: Offset,
+}
+
+/// A batch that was accepted and is queued. Dropping it does not take the batch back.
+#[derive(Debug)]
+pub struct Producing {
+    pending: Pending,
+    partition: Partition,
+    log_append_time_ms: i64,
+}
+
+impl Producing {
+    /// Waits until the batch is as safe as was asked for.
+    ///
+    /// # Errors
+    /// [`ProduceError::Log`].
+    pub async fn answer(self) -> Result<Produced, ProduceError> {
+        let appended = self.pending.answer().await?;
+        Ok(Produced {
+            base_offset: appended.base_offset,
+            log_append_time_ms: self.log_append_time_ms,
+            log_start: self.partition.offsets().log_start,
+        })
+    }
+}
+
+/// What to look for in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The oldest kept record.
+    Earliest,
+    /// After the newest visible record.
+    Latest,
+    /// The record with the largest timestamp.
+    MaxTimestamp,
+    /// The first record that is at least as late, ms.
+    Time(i64),
+}
+
+impl Partition {
+    pub(crate) fn new(log: PartitionLog, clock: Arc<dyn Clock>, internal: bool, rules: TopicRules) -> Self {
+        Self(Arc::new(Inner { log, clock, internal, rules: RwLock::new(rules) }))
+    }
+
+    pub(crate) fn log(&self) -> &PartitionLog {
+        &self.0.log
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    /// New rules hold from the next batch on.
+    pub(crate) fn set_rules(&self, rules: TopicRules) {
+        *self.0.rules.write() = rules;
+        self.0.log.set_config(rules.log);
+    }
+
+    fn rules(&self) -> TopicRules {
+        *self.0.rules.read()
+    }
+
+    /// Which partition this is.
+    #[must_use]
+    pub fn id(&self) -> &TopicPartition {
+        self.0.log.id()
+    }
+
+    /// Checks one batch, appends it, and answers as `ack` says. Dropping the future does not take it back.
+    ///
+    /// # Errors
+    /// [`ProduceError`].
+    pub async fn produce(&self, bytes: Bytes, ack: Ack) -> Result<Produced, ProduceError> {
+        self.submit(bytes, ack).await?.answer().await
+    }
+
+    /// Checks one batch and queues it behind everything queued before: whoever has several batches in order submits them
+    /// one after the other, and waits for the answers as they like.
+    ///
+    /// # Errors
+    /// [`ProduceError`]; nothing is queued then.
+    pub async fn submit(&self, bytes: Bytes, ack: Ack) -> Result<Producing, ProduceError> {
+        if self.0.internal {
+            return Err(ProduceError::Internal(self.id().topic.clone()));
+        }
+        let rules = self.rules();
+        let now_ms = self.0.clock.now_ms();
+        let batch = if is_quick(&bytes) {
+            check(&bytes, &rules, now_ms)?
+        } else {
+            let checked = tokio::task::spawn_blocking(move || check(&bytes, &rules, now_ms)).await;
+            checked.expect("the check of a batch does not panic")?
+        };
+        let pending = self.0.log.submit(batch, ack).await?;
+        let log_append_time_ms = if rules.log_append_time { now_ms } else { NO_TIMESTAMP };
+        Ok(Producing { pending, partition: self.clone(), log_append_time_ms })
+    }
+
+    /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is
+    /// larger. Empty at the high watermark. Blocks on the disk: call it off the async threads.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub fn fetch(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<ReadSlice, FetchError> {
+        check_leader_epoch(leader_epoch)?;
+        Ok(self.0.log.read(from, bytes_max)?)
+    }
+
+    /// The bounds now.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        self.0.log.offsets()
+    }
+
+    /// Finds a place; `None` when no record is that late, or there is none at all. The timestamp is that of the record,
+    /// or [`NO_TIMESTAMP`] for [`At::Earliest`] and [`At::Latest`]. Blocks on the disk for a time.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub fn locate(&self, at: At) -> Result<Option<Timestamped>, FetchError> {
+        let bound = |offset: Offset| Some(Timestamped { offset, timestamp_ms: NO_TIMESTAMP });
+        Ok(match at {
+            At::Earliest => bound(self.offsets().log_start),
+            At::Latest => bound(self.offsets().high_watermark),
+            At::MaxTimestamp => self.0.log.find_max_time()?,
+            At::Time(timestamp_ms) => self.0.log.find_by_time(timestamp_ms)?,
+        })
+    }
+
+    /// Wakes `waiter` once when the partition grows next, stops or closes.
+    pub fn register(&self, waiter: &Waiter) {
+        self.0.log.register(waiter);
+    }
+
+    /// The leader's epoch: 0.
+    #[must_use]
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        LEADER_EPOCH
+    }
+
+    /// Whether it works.
+    #[must_use]
+    pub fn status(&self) -> LogStatus {
+        self.0.log.status()
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.0.log.size_bytes()
+    }
+}
+
+/// Checks what a client believes about the leader (KIP-320).
+///
+/// # Errors
+/// [`FetchError::FencedLeaderEpoch`] and [`FetchError::UnknownLeaderEpoch`].
+pub fn check_leader_epoch(asked: Option<LeaderEpoch>) -> Result<(), FetchError> {
+    match asked {
+        Some(asked) if asked < LEADER_EPOCH => {
+            Err(FetchError::FencedLeaderEpoch { asked, current: LEADER_EPOCH })
+        }
+        Some(asked) if asked > LEADER_EPOCH => {
+            Err(FetchError::UnknownLeaderEpoch { asked, current: LEADER_EPOCH })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_quick(bytes: &Bytes) -> bool {
+    let plain = BatchHeader::parse(bytes).and_then(|header| header.compression()) == Ok(Compression::None);
+    bytes.len() <= if plain { INLINE_BYTES_MAX } else { INLINE_COMPRESSED_BYTES_MAX }
+}
+
+/// Everything that a batch from a client must be, in the order in which Kafka looks (`UnifiedLog.append`, then
+/// `LogValidator`): what is wrong first decides the client's error.
+fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, ProduceError> {
+    let header = BatchHeader::parse(bytes)?;
+    if header.base_offset != Offset(0) {
+        return Err(ProduceError::InvalidRecord("the base offset of a producer's batch must be 0"));
+    }
+    if bytes.len() > rules.message_bytes_max {
+        return Err(ProduceError::TooLarge { bytes: bytes.len(), max_bytes: rules.message_bytes_max });
+    }
+    let batch = check_batch(bytes)?;
+    let segment_bytes = rules.log.segment_bytes as usize;
+    if bytes.len() > segment_bytes {
+        return Err(ProduceError::LargerThanSegment { bytes: bytes.len(), max_bytes: segment_bytes });
+    }
+    if header.record_count != header.last_offset_delta.saturating_add(1) {
+        return Err(ProduceError::InvalidRecord("the batch's record count and offsets do not agree"));
+    }
+    if header.is_control() {
+        return Err(ProduceError::InvalidRecord("clients may not write control records"));
+    }
+    if header.producer_id.is_some() && (header.base_sequence < 0 || header.producer_epoch.0 < 0) {
+        return Err(ProduceError::InvalidRecord("a producer's batch needs an epoch and a sequence number"));
+    }
+    if header.is_transactional() {
+        return Err(ProduceError::Transactional);
+    }
+    check_records(&batch, rules, now_ms)?;
+    match rules.log_append_time {
+        true => Ok(batch.with_log_append_time(now_ms)),
+        false => Ok(batch),
+    }
+}
+
+fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<(), ProduceError> {
+    let header = batch.header();
+    let summary = batch.check_records().map_err(|error| match error {
+        // Bytes that cannot be inflated were damaged; everything else was written wrong.
+        BatchError::Undecompressable { .. } | BatchError::UnknownCodec(_) => ProduceError::Batch(error),
+        BatchError::Invalid(reason) => ProduceError::InvalidRecord(reason),
+        other => ProduceError::Batch(other),
+    })?;
+    if rules.compacted && summary.keyless_count > 0 {
+        return Err(ProduceError::InvalidRecord("a compacted topic takes no records without a key"));
+    }
+    if header.is_log_append_time() {
+        return Err(ProduceError::InvalidTimestamp(
+            "producers may not set the timestamp type to LogAppendTime",
+        ));
+    }
+    if rules.log_append_time {
+        return Ok(());
+    }
+    if summary.max_timestamp_ms.saturating_sub(now_ms) > rules.after_ms_max {
+        return Err(ProduceError::InvalidTimestamp(
+            "a record is further in the future than message.timestamp.after.max.ms allows",
+        ));
+    }
+    // A record without a timestamp has -1, which is no age.
+    if summary.min_timestamp_ms >= 0 && now_ms.saturating_sub(summary.min_timestamp_ms) > rules.before_ms_max
+    {
+        return Err(ProduceError::InvalidTimestamp(
+            "a record is further in the past than message.timestamp.before.max.ms allows",
+        ));
+    }
+    Ok(())
+}
