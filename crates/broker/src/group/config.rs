@@ -1,0 +1,53 @@
+//! What an operator may set.
+
+use std::time::Duration;
+
+/// Longest text that a request may carry: group, member, client and topic names. Kafka's record format ends at 32,767
+/// bytes; room is left for the UUID that is put behind a client's name.
+pub const TEXT_BYTES_MAX: usize = 30_000;
+
+/// Settings of the coordinator. Each names Kafka's property where there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// `group.min.session.timeout.ms`.
+    pub session_timeout_min: Duration,
+    /// `group.max.session.timeout.ms`.
+    pub session_timeout_max: Duration,
+    /// `group.initial.rebalance.delay.ms`: how long the first generation of a group waits for more members.
+    ///
+    /// The default is 0 where Kafka's is 3,000 ms. The delay saves a large group some rebalances when it starts; on one
+    /// node a rebalance costs a few messages, and three silent seconds cost every start of every application. (Kafka's
+    /// own sample configuration says 0 for the same reason.)
+    pub initial_rebalance_delay: Duration,
+    /// `group.max.size`: members of one group, and likewise ids given out to members that have not joined yet.
+    pub members_max: usize,
+    /// How many groups there may be.
+    pub groups_max: usize,
+    /// What one member's protocols may take, names and metadata together.
+    pub member_metadata_bytes_max: usize,
+    /// `offset.metadata.max.bytes`, counted as Kafka does: in UTF-16 units.
+    pub offset_metadata_max: usize,
+    /// `offsets.retention.minutes`.
+    pub offsets_retention: Duration,
+    /// `offsets.retention.check.interval.ms`.
+    pub offsets_retention_check_interval: Duration,
+    /// Commits and deletions are refused while this many stores are under way: the disk does not keep up.
+    pub stores_in_flight_max: usize,
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        Self {
+            session_timeout_min: Duration::from_secs(6),
+            session_timeout_max: Duration::from_secs(30 * 60),
+            initial_rebalance_delay: Duration::ZERO,
+            members_max: 10_000,
+            groups_max: 100_000,
+            member_metadata_bytes_max: 1 << 20,
+            offset_metadata_max: 4096,
+            offsets_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            offsets_retention_check_interval: Duration::from_secs(10 * 60),
+            stores_in_flight_max: 10_000,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a client is told when a request fails.
+
+/// Named after Kafka's error codes; the door turns them into numbers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// A new member must join again with the id that it is given here (KIP-394).
+    #[error("join again as {0}")]
+    MemberIdRequired(String),
+    /// The member was removed, or never joined.
+    #[error("the group has no such member")]
+    UnknownMemberId,
+    /// The member speaks of a generation that is over.
+    #[error("the group has another generation")]
+    IllegalGeneration,
+    /// Members are joining: the member must join too.
+    #[error("the group is rebalancing")]
+    RebalanceInProgress,
+    /// The member shares no protocol with the others.
+    #[error("the member has no protocol in common with the group")]
+    InconsistentGroupProtocol,
+    /// Another process has joined with the same `group.instance.id`.
+    #[error("another member has taken over this instance id")]
+    FencedInstanceId,
+    /// `group.max.size`.
+    #[error("the group is full")]
+    GroupMaxSizeReached,
+    /// Outside of the configured bounds.
+    #[error("the session timeout is out of bounds")]
+    InvalidSessionTimeout,
+    /// Empty, or too long.
+    #[error("the group id is invalid")]
+    InvalidGroupId,
+    /// There is no such group. OffsetCommit below version 9 says ILLEGAL_GENERATION instead.
+    #[error("there is no such group")]
+    GroupIdNotFound,
+    /// The group has members, and what was asked for needs it empty.
+    #[error("the group has members")]
+    NonEmptyGroup,
+    /// Offsets of a topic that the group reads are not deleted.
+    #[error("the group is subscribed to the topic")]
+    GroupSubscribedToTopic,
+    /// `offset.metadata.max.bytes`.
+    #[error("the metadata of the offset is too large")]
+    OffsetMetadataTooLarge,
+    /// A commit for the partition is being stored: ask again.
+    #[error("a commit for the partition is not stored yet")]
+    UnstableOffsetCommit,
+    /// The coordinator could not store what it must; the client may try again.
+    #[error("the coordinator cannot store the change now")]
+    CoordinatorNotAvailable,
+    /// More groups than the configuration allows.
+    #[error("there are as many groups as the configuration allows")]
+    PolicyViolation,
+    /// The request breaks a limit or contradicts itself.
+    #[error("the request is invalid")]
+    InvalidRequest,
+    /// What must be stored is larger than the log takes.
+    #[error("the group's state is too large to be stored")]
+    UnknownServerError,
+}
+
+/// Why the driver could not make records durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The log refuses records of this size.
+    #[error("the records are too large for the log")]
+    TooLarge,
+    /// The log failed or is closed.
+    #[error("the log is not available")]
+    Unavailable,
+}
+
+impl From<StoreError> for GroupError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TooLarge => Self::UnknownServerError,
+            StoreError::Unavailable => Self::CoordinatorNotAvailable,
+        }
+    }
+}

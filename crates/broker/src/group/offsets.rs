@@ -1,0 +1,238 @@
+//! Committed offsets: what a group has read. Follows Kafka's `OffsetMetadataManager`.
+//!
+//! An offset becomes visible when it is durable. Until then its partition counts what is under way, so that a fetch that
+//! wants stable offsets can tell.
+
+use std::collections::BTreeMap;
+
+use super::classic::Group;
+use super::config::{GroupConfig, TEXT_BYTES_MAX};
+use super::error::GroupError;
+use super::event::{Commit, CommitOffset, GroupState, RequestId, Response};
+use super::member::{Then, Turn};
+use super::record::{CommittedOffset, GroupRecord};
+
+/// By topic and partition.
+#[derive(Debug, Default)]
+pub(super) struct Offsets {
+    topics: BTreeMap<String, BTreeMap<i32, Slot>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    committed: Option<CommittedOffset>,
+    /// Stores under way, commits and deletions.
+    in_flight: u32,
+}
+
+impl Slot {
+    fn visible(&self, require_stable: bool) -> Result<Option<&CommittedOffset>, GroupError> {
+        if require_stable && self.in_flight > 0 {
+            return Err(GroupError::UnstableOffsetCommit);
+        }
+        Ok(self.committed.as_ref())
+    }
+}
+
+impl Offsets {
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    pub(super) fn get(
+        &self,
+        topic: &str,
+        partition: i32,
+        require_stable: bool,
+    ) -> Result<Option<&CommittedOffset>, GroupError> {
+        let slot = self.topics.get(topic).and_then(|partitions| partitions.get(&partition));
+        slot.map_or(Ok(None), |slot| slot.visible(require_stable))
+    }
+
+    pub(super) fn iter(
+        &self,
+        require_stable: bool,
+    ) -> impl Iterator<Item = (&str, i32, Result<&CommittedOffset, GroupError>)> {
+        self.slots().filter_map(move |(topic, partition, slot)| {
+            slot.visible(require_stable).transpose().map(|offset| (topic, partition, offset))
+        })
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (&str, i32, &Slot)> {
+        self.topics.iter().flat_map(|(topic, partitions)| {
+            partitions.iter().map(move |(partition, slot)| (topic.as_str(), *partition, slot))
+        })
+    }
+
+    /// A store for the partition begins.
+    pub(super) fn begin(&mut self, topic: &str, partition: i32) {
+        self.slot(topic, partition).in_flight += 1;
+    }
+
+    /// It ends; `landed` is what is durable now, if it went well.
+    pub(super) fn end(&mut self, topic: &str, partition: i32, landed: Option<Option<CommittedOffset>>) {
+        let slot = self.slot(topic, partition);
+        slot.in_flight = slot.in_flight.saturating_sub(1);
+        if let Some(value) = landed {
+            slot.committed = value;
+        }
+        self.prune(topic, partition);
+    }
+
+    /// What the log says.
+    pub(super) fn restore(&mut self, topic: &str, partition: i32, value: Option<CommittedOffset>) {
+        self.slot(topic, partition).committed = value;
+        self.prune(topic, partition);
+    }
+
+    fn slot(&mut self, topic: &str, partition: i32) -> &mut Slot {
+        if !self.topics.contains_key(topic) {
+            self.topics.insert(topic.to_owned(), BTreeMap::new());
+        }
+        let partitions = self.topics.get_mut(topic).expect("it was inserted above");
+        partitions.entry(partition).or_default()
+    }
+
+    fn prune(&mut self, topic: &str, partition: i32) {
+        let Some(partitions) = self.topics.get_mut(topic) else { return };
+        if partitions.get(&partition).is_some_and(|slot| slot.committed.is_none() && slot.in_flight == 0) {
+            partitions.remove(&partition);
+            if partitions.is_empty() {
+                self.topics.remove(topic);
+            }
+        }
+    }
+
+    /// Deletes the offsets of a topic.
+    pub(super) fn tombstones_of_topic(&self, group_id: &str, topic: &str) -> Vec<GroupRecord> {
+        let partitions = self.topics.get(topic).into_iter().flat_map(BTreeMap::keys);
+        partitions.map(|partition| tombstone(group_id, topic, *partition)).collect()
+    }
+
+    /// Deletes every offset, also those whose commit is under way: that one comes first in the log.
+    pub(super) fn tombstones(&self, group_id: &str) -> Vec<GroupRecord> {
+        self.slots().map(|(topic, partition, _)| tombstone(group_id, topic, partition)).collect()
+    }
+}
+
+fn tombstone(group_id: &str, topic: &str, partition: i32) -> GroupRecord {
+    GroupRecord::Offset { group: group_id.to_owned(), topic: topic.to_owned(), partition, value: None }
+}
+
+impl Group {
+    pub(super) fn commit(&mut self, request: RequestId, commit: Commit, turn: &mut Turn<'_>) {
+        if let Err(error) = self.check_commit(&commit) {
+            return turn.answer(request, Response::Commit(Err(error)));
+        }
+        if matches!(self.state, GroupState::Stable | GroupState::PreparingRebalance) {
+            self.heard_of(&commit.member_id, turn);
+        }
+        let commit_ms = turn.now.unix_ms;
+        let expire_ms = commit.retention_ms.map(|kept_ms| commit_ms.saturating_add(kept_ms));
+        let mut results = Vec::with_capacity(commit.offsets.len());
+        let mut records = Vec::with_capacity(commit.offsets.len());
+        for offset in commit.offsets {
+            let result = check_offset(&offset, turn.config);
+            if result.is_ok() {
+                let CommitOffset { topic, partition, offset, leader_epoch, metadata } = offset;
+                let value = CommittedOffset { offset, leader_epoch, metadata, commit_ms, expire_ms };
+                let group = turn.group_id.to_owned();
+                records.push(GroupRecord::Offset { group, topic, partition, value: Some(value) });
+            }
+            results.push(result);
+        }
+        turn.store_then_answer(records, request, Response::Commit(Ok(results)));
+    }
+
+    fn check_commit(&self, commit: &Commit) -> Result<(), GroupError> {
+        let from_member =
+            commit.generation >= 0 || !commit.member_id.is_empty() || commit.instance_id.is_some();
+        if commit.generation < 0 && self.state == GroupState::Empty {
+            // A consumer that assigns itself, or an administrator.
+            return Ok(());
+        }
+        if !from_member {
+            return Err(GroupError::UnknownMemberId);
+        }
+        self.check_generation(&commit.member_id, commit.instance_id.as_deref(), commit.generation)?;
+        if self.state == GroupState::CompletingRebalance {
+            // The member knows the generation, so it has joined; it must sync before it commits.
+            return Err(GroupError::RebalanceInProgress);
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete_offsets(
+        &mut self,
+        request: RequestId,
+        partitions: &[(String, i32)],
+        turn: &mut Turn<'_>,
+    ) {
+        if self.state != GroupState::Empty && !self.uses_consumer_protocol() {
+            return turn.answer(request, Response::DeleteOffsets(Err(GroupError::NonEmptyGroup)));
+        }
+        let mut results = Vec::with_capacity(partitions.len());
+        let mut records = Vec::new();
+        for (topic, partition) in partitions {
+            if self.is_subscribed_to(topic) {
+                results.push(Err(GroupError::GroupSubscribedToTopic));
+                continue;
+            }
+            let is_there = self.offsets.topics.get(topic).is_some_and(|known| known.contains_key(partition));
+            if is_there {
+                records.push(tombstone(turn.group_id, topic, *partition));
+            }
+            results.push(Ok(()));
+        }
+        turn.store_then_answer(records, request, Response::DeleteOffsets(Ok(results)));
+    }
+
+    /// Deletes what nobody will ask for any more (KIP-211), and the group when nothing of it is left.
+    ///
+    /// Offsets of a group without members count from when it lost the last; of a consumer group with members, those of
+    /// topics that it reads no more count from their commit, and so do those of groups that never had members.
+    pub(super) fn sweep(&self, turn: &mut Turn<'_>) {
+        let mut records = Vec::new();
+        let mut all_expired = true;
+        for (topic, partition, slot) in self.offsets.slots() {
+            let expired = slot.in_flight == 0
+                && slot.committed.as_ref().is_some_and(|offset| self.is_expired(topic, offset, turn));
+            if expired {
+                records.push(tombstone(turn.group_id, topic, partition));
+            }
+            all_expired &= expired;
+        }
+        if all_expired && self.state == GroupState::Empty && self.promised.is_empty() {
+            records.push(GroupRecord::Group { group: turn.group_id.to_owned(), value: None });
+        }
+        if !records.is_empty() {
+            turn.store(records, Then::Nothing);
+        }
+    }
+
+    fn is_expired(&self, topic: &str, offset: &CommittedOffset, turn: &Turn<'_>) -> bool {
+        let since_ms = match (self.protocol_type.is_some(), self.state) {
+            (false, _) => offset.commit_ms,
+            (true, GroupState::Empty) => self.since_ms.unwrap_or(offset.commit_ms),
+            (true, GroupState::Stable) if self.topics.is_some() => offset.commit_ms,
+            (true, _) => return false,
+        };
+        if self.is_subscribed_to(topic) {
+            return false;
+        }
+        let now_ms = turn.now.unix_ms;
+        let kept_ms = i64::try_from(turn.config.offsets_retention.as_millis()).unwrap_or(i64::MAX);
+        offset.expire_ms.map_or(now_ms.saturating_sub(since_ms) >= kept_ms, |expire_ms| now_ms >= expire_ms)
+    }
+}
+
+fn check_offset(offset: &CommitOffset, config: &GroupConfig) -> Result<(), GroupError> {
+    let CommitOffset { topic, metadata, .. } = offset;
+    // UTF-8 is never shorter than UTF-16 counted in units.
+    let is_long = metadata.len() > config.offset_metadata_max
+        && metadata.encode_utf16().count() > config.offset_metadata_max;
+    if is_long || metadata.len() > TEXT_BYTES_MAX {
+        return Err(GroupError::OffsetMetadataTooLarge);
+    }
+    if topic.is_empty() || topic.len() > TEXT_BYTES_MAX { Err(GroupError::InvalidRequest) } else { Ok(()) }
+}

@@ -1,0 +1,77 @@
+//! From the log back to the groups.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_core::seam::Random;
+
+use super::Groups;
+use super::classic::Group;
+use super::config::GroupConfig;
+use super::event::{Effect, Now};
+use super::offsets::Offsets;
+use super::record::{Decoded, GroupMetadata, GroupRecord, RecordError};
+
+/// Reads the offsets topic from its beginning; the last record of a key is what counts.
+#[derive(Debug, Default)]
+pub struct Restore {
+    groups: BTreeMap<String, Restored>,
+    skipped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Restored {
+    metadata: Option<GroupMetadata>,
+    offsets: Offsets,
+}
+
+impl Restore {
+    /// Takes the next record of the topic. Keys of other kinds of groups are counted and left alone.
+    ///
+    /// # Errors
+    /// [`RecordError`] when the record is damaged; nothing of it is taken.
+    pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), RecordError> {
+        match GroupRecord::decode(key, value)? {
+            Decoded::Unknown { .. } => self.skipped += 1,
+            Decoded::Record(GroupRecord::Offset { group, topic, partition, value }) => {
+                let group = self.groups.entry(group).or_default();
+                group.offsets.restore(&topic, partition, value);
+            }
+            Decoded::Record(GroupRecord::Group { group, value }) => {
+                self.groups.entry(group).or_default().metadata = value;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that were of no kind that is known here.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// The groups as they were. Members' sessions begin anew; a group that is larger than the configuration now allows
+    /// rebalances, so that its members can commit before some are sent away.
+    #[must_use]
+    pub fn finish(self, config: GroupConfig, random: Arc<dyn Random>, now: Now) -> (Groups, Vec<Effect>) {
+        let mut groups = Groups::new(config, random, now);
+        for (id, Restored { metadata, offsets }) in self.groups {
+            let group = match metadata {
+                Some(metadata) => Group::restored(metadata, offsets, now),
+                None if offsets.is_empty() => continue,
+                None => Group { offsets, ..Group::new(now) },
+            };
+            groups.groups.insert(id, group);
+        }
+        let ids: Vec<String> = groups.groups.keys().cloned().collect();
+        let mut effects = Vec::new();
+        for id in ids {
+            effects.extend(groups.with_group(&id, now, |group, turn| {
+                if group.members.len() > turn.config.members_max {
+                    group.prepare_rebalance(turn);
+                }
+            }));
+        }
+        (groups, effects)
+    }
+}

@@ -1,0 +1,1 @@
+//! Behaviour of the coordinator as its driver sees it.
