@@ -93,7 +93,8 @@ impl Index {
         Ok(index)
     }
 
-    /// Keeps the right entries from the front of the file that lie before `position`, and forgets the rest.
+    /// Keeps the right entries from the front of the file that lie before `position`, and cuts the rest off, durably: an
+    /// entry of a batch that is gone must not come back between those of later ones.
     pub(crate) fn keep_valid_below(&mut self, position: u64) -> io::Result<()> {
         let mut valid = 0;
         if let Some(file) = &self.file {
@@ -115,6 +116,10 @@ impl Index {
                 }
             }
         }
+        if let Some(file) = self.file.as_ref().filter(|_| valid < self.stored) {
+            file.set_len((valid * ENTRY_BYTES) as u64)?;
+            file.sync_data()?;
+        }
         self.stored = valid;
         self.tail.clear();
         Ok(())
@@ -123,11 +128,6 @@ impl Index {
     /// Adds a place after all others.
     pub(crate) fn push(&mut self, place: Place) {
         self.tail.push(place);
-    }
-
-    /// Forgets the places at or after `position` that were not flushed: their batches were taken back.
-    pub(crate) fn take_back(&mut self, position: u64) {
-        self.tail.retain(|place| place.position < position);
     }
 
     pub(crate) fn wants_flush(&self) -> bool {
@@ -164,7 +164,7 @@ impl Index {
 
     /// Replaces everything by `places`, for a segment that is complete.
     pub(crate) fn rebuild(&mut self, disk: &dyn Disk, places: Vec<Place>) -> io::Result<()> {
-        self.file = None;
+        self.file = Some(disk.open(&self.path, Open::Create)?);
         self.stored = 0;
         self.tail = places;
         self.seal(disk)
@@ -199,11 +199,6 @@ impl Index {
         let file = self.file.as_ref().expect("stored entries have a file");
         file.read_exact_at(&mut entry, (at * ENTRY_BYTES) as u64)?;
         Ok(Place::decode(&entry, self.base))
-    }
-
-    /// The place after all others.
-    pub(crate) fn last(&self) -> io::Result<Result<Place, IndexWrong>> {
-        self.last_where(|_| true)
     }
 }
 
@@ -245,8 +240,8 @@ mod tests {
         let mut index = Index::open(&RealDisk, path, Offset(100)).unwrap();
         assert!(index.last_where(|place| place.offset.0 <= 255).unwrap().is_err());
         index.keep_valid_below(u64::MAX).unwrap();
-        assert_eq!(index.last().unwrap().unwrap(), place(12));
+        assert_eq!(index.last_where(|_| true).unwrap().unwrap(), place(12));
         index.keep_valid_below(5 * 4096).unwrap();
-        assert_eq!(index.last().unwrap().unwrap(), place(4));
+        assert_eq!(index.last_where(|_| true).unwrap().unwrap(), place(4));
     }
 }

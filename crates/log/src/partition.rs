@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_core::batch::{Batch, BatchError, split_batch};
+use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch};
 use anabranch_core::{Offset, TopicPartition};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::segment::Segment;
 use crate::waiters::Waiters;
-use crate::writer::{Append, Queue};
-use crate::{AppendError, Fault, FaultCause, ReadError, Waiter};
+use crate::writer::Append;
+use crate::{AppendError, Fault, FaultCause, ReadError, Store, Waiter};
 
 /// When an append is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,8 +167,9 @@ impl Shared {
 #[derive(Debug, Clone)]
 pub struct PartitionLog {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) queue: Queue,
     pub(crate) number: u64,
+    /// A log keeps its store open.
+    pub(crate) store: Store,
 }
 
 impl PartitionLog {
@@ -201,7 +202,7 @@ impl PartitionLog {
         }
         let (reply, answer) = oneshot::channel();
         let append = Append { partition: self.number, batch, ack, reply };
-        self.queue.append(append).await?;
+        self.store.queue().append(append).await?;
         Ok(Pending { answer })
     }
 
@@ -324,15 +325,8 @@ impl PartitionLog {
         let Some((position, first)) = self.stop_if_damaged(segment.find(from, end))? else {
             return Ok(Bytes::new());
         };
-        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; bytes_max.max(first.len_bytes).min(left)];
-        segment
-            .file
-            .read_exact_at(&mut bytes, position)
-            .map_err(|error| segment.io_fault("reading", position, error))?;
-        let bytes = Bytes::from(bytes);
-        let whole = self.stop_if_damaged(whole_batches(segment, position, &bytes))?;
-        Ok(bytes.slice(..whole))
+        let scan = segment.scan(position, end, bytes_max.max(first.len_bytes) + BATCH_HEADER_BYTES);
+        self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error)))
     }
 
     fn first_in(
@@ -378,17 +372,4 @@ fn readable(segment: &Segment, visible: Visible) -> u64 {
         std::cmp::Ordering::Equal => visible.bytes,
         std::cmp::Ordering::Greater => 0,
     }
-}
-
-/// Length of the whole batches at the front of `bytes`, each of them checked: what is damaged is not served.
-fn whole_batches(segment: &Segment, position: u64, bytes: &Bytes) -> Result<usize, Fault> {
-    let mut whole = 0;
-    while whole < bytes.len() {
-        match split_batch(&bytes.slice(whole..)) {
-            Ok((batch, _)) => whole += batch.header().len_bytes,
-            Err(BatchError::Truncated { .. }) => break,
-            Err(error) => return Err(segment.fault(position + whole as u64, FaultCause::Damaged(error))),
-        }
-    }
-    Ok(whole)
 }

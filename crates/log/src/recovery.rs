@@ -177,9 +177,9 @@ impl Walk {
         let Some((position, _)) = segment.find(self.from, segment.len())? else {
             return Ok(());
         };
-        let mut scan = segment.scan(position, segment.len(), SCAN_WINDOW_BYTES);
-        while let Some((position, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
-            self.pass(&header).map_err(|cause| segment.fault(position, cause))?;
+        let mut scan = segment.scan(position, segment.len(), SCAN_WINDOW_BYTES).after(self.next);
+        while let Some((_, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
+            self.pass(&header);
         }
         Ok(())
     }
@@ -193,14 +193,10 @@ impl Walk {
         let place = index.last_where(|place| place.offset <= self.from).map_err(failed)?;
         let place = place.expect("the entries that were kept are valid");
         index.keep_valid_below(place.position + 1).map_err(failed)?;
-        if place.offset < self.next {
-            return Err(
-                segment.fault(0, FaultCause::OffsetGoesBack { expected: self.next, found: place.offset })
-            );
-        }
-        self.next = place.offset;
         self.spacing = Spacing::from_place(place);
         let mut scan = segment.scan(place.position, segment.len(), SCAN_WINDOW_BYTES);
+        scan = scan.after(self.next.max(place.offset));
+        self.next = self.next.max(place.offset);
         loop {
             let start = scan.position();
             let next = match start < durable {
@@ -209,39 +205,29 @@ impl Walk {
                     scan.next_batch().map(|next| next.map(|(position, batch)| (position, *batch.header())))
                 }
             };
-            let torn = match next {
+            match next {
                 Ok(None) => return Ok(start),
-                Ok(Some((position, header))) => match self.pass(&header) {
-                    Ok(()) => {
-                        let place = self.spacing.step(
-                            position,
-                            header.base_offset,
-                            &header,
-                            DEFAULT_INDEX_INTERVAL_BYTES,
-                        );
-                        place.into_iter().for_each(|place| index.push(place));
-                        continue;
-                    }
-                    Err(cause) => segment.fault(position, cause),
-                },
-                Err(ScanError::Io(position, error)) => {
-                    return Err(segment.io_fault("reading", position, error));
+                Ok(Some((position, header))) => {
+                    self.pass(&header);
+                    let place = self.spacing.step(
+                        position,
+                        header.base_offset,
+                        &header,
+                        DEFAULT_INDEX_INTERVAL_BYTES,
+                    );
+                    place.into_iter().for_each(|place| index.push(place));
                 }
-                Err(error) => segment.scan_fault(error),
-            };
-            return if start < durable { Err(torn) } else { Ok(start) };
+                Err(ScanError::Damaged(..)) if start >= durable => return Ok(start),
+                Err(error) => return Err(segment.scan_fault(error)),
+            }
         }
     }
 
-    fn pass(&mut self, header: &BatchHeader) -> Result<(), FaultCause> {
-        if header.base_offset < self.next {
-            return Err(FaultCause::OffsetGoesBack { expected: self.next, found: header.base_offset });
-        }
+    fn pass(&mut self, header: &BatchHeader) {
         self.next = header.next_offset();
         if header.base_offset >= self.from {
             self.producers.note(header, header.base_offset, self.now_ms);
         }
-        Ok(())
     }
 }
 

@@ -105,20 +105,13 @@ impl Segment {
     pub(crate) fn scan_fault(&self, error: ScanError) -> Fault {
         match error {
             ScanError::Io(position, error) => self.io_fault("reading", position, error),
-            ScanError::Damaged(position, error) => self.fault(position, FaultCause::Damaged(error)),
+            ScanError::Damaged(position, cause) => self.fault(position, cause),
         }
     }
 
     /// Walks the batches from `from` to the byte `end`.
     pub(crate) fn scan(&self, from: u64, end: u64, window_bytes: usize) -> Scan<'_> {
-        Scan {
-            file: self.file.as_ref(),
-            position: from,
-            end,
-            window: Bytes::new(),
-            window_at: from,
-            window_bytes,
-        }
+        Scan::new(self.file.as_ref(), from, end, window_bytes)
     }
 
     /// The batch that holds `offset`, or the next one after it; `None` when there is none before the byte `end`.
@@ -246,12 +239,15 @@ impl Spacing {
     }
 }
 
-/// A walk over the batches of a segment, reading a window at a time.
+/// A walk over the batches of a segment, reading a window at a time. Offsets must not go back: they lie outside the
+/// checksum, and this is how a changed one shows.
 #[derive(Debug)]
 pub(crate) struct Scan<'a> {
     file: &'a dyn DiskFile,
     position: u64,
     end: u64,
+    /// After the last record passed.
+    next: Offset,
     window: Bytes,
     window_at: u64,
     window_bytes: usize,
@@ -261,13 +257,21 @@ pub(crate) struct Scan<'a> {
 #[derive(Debug)]
 pub(crate) enum ScanError {
     Io(u64, io::Error),
-    Damaged(u64, BatchError),
+    Damaged(u64, FaultCause),
 }
 
 impl<'a> Scan<'a> {
     /// Walks a file's batches from the byte `from` to the byte `end`.
     pub(crate) fn new(file: &'a dyn DiskFile, from: u64, end: u64, window_bytes: usize) -> Self {
-        Self { file, position: from, end, window: Bytes::new(), window_at: from, window_bytes }
+        Self {
+            file,
+            position: from,
+            end,
+            next: Offset(0),
+            window: Bytes::new(),
+            window_at: from,
+            window_bytes,
+        }
     }
 
     /// Where the next batch begins.
@@ -275,12 +279,23 @@ impl<'a> Scan<'a> {
         self.position
     }
 
+    /// Demands that the next batch begins at `next` or later.
+    pub(crate) fn after(mut self, next: Offset) -> Self {
+        self.next = next;
+        self
+    }
+
     /// The header of the next batch and where it stands; its records are skipped. `None` at the end.
     pub(crate) fn next_header(&mut self) -> Result<Option<(u64, BatchHeader)>, ScanError> {
         let Some(header) = self.peek()? else { return Ok(None) };
         let position = self.position;
-        self.position += header.len_bytes as u64;
+        self.pass(&header);
         Ok(Some((position, header)))
+    }
+
+    fn pass(&mut self, header: &BatchHeader) {
+        self.position += header.len_bytes as u64;
+        self.next = header.next_offset();
     }
 
     /// The next batch, checked, and where it stands. `None` at the end.
@@ -290,9 +305,27 @@ impl<'a> Scan<'a> {
         self.load(header.len_bytes)?;
         let from = (position - self.window_at) as usize;
         let bytes = self.window.slice(from..from + header.len_bytes);
-        let batch = check_batch(&bytes).map_err(|error| ScanError::Damaged(position, error))?;
-        self.position += header.len_bytes as u64;
+        let damaged = |error| ScanError::Damaged(position, FaultCause::Damaged(error));
+        let batch = check_batch(&bytes).map_err(damaged)?;
+        self.pass(&header);
         Ok(Some((position, batch)))
+    }
+
+    /// Whole, checked batches in one piece, up to `bytes_max`; the first one comes in any case. The header after the last
+    /// one is looked at, too: if an offset was changed, one of the two does not fit.
+    pub(crate) fn take(mut self, bytes_max: usize) -> Result<Bytes, ScanError> {
+        let start = self.position;
+        let Some((_, first)) = self.next_batch()? else { return Ok(Bytes::new()) };
+        let mut whole = first.header().len_bytes;
+        let window = self.window.slice((start - self.window_at) as usize..);
+        while let Some(header) = self.peek()? {
+            if whole + header.len_bytes > bytes_max.min(window.len()) {
+                break;
+            }
+            self.next_batch()?;
+            whole += header.len_bytes;
+        }
+        Ok(window.slice(..whole))
     }
 
     fn peek(&mut self) -> Result<Option<BatchHeader>, ScanError> {
@@ -300,7 +333,8 @@ impl<'a> Scan<'a> {
         if left == 0 {
             return Ok(None);
         }
-        let damaged = |error| ScanError::Damaged(self.position, error);
+        let position = self.position;
+        let damaged = |error| ScanError::Damaged(position, FaultCause::Damaged(error));
         if left < BATCH_HEADER_BYTES as u64 {
             return Err(damaged(BatchError::Truncated {
                 needed_bytes: BATCH_HEADER_BYTES,
@@ -309,13 +343,16 @@ impl<'a> Scan<'a> {
         }
         self.load(BATCH_HEADER_BYTES)?;
         let from = (self.position - self.window_at) as usize;
-        let damaged = |error| ScanError::Damaged(self.position, error);
         let header = BatchHeader::parse(&self.window[from..]).map_err(damaged)?;
         if header.len_bytes as u64 > left {
             return Err(damaged(BatchError::Truncated {
                 needed_bytes: header.len_bytes,
                 got_bytes: usize::try_from(left).unwrap_or(usize::MAX),
             }));
+        }
+        if header.base_offset < self.next {
+            let cause = FaultCause::OffsetGoesBack { expected: self.next, found: header.base_offset };
+            return Err(ScanError::Damaged(position, cause));
         }
         Ok(Some(header))
     }

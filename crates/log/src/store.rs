@@ -35,7 +35,8 @@ pub struct StoreConfig {
     pub producer_expiration_ms: i64,
 }
 
-/// A data directory that one process owns. Cheap to clone; all clones are the same store.
+/// A data directory that one process owns. Cheap to clone; all clones are the same store. When the last of them and of
+/// its logs is dropped it closes as by [`Store::close`], blocking on the disk.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -49,6 +50,23 @@ struct Inner {
     next_number: AtomicU64,
     /// The writer's thread, until somebody waits for its end. Held only to take it out.
     writer: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue.control(Command::Stop(oneshot::channel().0));
+        self.join();
+    }
+}
+
+impl Inner {
+    /// Waits for the writer's end, which somebody has asked it for.
+    fn join(&self) {
+        let thread = self.writer.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the log writer has panicked");
+        }
+    }
 }
 
 impl Store {
@@ -125,7 +143,7 @@ impl Store {
         if let Some(writer) = opened.writer {
             self.inner.queue.control(Command::Adopt(number, Box::new(writer)));
         }
-        Ok(PartitionLog { shared: opened.shared, queue: self.inner.queue.clone(), number })
+        Ok(PartitionLog { shared: opened.shared, number, store: self.clone() })
     }
 
     /// Removes a topic's directory with all its partitions. Logs of it must have been closed. Blocks on the disk.
@@ -158,12 +176,11 @@ impl Store {
         if self.inner.queue.control(Command::Stop(stopped)) {
             let _ = done.await;
         }
-        let thread = self.inner.writer.lock().take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the log writer had panicked");
-        }
+        self.inner.join();
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.inner.queue
     }
 
     fn disk(&self) -> &dyn Disk {

@@ -1,0 +1,197 @@
+//! What the tests share: a store in a temporary directory, batches, and a disk whose failures are told beforehand.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, check_batch, split_batches};
+use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, ManualClock, Open, RealDisk};
+use anabranch_core::{Offset, ProducerEpoch, ProducerId};
+use anabranch_log::{LogConfig, PartitionLog, Store, StoreConfig};
+use parking_lot::{Condvar, Mutex};
+
+pub(crate) fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: 1 << 20,
+        segment_ms: i64::MAX,
+        flush_messages: 1,
+        flush_ms: i64::MAX,
+        index_interval_bytes: 256,
+    }
+}
+
+pub(crate) fn open_on(disk: Arc<dyn Disk>, root: &Path) -> Store {
+    Store::open(StoreConfig {
+        root: root.to_owned(),
+        disk,
+        clock: Arc::new(ManualClock::at(1_000_000)),
+        queue_appends_max: 1024,
+        producer_expiration_ms: i64::MAX,
+    })
+    .unwrap()
+}
+
+pub(crate) fn open(root: &Path) -> Store {
+    open_on(Arc::new(RealDisk), root)
+}
+
+/// A batch of one record per value; timestamps are what the values say, times 10.
+pub(crate) fn batch(values: std::ops::Range<i64>) -> Batch {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for value in values {
+        builder.push(&Record::new("key", format!("value {value}")).at(value * 10));
+    }
+    check_batch(&builder.build().unwrap()).unwrap()
+}
+
+pub(crate) fn producer_batch(epoch: i16, sequence: i32, value: &str) -> Batch {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder
+        .producer(ProducerId(7), ProducerEpoch(epoch), sequence)
+        .push(&Record::new("key", value.to_owned()));
+    check_batch(&builder.build().unwrap()).unwrap()
+}
+
+/// All visible records, by reading as a consumer does.
+pub(crate) fn values(log: &PartitionLog) -> Vec<(i64, String)> {
+    let mut values = Vec::new();
+    let mut from = log.offsets().log_start;
+    loop {
+        let slice = log.read(from, 300).unwrap();
+        if slice.batches.is_empty() {
+            return values;
+        }
+        for batch in split_batches(slice.batches) {
+            let batch = batch.unwrap();
+            for at in batch.records().unwrap() {
+                if at.offset >= from {
+                    let value = String::from_utf8(at.record.value.unwrap().to_vec()).unwrap();
+                    values.push((at.offset.0, value));
+                }
+            }
+            from = batch.header().next_offset();
+        }
+    }
+}
+
+pub(crate) fn expected(range: std::ops::Range<i64>) -> Vec<(i64, String)> {
+    range.map(|value| (value, format!("value {value}"))).collect()
+}
+
+pub(crate) fn offset(offset: i64) -> Offset {
+    Offset(offset)
+}
+
+/// What a [`FailingDisk`] does wrong, until told otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) writes_fail: AtomicBool,
+    pub(crate) syncs_fail: AtomicBool,
+    pub(crate) creates_fail: AtomicBool,
+    /// Syncs wait while this is set.
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl Faults {
+    pub(crate) fn hold_syncs(&self) {
+        *self.held.lock() = true;
+    }
+
+    pub(crate) fn release_syncs(&self) {
+        *self.held.lock() = false;
+        self.released.notify_all();
+    }
+}
+
+/// The real disk, with [`Faults`] in files named `*.log`. A failing write writes half of its bytes first.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct FailingDisk {
+    pub(crate) faults: Arc<Faults>,
+}
+
+#[derive(Debug)]
+struct FailingFile {
+    file: Arc<dyn DiskFile>,
+    faults: Arc<Faults>,
+}
+
+impl DiskFile for FailingFile {
+    fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()> {
+        self.file.read_exact_at(into, position)
+    }
+
+    fn write_all_at(&self, parts: &[&[u8]], position: u64) -> io::Result<()> {
+        if self.faults.writes_fail.load(Ordering::SeqCst) {
+            let bytes = parts.concat();
+            self.file.write_all_at(&[&bytes[..bytes.len() / 2]], position)?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_all_at(parts, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut held = self.faults.held.lock();
+        while *held {
+            self.faults.released.wait(&mut held);
+        }
+        drop(held);
+        if self.faults.syncs_fail.load(Ordering::SeqCst) {
+            return Err(io::Error::other("planted"));
+        }
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+}
+
+impl Disk for FailingDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        if path.extension().is_none_or(|extension| extension != "log") {
+            return RealDisk.open(path, how);
+        }
+        if how == Open::Create && self.faults.creates_fail.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(Arc::new(FailingFile { file: RealDisk.open(path, how)?, faults: Arc::clone(&self.faults) }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        RealDisk.list(path)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        RealDisk.try_lock(path)
+    }
+}
