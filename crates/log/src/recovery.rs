@@ -152,9 +152,7 @@ fn newest_snapshot(disk: &Arc<dyn Disk>, directory: &Path, listing: &Listing) ->
         let path = snapshot_path(directory, *offset);
         match disk.read(&path).ok().and_then(|bytes| Producers::decode(&bytes)) {
             Some(producers) => return (producers, Some(*offset)),
-            None => {
-                tracing::warn!(file = %path.display(), "this snapshot of producer state is damaged; using an older one")
-            }
+            None => tracing::warn!(file = %path.display(), "this snapshot of producer state is damaged"),
         }
     }
     (Producers::default(), None)

@@ -135,7 +135,7 @@ pub(super) fn check(
     if header.record_count == 0 {
         return Err(BatchError::Invalid("no records"));
     }
-    let blame = |error| blame(compression, bytes_max, error);
+    let blame = |error| blame(compression, bytes_max, &error);
     let block = &bytes[BATCH_HEADER_BYTES..header.len_bytes];
     if compression == Compression::None {
         walk(header, block, block.len() as u64).map_err(blame)
@@ -194,7 +194,7 @@ pub(super) fn read(header: &BatchHeader, bytes: &Bytes, bytes_max: u64) -> Resul
         let read = compression
             .decompress(&block)
             .and_then(|stream| stream.take(bytes_max.saturating_add(1)).read_to_end(&mut inflated))
-            .map_err(|error| blame(compression, bytes_max, error))?;
+            .map_err(|error| blame(compression, bytes_max, &error))?;
         if read as u64 > bytes_max {
             return Err(BatchError::TooLarge { max_bytes: bytes_max });
         }
@@ -203,7 +203,7 @@ pub(super) fn read(header: &BatchHeader, bytes: &Bytes, bytes_max: u64) -> Resul
     // A record takes at least seven bytes, so the header's word alone never sizes the allocation.
     let mut records = Vec::with_capacity((header.record_count as usize).min(rest.len() / 7));
     for _ in 0..header.record_count {
-        records.push(read_one(header, &mut rest).map_err(|error| blame(compression, bytes_max, error))?);
+        records.push(read_one(header, &mut rest).map_err(|error| blame(compression, bytes_max, &error))?);
     }
     match rest.len() {
         0 => Ok(records),
@@ -260,11 +260,11 @@ fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, Malformed(what))
 }
 
-fn blame(codec: Compression, max_bytes: u64, error: io::Error) -> BatchError {
+fn blame(codec: Compression, max_bytes: u64, error: &io::Error) -> BatchError {
     let inner = error.get_ref();
     if let Some(Malformed(what)) = inner.and_then(|inner| inner.downcast_ref()) {
         BatchError::Invalid(what)
-    } else if inner.is_some_and(|inner| inner.is::<LimitReached>()) {
+    } else if inner.and_then(|inner| inner.downcast_ref::<LimitReached>()).is_some() {
         BatchError::TooLarge { max_bytes }
     } else if codec == Compression::None {
         BatchError::Invalid("fewer records than the header says")

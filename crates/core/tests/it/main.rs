@@ -1,5 +1,7 @@
 //! Batches, from outside: what is written is read, and what lies is caught.
 
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
 use anabranch_core::Offset;
 use anabranch_core::batch::{
     Batch, BatchBuilder, BatchError, Compression, Header, Record, check_batch, split_batches,

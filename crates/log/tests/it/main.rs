@@ -1,5 +1,7 @@
 //! The log on a real file system, and on one that fails on demand.
 
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
 mod damage;
 mod failing;
 mod promises;
