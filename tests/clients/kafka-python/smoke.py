@@ -42,7 +42,7 @@ def consumer(*topics, group=None, **config):
         config |= {"group_id": group, "heartbeat_interval_ms": 500, "session_timeout_ms": 6000}
     member = KafkaConsumer(bootstrap_servers=BOOTSTRAP, **config)
     # kafka-python 3.0.12 that learns of its topic only while it joins joins again at once, and may then hang for good:
-    # seen with Kafka, in one run of six, where the group does not wait (group.initial.rebalance.delay.ms=0).
+    # seen with Kafka, in one run of six, where a group does not wait (group.initial.rebalance.delay.ms=0).
     for topic in topics:
         member.partitions_for_topic(topic)
     if topics:
