@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anabranch_core::TopicId;
 use anabranch_core::batch::Record;
@@ -26,6 +27,8 @@ pub struct Topic {
     pub(crate) partition_count: i32,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) configs: TopicConfigs,
+    /// Counts records without a key, to spread them.
+    pub(crate) keyless: AtomicU32,
 }
 
 impl Topic {
@@ -63,6 +66,12 @@ impl Topic {
     #[must_use]
     pub fn partition(&self, number: i32) -> Option<&Partition> {
         self.partitions.get(usize::try_from(number).ok()?)
+    }
+
+    /// Partitions in turn.
+    pub(crate) fn next_keyless(&self) -> i32 {
+        let turn = self.keyless.fetch_add(1, Ordering::Relaxed);
+        (turn % self.partition_count.unsigned_abs()) as i32
     }
 
     /// The settings that were set on it, and no defaults.

@@ -195,6 +195,14 @@ pub enum FetchError {
         /// Ours.
         current: LeaderEpoch,
     },
+    /// Stored bytes are whole, and their records cannot be read.
+    #[error("{partition}: {error}")]
+    Batch {
+        /// Where.
+        partition: TopicPartition,
+        /// What is wrong.
+        error: BatchError,
+    },
     /// The log refused, or failed.
     #[error(transparent)]
     Log(#[from] ReadError),

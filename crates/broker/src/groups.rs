@@ -1,26 +1,445 @@
-//! Groups, for many callers at a time.
-use std::sync::Arc;
+//! Groups, for many callers at a time: drives the coordinator of [`crate::group`].
+//!
+//! Callers put their requests into the coordinator under a lock and wait for their answers outside of it. One task
+//! writes what the coordinator wants stored: whatever has gathered while one append was under way goes into the next.
+//! Another lets time do its work.
 
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::batch::Record;
 use anabranch_core::seam::{Clock, Random};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::config::broker::BrokerConfig;
 use crate::error::BrokerError;
+use crate::group::event::{Commit, DescribedGroup, Join, Joined, Leaver, ListedGroup, Sync, Synced};
+use crate::group::record::{CommittedOffset, EncodedRecord};
+use crate::group::{Effect, GroupConfig, GroupError, Groups, Heartbeat, Now, RequestId, Response, Restore};
+use crate::group::{StoreError, StoreToken};
 use crate::journal::Journal;
+use crate::tasks::blocking;
 
-/// The groups.
-#[derive(Debug)]
-pub struct GroupService;
+/// Stores are gathered up to about this many bytes for one append.
+const ROUND_BYTES: usize = 1 << 20;
+/// A record larger than this is refused; a group's record holds what all of its members say.
+const RECORD_BYTES_MAX: usize = 32 << 20;
 
-#[allow(missing_docs, clippy::unused_async, clippy::needless_pass_by_value)]
+/// The groups of a broker.
+pub struct GroupService {
+    driver: Arc<Driver>,
+    timer: JoinHandle<()>,
+    /// Taken by whoever closes.
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Driver {
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+    /// Protects the coordinator and who waits for it; never held across an await.
+    state: Mutex<State>,
+    /// There is something to store, or nothing will come any more.
+    stores_wake: Notify,
+    /// Something happens by itself earlier than the timer knows.
+    timer_wake: Notify,
+}
+
+struct State {
+    groups: Groups,
+    waiting: HashMap<RequestId, oneshot::Sender<Response>>,
+    /// Bounded by [`GroupConfig::stores_in_flight_max`], and by one more per group.
+    stores: VecDeque<(StoreToken, Vec<EncodedRecord>)>,
+    /// Who waits for a store without an answer.
+    stored_watches: HashMap<StoreToken, oneshot::Sender<()>>,
+    next_request: u64,
+    /// What the timer waits for.
+    timer_until: Option<Duration>,
+    closed: bool,
+}
+
+/// Calls the coordinator, and takes the answer of the kind that belongs to the question.
+macro_rules! ask {
+    ($service:expr, $kind:ident, $question:expr) => {
+        match $service.driver.ask($question).await {
+            Some(Response::$kind(answer)) => answer,
+            Some(other) => unreachable!("a {} was answered with {other:?}", stringify!($kind)),
+            None => Err(GroupError::CoordinatorNotAvailable),
+        }
+    };
+}
+
 impl GroupService {
+    /// Restores the groups from their topic and takes up work.
     pub(crate) async fn open(
-        _journal: Journal,
-        _config: &BrokerConfig,
-        _clock: Arc<dyn Clock>,
-        _random: Arc<dyn Random>,
+        journal: Journal,
+        config: &BrokerConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
     ) -> Result<Self, BrokerError> {
-        Ok(Self)
+        let reading = journal.clone();
+        let restored = blocking(move || {
+            let mut restore = Restore::default();
+            reading.read_all(|at| {
+                let key = at.record.key.as_deref().ok_or("it has no key")?;
+                restore.apply(key, at.record.value.as_deref()).map_err(|error| error.to_string())
+            })?;
+            Ok::<_, BrokerError>(restore)
+        })
+        .await?;
+        let (groups, effects) = restored.finish(group_config(config), random, Now::of(clock.as_ref()));
+        let mut state = State {
+            groups,
+            waiting: HashMap::new(),
+            stores: VecDeque::new(),
+            stored_watches: HashMap::new(),
+            next_request: 0,
+            timer_until: None,
+            closed: false,
+        };
+        state.perform(effects);
+        let driver = Arc::new(Driver {
+            journal,
+            clock,
+            state: Mutex::new(state),
+            stores_wake: Notify::new(),
+            timer_wake: Notify::new(),
+        });
+        let (writing, ticking) = (Arc::clone(&driver), Arc::clone(&driver));
+        Ok(Self {
+            driver,
+            timer: tokio::spawn(async move { ticking.keep_time().await }),
+            writer: Mutex::new(Some(tokio::spawn(async move { writing.write_stores().await }))),
+        })
     }
-    pub(crate) async fn close(&self) {}
-    pub(crate) async fn topic_deleted(&self, _name: &str) {}
+
+    /// Stores what is on its way, and refuses what comes.
+    pub(crate) async fn close(&self) {
+        self.driver.state.lock().closed = true;
+        self.timer.abort();
+        self.driver.stores_wake.notify_one();
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer
+            && let Err(failed) = writer.await
+        {
+            tracing::error!(%failed, "the writer of the groups' topic failed");
+        }
+        // Whoever still waits for others to join waits no longer.
+        let mut state = self.driver.state.lock();
+        state.waiting.clear();
+        state.stored_watches.clear();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.driver.state.lock().closed
+    }
+
+    /// A topic is gone: so are the offsets in it, when this returns.
+    pub(crate) async fn topic_deleted(&self, topic: &str) {
+        let (done, waiting) = oneshot::channel();
+        {
+            let mut state = self.driver.state.lock();
+            let effects = state.groups.topic_deleted(topic);
+            let Some(Effect::Store { token, .. }) = effects.last() else { return };
+            let token = *token;
+            state.stored_watches.insert(token, done);
+            state.perform(effects);
+            self.driver.wake(&state);
+        }
+        // Fails when the groups are closed: the next start looks for such offsets.
+        let _ = waiting.await;
+    }
+
+    /// Offsets in topics that do not exist: the broker stopped while their topic was being deleted.
+    pub(crate) async fn delete_orphans(&self, exists: impl Fn(&str) -> bool) {
+        let orphans: BTreeSet<String> = {
+            let groups = &self.driver.state.lock().groups;
+            let ids: Vec<String> = groups.list().map(|listed| listed.group).collect();
+            let topics = ids.iter().flat_map(|id| groups.all_committed(id, false));
+            topics.map(|(topic, _, _)| topic.to_owned()).filter(|topic| !exists(topic)).collect()
+        };
+        for topic in orphans {
+            self.topic_deleted(&topic).await;
+        }
+    }
+
+    /// JoinGroup; waits until the generation has gathered.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn join(&self, join: Join) -> Result<Joined, GroupError> {
+        ask!(self, Join, |groups, request, now| groups.join(request, join, now))
+    }
+
+    /// SyncGroup; waits for the leader's assignment.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn sync(&self, sync: Sync) -> Result<Synced, GroupError> {
+        ask!(self, Sync, |groups, request, now| groups.sync(request, sync, now))
+    }
+
+    /// Heartbeat.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn heartbeat(&self, heartbeat: &Heartbeat<'_>) -> Result<(), GroupError> {
+        let now = Now::of(self.driver.clock.as_ref());
+        let mut state = self.driver.state.lock();
+        match state.closed {
+            true => Err(GroupError::CoordinatorNotAvailable),
+            false => state.groups.heartbeat(*heartbeat, now),
+        }
+    }
+
+    /// LeaveGroup; an answer for each of `leavers`.
+    ///
+    /// # Errors
+    /// [`GroupError`], when none of them could be looked at.
+    pub async fn leave(
+        &self,
+        group: &str,
+        leavers: Vec<Leaver>,
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        ask!(self, Leave, |groups, request, now| groups.leave(request, group, &leavers, now))
+    }
+
+    /// OffsetCommit; an answer for each offset, durable.
+    ///
+    /// # Errors
+    /// [`GroupError`], when none of them could be looked at.
+    pub async fn commit(&self, commit: Commit) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        ask!(self, Commit, |groups, request, now| groups.commit(request, commit, now))
+    }
+
+    /// OffsetDelete; an answer for each partition, durable.
+    ///
+    /// # Errors
+    /// [`GroupError`], when none of them could be looked at.
+    pub async fn delete_offsets(
+        &self,
+        group: &str,
+        partitions: Vec<(String, i32)>,
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        ask!(self, DeleteOffsets, |groups, request, now| {
+            groups.delete_offsets(request, group, &partitions, now)
+        })
+    }
+
+    /// DeleteGroups; an answer for each group, durable.
+    pub async fn delete(&self, group_ids: Vec<String>) -> Vec<Result<(), GroupError>> {
+        let count = group_ids.len();
+        match self.driver.ask(|groups, request, _| groups.delete_groups(request, &group_ids)).await {
+            Some(Response::DeleteGroups(answers)) => answers,
+            Some(other) => unreachable!("DeleteGroups was answered with {other:?}"),
+            None => vec![Err(GroupError::CoordinatorNotAvailable); count],
+        }
+    }
+
+    /// OffsetFetch of some partitions: what is committed for each, if anything is.
+    pub async fn fetch_offsets(
+        &self,
+        group: &str,
+        partitions: &[(String, i32)],
+        require_stable: bool,
+    ) -> Vec<Result<Option<CommittedOffset>, GroupError>> {
+        let state = self.driver.state.lock();
+        let committed = |(topic, partition): &(String, i32)| {
+            Ok(state.groups.committed(group, topic, *partition, require_stable)?.cloned())
+        };
+        partitions.iter().map(committed).collect()
+    }
+
+    /// OffsetFetch of everything that the group has committed, by topic.
+    pub async fn fetch_all_offsets(
+        &self,
+        group: &str,
+        require_stable: bool,
+    ) -> Vec<(String, i32, Result<CommittedOffset, GroupError>)> {
+        let state = self.driver.state.lock();
+        let all = state.groups.all_committed(group, require_stable);
+        all.map(|(topic, partition, offset)| (topic.to_owned(), partition, offset.cloned())).collect()
+    }
+
+    /// DescribeGroups, one group.
+    ///
+    /// # Errors
+    /// [`GroupError::GroupIdNotFound`], which older clients know as the state `Dead`.
+    pub async fn describe(&self, group: &str) -> Result<DescribedGroup, GroupError> {
+        self.driver.state.lock().groups.describe(group).ok_or(GroupError::GroupIdNotFound)
+    }
+
+    /// ListGroups, by id.
+    pub async fn list(&self) -> Vec<ListedGroup> {
+        self.driver.state.lock().groups.list().collect()
+    }
+}
+
+impl Drop for GroupService {
+    /// Without [`GroupService::close`], what nobody was told of is not stored.
+    fn drop(&mut self) {
+        self.timer.abort();
+        if let Some(writer) = self.writer.get_mut() {
+            writer.abort();
+        }
+    }
+}
+
+impl fmt::Debug for GroupService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupService")
+            .field("groups", &self.driver.state.lock().groups)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// Asks the coordinator and waits for the answer; `None` once this is closed.
+    async fn ask(
+        &self,
+        question: impl FnOnce(&mut Groups, RequestId, Now) -> Vec<Effect>,
+    ) -> Option<Response> {
+        let (sender, answer) = oneshot::channel();
+        {
+            let now = Now::of(self.clock.as_ref());
+            let mut state = self.state.lock();
+            if state.closed {
+                return None;
+            }
+            let request = RequestId(state.next_request);
+            state.next_request += 1;
+            state.waiting.insert(request, sender);
+            let effects = question(&mut state.groups, request, now);
+            state.perform(effects);
+            self.wake(&state);
+        }
+        answer.await.ok()
+    }
+
+    /// Tells the coordinator what asks for no answer.
+    fn run(&self, event: impl FnOnce(&mut Groups, Now) -> Vec<Effect>) {
+        let now = Now::of(self.clock.as_ref());
+        let mut state = self.state.lock();
+        let effects = event(&mut state.groups, now);
+        state.perform(effects);
+        self.wake(&state);
+    }
+
+    fn wake(&self, state: &State) {
+        if !state.stores.is_empty() {
+            self.stores_wake.notify_one();
+        }
+        let is_earlier = |due: Duration| state.timer_until.is_none_or(|until| due < until);
+        if state.groups.next_deadline().is_some_and(is_earlier) {
+            self.timer_wake.notify_one();
+        }
+    }
+
+    async fn keep_time(&self) {
+        loop {
+            let due = {
+                let mut state = self.state.lock();
+                state.timer_until = state.groups.next_deadline();
+                state.timer_until
+            };
+            let wait = due.map(|due| due.saturating_sub(self.clock.monotonic()));
+            match wait {
+                Some(Duration::ZERO) => self.run(Groups::tick),
+                Some(wait) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.timer_wake.notified() => {}
+                    }
+                }
+                None => self.timer_wake.notified().await,
+            }
+        }
+    }
+
+    async fn write_stores(&self) {
+        loop {
+            let Some((tokens, records)) = self.next_round() else {
+                if self.state.lock().closed {
+                    return;
+                }
+                self.stores_wake.notified().await;
+                continue;
+            };
+            let outcome = match self.journal.append(&records).await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    tracing::error!(%error, "the groups' offsets cannot be stored");
+                    Err(StoreError::Unavailable)
+                }
+            };
+            for (token, fits) in tokens {
+                self.run(|groups, now| groups.stored(token, fits.and(outcome), now));
+                // Dropped, it wakes whoever watches.
+                drop(self.state.lock().stored_watches.remove(&token));
+            }
+        }
+    }
+
+    /// The stores that have gathered, up to a number of bytes: in order, each with whether it fits the log.
+    #[allow(clippy::type_complexity)]
+    fn next_round(&self) -> Option<(Vec<(StoreToken, Result<(), StoreError>)>, Vec<Record>)> {
+        let now_ms = self.clock.now_ms();
+        let (mut tokens, mut records, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut state = self.state.lock();
+        while bytes < ROUND_BYTES
+            && let Some((token, store)) = state.stores.pop_front()
+        {
+            if store.iter().any(|record| len_bytes(record) > RECORD_BYTES_MAX) {
+                tokens.push((token, Err(StoreError::TooLarge)));
+                continue;
+            }
+            bytes += store.iter().map(len_bytes).sum::<usize>();
+            records.extend(store.into_iter().map(|EncodedRecord { key, value }| Record {
+                key: Some(key),
+                value,
+                headers: Vec::new(),
+                timestamp_ms: now_ms,
+            }));
+            tokens.push((token, Ok(())));
+        }
+        (!tokens.is_empty()).then_some((tokens, records))
+    }
+}
+
+impl State {
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Answer { request, response } => {
+                    if let Some(waiting) = self.waiting.remove(&request) {
+                        // Nobody waits any more: the connection is gone.
+                        let _ = waiting.send(response);
+                    }
+                }
+                Effect::Store { token, records } => self.stores.push_back((token, records)),
+            }
+        }
+    }
+}
+
+fn len_bytes(record: &EncodedRecord) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+fn group_config(config: &BrokerConfig) -> GroupConfig {
+    let number = |name: &str| config.number(name).unsigned_abs();
+    let ms = |name: &str| Duration::from_millis(number(name));
+    GroupConfig {
+        session_timeout_min: ms("group.min.session.timeout.ms"),
+        session_timeout_max: ms("group.max.session.timeout.ms"),
+        initial_rebalance_delay: ms("group.initial.rebalance.delay.ms"),
+        members_max: number("group.max.size") as usize,
+        offset_metadata_max: number("offset.metadata.max.bytes") as usize,
+        offsets_retention: Duration::from_secs(60 * number("offsets.retention.minutes")),
+        offsets_retention_check_interval: ms("offsets.retention.check.interval.ms"),
+        ..GroupConfig::default()
+    }
 }

@@ -6,6 +6,8 @@ use anabranch_log::{Ack, AppendError, LogConfig, LogStatus, PartitionLog, ReadEr
 
 use crate::error::BrokerError;
 
+/// A batch is closed when it has grown to this.
+const BATCH_BYTES: usize = 1 << 20;
 /// How much is read at a time.
 const READ_BYTES: usize = 4 << 20;
 
@@ -65,14 +67,23 @@ impl Journal {
         }
     }
 
-    /// Appends `records` as one batch; they survive power loss when this returns.
+    /// Appends `records`, as many to a batch as fit [`BATCH_BYTES`]; they survive power loss when this returns. After an
+    /// error some of them may be there.
     pub(crate) async fn append(&self, records: &[Record]) -> Result<(), AppendError> {
+        let mut pending = Vec::new();
         let mut builder = BatchBuilder::new(Compression::None);
-        for record in records {
+        for (index, record) in records.iter().enumerate() {
             builder.push(record);
+            if builder.len_bytes() >= BATCH_BYTES || index + 1 == records.len() {
+                let bytes = builder.build().expect("a journal's records are small, and there is one");
+                let batch = check_batch(&bytes).expect("what was just built is a batch");
+                pending.push(self.log.submit(batch, Ack::Durable).await?);
+                builder = BatchBuilder::new(Compression::None);
+            }
         }
-        let bytes = builder.build().expect("a journal's records are few and small");
-        let batch = check_batch(&bytes).expect("what was just built is a batch");
-        self.log.append(batch, Ack::Durable).await.map(|_| ())
+        for append in pending {
+            append.answer().await?;
+        }
+        Ok(())
     }
 }

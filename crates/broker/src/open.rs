@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use anabranch_core::TopicId;
 use anabranch_core::batch::{Record, RecordAt};
@@ -59,6 +60,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     let groups =
         GroupService::open(offsets, &builder.config, Arc::clone(&builder.clock), Arc::clone(&builder.random))
             .await?;
+    groups.delete_orphans(|topic| snapshot.get(topic).is_some()).await;
     let budget = usize::try_from(builder.config.number("queued.max.request.bytes")).unwrap_or(usize::MAX);
     Ok(Broker(Arc::new(Shared {
         config: builder.config,
@@ -196,6 +198,7 @@ fn open_topics(
             partition_count: record.partitions,
             partitions,
             configs: record.configs.clone(),
+            keyless: AtomicU32::default(),
         }));
     }
     let mut refused = BTreeSet::new();

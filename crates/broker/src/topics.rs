@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use anabranch_core::TopicId;
 use anabranch_core::batch::Record;
@@ -187,6 +188,7 @@ impl Shared {
             partition_count: count,
             partitions: Vec::new(),
             configs,
+            keyless: AtomicU32::default(),
         };
         if mode == Apply::ValidateOnly {
             return Ok(Arc::new(topic));
@@ -381,6 +383,7 @@ fn copy(topic: &Topic) -> Topic {
         partition_count: topic.partition_count,
         partitions: topic.partitions.clone(),
         configs: topic.configs.clone(),
+        keyless: AtomicU32::default(),
     }
 }
 

@@ -83,6 +83,8 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "How many partitions a topic gets when nobody says."),
     setting("offset.metadata.max.bytes", Int, "4096", Range::Between(0, I32_MAX),
         "How long the text may be that a member commits with an offset."),
+    setting("offsets.retention.check.interval.ms", Long, "600000", Range::Between(1, i64::MAX / 2),
+        "How often offsets that have outlived their retention are looked for."),
     setting("offsets.retention.minutes", Int, "10080", Range::Between(1, I32_MAX),
         "How long the offsets of a group without members are kept."),
     setting("producer.id.expiration.ms", Int, "86400000", Range::Between(1, I32_MAX),

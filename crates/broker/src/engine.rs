@@ -1,0 +1,197 @@
+//! The narrow door: the broker as an engine of [`anabranch_core::engine`].
+
+use anabranch_core::batch::BatchHeader;
+use anabranch_core::engine::{
+    Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, Place, Position, ReadLimits,
+    Support, TopicSpec,
+};
+use anabranch_core::{Offset, TopicPartition};
+use anabranch_log::{Ack, AppendError, LogStatus, ReadError, ReadSlice, Waiter};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::broker::Broker;
+use crate::config::Apply;
+use crate::error::{FetchError, ProduceError, TopicError};
+use crate::member::Member;
+use crate::partition::{At, Partition};
+use crate::tasks::blocking;
+use crate::topics::NewTopic;
+
+#[async_trait]
+impl Engine for Broker {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn support(&self, capability: Capability) -> Support {
+        match capability {
+            Capability::PartitionOrder
+            | Capability::Replay
+            | Capability::Groups
+            | Capability::IdempotentAppend => Support::Native,
+            Capability::Transactions | Capability::Compaction => Support::Absent,
+        }
+    }
+
+    async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
+        let new = NewTopic {
+            configs: spec.configs.clone(),
+            ..NewTopic::new(spec.name.clone()).partitions(spec.partitions)
+        };
+        match self.create_topic(new, Apply::Now).await {
+            Ok(_) => Ok(Ensured::Created),
+            Err(TopicError::Exists(_)) => match self.partition_count(&spec.name).await? {
+                same if same == spec.partitions => Ok(Ensured::Existed),
+                actual => {
+                    Err(EngineError::Different { topic: spec.name.clone(), actual, asked: spec.partitions })
+                }
+            },
+            Err(TopicError::Closed) => Err(EngineError::Closed),
+            Err(error @ TopicError::Storage(_)) => Err(EngineError::Failed(Box::new(error))),
+            Err(error) => Err(EngineError::Refused { topic: spec.name.clone(), reason: error.to_string() }),
+        }
+    }
+
+    async fn partition_count(&self, topic: &str) -> Result<i32, EngineError> {
+        let found = self.topic(topic).map_err(|_| EngineError::NotFound(TopicPartition::new(topic, 0)))?;
+        Ok(found.partition_count())
+    }
+
+    async fn append(
+        &self,
+        to: &TopicPartition,
+        batch: Bytes,
+        durability: Durability,
+    ) -> Result<Position, EngineError> {
+        let ack = match durability {
+            Durability::Written => Ack::Written,
+            Durability::Durable => Ack::Durable,
+        };
+        let produced = self.partition_of(to)?.produce(batch, ack).await;
+        Ok(position(produced.map_err(|error| self.refusal(to, error))?.base_offset))
+    }
+
+    async fn read(
+        &self,
+        partition: &TopicPartition,
+        from: Position,
+        limits: ReadLimits,
+    ) -> Result<Fetched, EngineError> {
+        let log = self.partition_of(partition)?;
+        let from = offset(from);
+        let give_up = tokio::time::sleep(limits.wait_max);
+        tokio::pin!(give_up);
+        loop {
+            // Registered before looking, so that nothing that comes in between is missed.
+            let waiter = Waiter::new();
+            log.register(&waiter);
+            let reading = log.clone();
+            let slice = blocking(move || read(&reading, from, limits.bytes_max)).await;
+            let slice = slice.map_err(|error| self.blame(partition, error))?;
+            if !slice.batches.is_empty() || limits.wait_max.is_zero() {
+                return fetched(&slice, from);
+            }
+            tokio::select! {
+                () = waiter.woken() => {}
+                () = &mut give_up => return fetched(&slice, from),
+            }
+        }
+    }
+
+    async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
+        Ok(position(self.find(&self.partition_of(partition)?, place).await?))
+    }
+
+    async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
+        Ok(Box::new(Member::new(self.clone(), group, topics)?))
+    }
+}
+
+impl Broker {
+    fn partition_of(&self, at: &TopicPartition) -> Result<Partition, EngineError> {
+        self.partition(at).ok_or_else(|| EngineError::NotFound(at.clone()))
+    }
+
+    /// The offset of `place` in `partition`.
+    pub(crate) async fn find(&self, partition: &Partition, place: Place) -> Result<Offset, EngineError> {
+        let offsets = partition.offsets();
+        match place {
+            Place::Earliest => Ok(offsets.log_start),
+            Place::Latest => Ok(offsets.high_watermark),
+            Place::AtTime(ms) => {
+                let searched = partition.clone();
+                let found = blocking(move || searched.locate(At::Time(ms))).await;
+                let found = found.map_err(|error| self.blame(partition.id(), error))?;
+                Ok(found.map_or(offsets.high_watermark, |found| found.offset))
+            }
+        }
+    }
+
+    /// A failed read, in the engine's words.
+    pub(crate) fn blame(&self, partition: &TopicPartition, error: FetchError) -> EngineError {
+        match error {
+            FetchError::Log(ReadError::OutOfRange { asked, start, end }) => EngineError::OutOfRange {
+                partition: partition.clone(),
+                position: position(asked),
+                earliest: position(start),
+                latest: position(end),
+            },
+            FetchError::Log(ReadError::Closed) => self.gone(partition),
+            FetchError::Unknown(partition) => EngineError::NotFound(partition),
+            other => EngineError::Failed(Box::new(other)),
+        }
+    }
+
+    /// A failed append, in the engine's words.
+    fn refusal(&self, partition: &TopicPartition, error: ProduceError) -> EngineError {
+        match error {
+            ProduceError::Batch(error) => EngineError::Batch(error),
+            ProduceError::Unknown(partition) => EngineError::NotFound(partition),
+            ProduceError::Log(AppendError::Closed) => self.gone(partition),
+            ProduceError::Log(AppendError::Stopped(_) | AppendError::WriteFailed(_)) => {
+                EngineError::Failed(Box::new(error))
+            }
+            other => EngineError::Refused { topic: partition.topic.clone(), reason: other.to_string() },
+        }
+    }
+
+    /// Why a log is closed: its topic was deleted, or the broker closed.
+    fn gone(&self, partition: &TopicPartition) -> EngineError {
+        match self.partition(partition) {
+            None => EngineError::NotFound(partition.clone()),
+            Some(_) => EngineError::Closed,
+        }
+    }
+}
+
+/// Reads, and fails where there is nothing to wait for. Blocks on the disk.
+pub(crate) fn read(partition: &Partition, from: Offset, bytes_max: usize) -> Result<ReadSlice, FetchError> {
+    let slice = partition.fetch(from, bytes_max, None)?;
+    match partition.status() {
+        LogStatus::Stopped(fault) if slice.batches.is_empty() => Err(ReadError::Fault(fault).into()),
+        LogStatus::Closed if slice.batches.is_empty() => Err(ReadError::Closed.into()),
+        _ => Ok(slice),
+    }
+}
+
+fn fetched(slice: &ReadSlice, from: Offset) -> Result<Fetched, EngineError> {
+    let (mut next, mut rest) = (from, &slice.batches[..]);
+    while !rest.is_empty() {
+        let header = BatchHeader::parse(rest)?;
+        next = header.next_offset();
+        rest = rest.get(header.len_bytes..).unwrap_or_default();
+    }
+    let latest = position(slice.offsets.high_watermark);
+    Ok(Fetched { batches: slice.batches.clone(), next: position(next), latest })
+}
+
+/// Offsets of records are never negative.
+pub(crate) fn position(offset: Offset) -> Position {
+    Position(offset.0.unsigned_abs())
+}
+
+/// A position that no offset can have is past every end.
+pub(crate) fn offset(position: Position) -> Offset {
+    Offset(i64::try_from(position.0).unwrap_or(i64::MAX))
+}
