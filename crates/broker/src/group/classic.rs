@@ -94,8 +94,9 @@ impl Group {
         }
         if !group.members.is_empty() {
             group.state = GroupState::Stable;
-            group.leader = stored.leader.filter(|id| group.members.contains_key(id)).or(group.leader);
         }
+        let leader = stored.leader.filter(|id| group.members.contains_key(id));
+        group.leader = leader.or_else(|| group.members.keys().next().cloned());
         group.protocol = stored.protocol;
         group.topics = group.subscribed_topics();
         group

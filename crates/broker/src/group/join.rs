@@ -153,7 +153,7 @@ impl Group {
             GroupState::Stable if self.select_protocol() == self.protocol => {
                 let record = self.record(turn.group_id, |_, member| member.assignment.clone());
                 let old_id = old_id.to_owned();
-                let readmit = Readmit { request, new_id, old_id, old, led_by };
+                let readmit = Box::new(Readmit { request, new_id, old_id, old, led_by });
                 turn.store(vec![record], Then::Readmit { group: turn.group_id.to_owned(), readmit });
             }
             // The leader may have assigned to the old id already.

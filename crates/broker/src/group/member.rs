@@ -39,7 +39,7 @@ pub(super) enum Then {
     /// Answer a static member that came back to a stable group, or bring its old self back.
     Readmit {
         group: String,
-        readmit: Readmit,
+        readmit: Box<Readmit>,
     },
 }
 

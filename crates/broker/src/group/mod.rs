@@ -259,7 +259,7 @@ impl Groups {
                 group.assigned(generation, assignments, outcome, turn)
             }),
             Then::Readmit { group, readmit } => {
-                self.with_group(&group, now, |group, turn| group.readmitted(readmit, outcome, turn))
+                self.with_group(&group, now, |group, turn| group.readmitted(*readmit, outcome, turn))
             }
         }
     }

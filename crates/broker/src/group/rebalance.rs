@@ -47,7 +47,7 @@ impl Group {
             let remaining = self.rebalance_timeout().saturating_sub(delay);
             self.initial = Some(InitialDelay { current: delay, remaining, grown: false });
             self.join_deadline = Some(turn.now.monotonic + delay);
-        } else if is_initial || self.all_joined() {
+        } else if is_initial || self.members.is_empty() || self.all_joined() {
             self.complete_join(turn);
         } else {
             self.join_deadline = Some(turn.now.monotonic + self.rebalance_timeout());
