@@ -38,6 +38,9 @@ pub const BATCH_HEADER_BYTES: usize = 61;
 pub const BATCH_LENGTH_PREFIX_BYTES: usize = 12;
 /// A batch's records may not grow beyond this when decompressed: a bomb is refused, not inflated.
 pub const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
+/// A batch may not have more records than this: read, each takes about a hundred bytes of memory, whatever it is in the
+/// batch.
+pub const RECORDS_PER_BATCH_MAX: i32 = 4 << 20;
 
 const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
@@ -86,6 +89,9 @@ pub enum BatchError {
         /// What the codec says.
         reason: String,
     },
+    /// More records than any honest batch has.
+    #[error("{0} records are more than a batch may have ({RECORDS_PER_BATCH_MAX})")]
+    TooMany(i32),
     /// The records are larger than whoever reads them allows.
     #[error("the records decompress to more than {max_bytes} bytes")]
     TooLarge {

@@ -11,7 +11,7 @@ use std::io::{self, BufRead, Read};
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression};
+use super::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, RECORDS_PER_BATCH_MAX};
 use crate::Offset;
 
 /// The timestamp of a record that has none.
@@ -135,12 +135,20 @@ pub(super) fn check(
     if header.record_count == 0 {
         return Err(BatchError::Invalid("no records"));
     }
+    check_count(header)?;
     let blame = |error| blame(compression, bytes_max, &error);
     let block = &bytes[BATCH_HEADER_BYTES..header.len_bytes];
     if compression == Compression::None {
         walk(header, block, block.len() as u64).map_err(blame)
     } else {
         compression.decompress(block).and_then(|stream| walk(header, stream, bytes_max)).map_err(blame)
+    }
+}
+
+fn check_count(header: &BatchHeader) -> Result<(), BatchError> {
+    match header.record_count > RECORDS_PER_BATCH_MAX {
+        true => Err(BatchError::TooMany(header.record_count)),
+        false => Ok(()),
     }
 }
 
@@ -185,6 +193,7 @@ fn walk(header: &BatchHeader, source: impl BufRead, bytes_max: u64) -> io::Resul
 
 /// See [`super::Batch::records`].
 pub(super) fn read(header: &BatchHeader, bytes: &Bytes, bytes_max: u64) -> Result<Vec<RecordAt>, BatchError> {
+    check_count(header)?;
     let compression = header.compression()?;
     let block = bytes.slice(BATCH_HEADER_BYTES..header.len_bytes);
     let mut rest = if compression == Compression::None {
