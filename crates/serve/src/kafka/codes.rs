@@ -1,0 +1,125 @@
+//! Kafka's error code for each of the broker's errors (`org.apache.kafka.common.protocol.Errors`).
+
+use anabranch_broker::group::GroupError;
+use anabranch_broker::{AppendError, ConfigError, FetchError, ProduceError, ReadError, TopicError};
+use anabranch_core::batch::BatchError;
+use anabranch_wire::ErrorCode;
+use anabranch_wire::protocol::StrBytes;
+
+/// What goes into a response's `error_code` and `error_message`.
+pub(super) type Refusal = (i16, Option<StrBytes>);
+
+pub(super) const NO_REFUSAL: Refusal = (anabranch_wire::NO_ERROR, None);
+
+pub(super) fn refusal(code: ErrorCode, why: impl ToString) -> Refusal {
+    (code.code(), Some(StrBytes::from_string(why.to_string())))
+}
+
+/// The outcome of a change of topics.
+pub(super) fn outcome<T>(result: Result<T, TopicError>) -> Refusal {
+    match result {
+        Ok(_) => NO_REFUSAL,
+        Err(error) => refusal(topic(&error), error),
+    }
+}
+
+pub(super) fn topic(error: &TopicError) -> ErrorCode {
+    match error {
+        TopicError::InvalidName { .. } | TopicError::Collides { .. } | TopicError::Internal(_) => {
+            ErrorCode::InvalidTopicException
+        }
+        TopicError::Exists(_) => ErrorCode::TopicAlreadyExists,
+        TopicError::InvalidRequest(_) => ErrorCode::InvalidRequest,
+        TopicError::Unknown(_) => ErrorCode::UnknownTopicOrPartition,
+        TopicError::InvalidPartitions(_) => ErrorCode::InvalidPartitions,
+        TopicError::InvalidReplicationFactor(_) => ErrorCode::InvalidReplicationFactor,
+        TopicError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
+        TopicError::Config(error) => config(error),
+        TopicError::Storage(_) => ErrorCode::KafkaStorageError,
+        // What a client does with it: looks for the broker again, which may be back by then.
+        TopicError::Closed => ErrorCode::NotController,
+        _ => ErrorCode::UnknownServerError,
+    }
+}
+
+pub(super) fn config(_: &ConfigError) -> ErrorCode {
+    ErrorCode::InvalidConfig
+}
+
+pub(super) fn produce(error: &ProduceError) -> ErrorCode {
+    match error {
+        ProduceError::Unknown(_) => ErrorCode::UnknownTopicOrPartition,
+        ProduceError::Batch(error) => batch(error),
+        ProduceError::InvalidRecord(_) => ErrorCode::InvalidRecord,
+        ProduceError::InvalidTimestamp(_) => ErrorCode::InvalidTimestamp,
+        ProduceError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+        ProduceError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
+        ProduceError::Internal(_) => ErrorCode::InvalidTopicException,
+        ProduceError::Transactional => TRANSACTIONS_UNSUPPORTED,
+        ProduceError::Log(error) => append(error),
+        _ => ErrorCode::UnknownServerError,
+    }
+}
+
+/// There is no transaction coordinator. Kafka always has one, so no code is made for this; UNSUPPORTED_VERSION is what
+/// brokers say that lack a feature, and it ends the client's attempt at once where COORDINATOR_NOT_AVAILABLE would have it
+/// try until it times out.
+pub(super) const TRANSACTIONS_UNSUPPORTED: ErrorCode = ErrorCode::UnsupportedVersion;
+
+fn batch(error: &BatchError) -> ErrorCode {
+    match error {
+        BatchError::UnsupportedMagic(_) => ErrorCode::UnsupportedForMessageFormat,
+        BatchError::Invalid(_) | BatchError::TrailingBytes(_) => ErrorCode::InvalidRecord,
+        BatchError::UnknownCodec(_) => ErrorCode::UnsupportedCompressionType,
+        BatchError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+        _ => ErrorCode::CorruptMessage,
+    }
+}
+
+fn append(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+        AppendError::WriteFailed(_) | AppendError::Stopped(_) => ErrorCode::KafkaStorageError,
+        AppendError::Closed => ErrorCode::NotLeaderOrFollower,
+    }
+}
+
+pub(super) fn fetch(error: &FetchError) -> ErrorCode {
+    match error {
+        FetchError::Unknown(_) => ErrorCode::UnknownTopicOrPartition,
+        FetchError::FencedLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
+        FetchError::UnknownLeaderEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
+        FetchError::Log(ReadError::OutOfRange { .. }) => ErrorCode::OffsetOutOfRange,
+        FetchError::Log(ReadError::Fault(_)) => ErrorCode::KafkaStorageError,
+        FetchError::Log(ReadError::Closed) => ErrorCode::NotLeaderOrFollower,
+        _ => ErrorCode::UnknownServerError,
+    }
+}
+
+pub(super) fn group(error: &GroupError) -> ErrorCode {
+    match error {
+        GroupError::MemberIdRequired(_) => ErrorCode::MemberIdRequired,
+        GroupError::UnknownMemberId => ErrorCode::UnknownMemberId,
+        GroupError::IllegalGeneration => ErrorCode::IllegalGeneration,
+        GroupError::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+        GroupError::InconsistentGroupProtocol => ErrorCode::InconsistentGroupProtocol,
+        GroupError::FencedInstanceId => ErrorCode::FencedInstanceId,
+        GroupError::GroupMaxSizeReached => ErrorCode::GroupMaxSizeReached,
+        GroupError::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
+        GroupError::InvalidGroupId => ErrorCode::InvalidGroupId,
+        GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
+        GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
+        GroupError::GroupSubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
+        GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
+        GroupError::UnstableOffsetCommit => ErrorCode::UnstableOffsetCommit,
+        GroupError::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
+        GroupError::PolicyViolation => ErrorCode::PolicyViolation,
+        GroupError::InvalidRequest => ErrorCode::InvalidRequest,
+        GroupError::UnknownServerError => ErrorCode::UnknownServerError,
+    }
+}
+
+pub(super) fn group_outcome(outcome: &Result<(), GroupError>) -> i16 {
+    outcome.as_ref().map_or_else(|error| group(error).code(), |()| anabranch_wire::NO_ERROR)
+}

@@ -1,0 +1,245 @@
+//! Fetch (key 1, versions 4 to 18): a long poll over many partitions.
+//!
+//! `max_bytes` is soft (KIP-74): the first batch that is found is returned whole even when it is larger; after it the
+//! limits are hard. Fetch sessions (KIP-227) are declined, as a broker may: session id 0 says so, and the client sends
+//! whole requests. One node is never fetched from by followers, so replica fields are ignored.
+
+use std::time::Duration;
+
+use anabranch_broker::{LogStatus, Partition, Waiter, check_leader_epoch};
+use anabranch_core::batch::BatchHeader;
+use anabranch_core::budget::Permit;
+use anabranch_core::{LeaderEpoch, Offset};
+use anabranch_wire::ErrorCode;
+use anabranch_wire::messages::fetch_request::FetchTopic;
+use anabranch_wire::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use anabranch_wire::messages::{FetchRequest, FetchResponse, TopicName};
+use bytes::Bytes;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Door, codes, find_topic};
+
+/// A fetch that cannot have this much of the budget brings nothing: a batch of the default size must fit.
+const FETCH_PERMIT_BYTES_MIN: usize = 1 << 20;
+/// The part of the budget that answers leave to requests: a quarter. Slow readers can then not keep producers out.
+const BUDGET_SHARE_OF_REQUESTS: usize = 4;
+/// `READ_COMMITTED` of `FetchRequest.json`'s IsolationLevel.
+const READ_COMMITTED: i8 = 1;
+
+/// One partition as it was asked for.
+#[derive(Debug, Clone)]
+struct Wanted {
+    partition: Result<Partition, ErrorCode>,
+    index: i32,
+    from: Offset,
+    leader_epoch: Option<LeaderEpoch>,
+    bytes_max: usize,
+}
+
+/// Everything that was asked for, in order. Resolved anew for each look, for topics come and go meanwhile.
+#[derive(Debug)]
+struct Look {
+    topics: Vec<(TopicName, Uuid, Vec<Wanted>)>,
+    bytes_max: usize,
+    is_committed: bool,
+}
+
+/// What one look found.
+#[derive(Debug)]
+struct Found {
+    responses: Vec<FetchableTopicResponse>,
+    bytes: usize,
+    has_error: bool,
+}
+
+/// Waits until there is as much as the client wants, or it has waited long enough. The permit is for the records.
+pub(super) async fn answer(
+    door: &Door,
+    version: i16,
+    request: FetchRequest,
+) -> (FetchResponse, Option<Permit>) {
+    // KIP-227: epochs 0 and -1 ask for a full fetch; any other is for a session, and we never gave one out.
+    if request.session_epoch > 0 {
+        let code = ErrorCode::FetchSessionIdNotFound.code();
+        return (FetchResponse::default().with_error_code(code), None);
+    }
+    let wait_max = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let deadline = Instant::now() + wait_max;
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
+    let mut waiter: Option<Waiter> = None;
+    loop {
+        let look = Look::of(door, version, &request);
+        let is_last = Instant::now() >= deadline || *door.stopping.borrow() || look.is_empty();
+        if let Some(waiter) = &waiter {
+            look.partitions().for_each(|partition| partition.register(waiter));
+        }
+        let (found, permit) = take(door, look).await;
+        if is_last || found.has_error || found.bytes >= bytes_min {
+            door.metrics.records_out.add(count_records(&found.responses));
+            return (FetchResponse::default().with_responses(found.responses), permit);
+        }
+        drop((found, permit));
+        if let Some(waiter) = &waiter {
+            tokio::select! {
+                () = waiter.woken() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = door.stopped() => {}
+            }
+        }
+        // The first look is without a waiter, for most find what they want. Once there is one, look again before waiting,
+        // or what came in between would be missed. A new one each time, so that partitions forget the old.
+        waiter = Some(Waiter::new());
+    }
+}
+
+impl Look {
+    fn of(door: &Door, version: i16, request: &FetchRequest) -> Self {
+        let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(door.limits.fetch_bytes_max);
+        let topics = request.topics.iter().map(|topic| {
+            let FetchTopic { topic: name, topic_id, partitions, .. } = topic;
+            let found = find_topic(door, version >= 13, name, *topic_id);
+            let wanted = partitions.iter().map(|asked| Wanted {
+                partition: found.clone().and_then(|topic| {
+                    let partition = topic.partition(asked.partition).cloned();
+                    partition.ok_or(ErrorCode::UnknownTopicOrPartition)
+                }),
+                index: asked.partition,
+                from: Offset(asked.fetch_offset),
+                leader_epoch: super::leader_epoch(asked.current_leader_epoch),
+                bytes_max: usize::try_from(asked.partition_max_bytes).unwrap_or(0),
+            });
+            (name.clone(), *topic_id, wanted.collect())
+        });
+        Self { topics: topics.collect(), bytes_max, is_committed: request.isolation_level == READ_COMMITTED }
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = &Wanted> {
+        self.topics.iter().flat_map(|(_, _, wanted)| wanted)
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.wanted().filter_map(|wanted| wanted.partition.as_ref().ok())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.wanted().next().is_none()
+    }
+
+    /// As many bytes as may be found at most: 0 when nothing is new, which is known without reading.
+    fn bytes_expected(&self) -> usize {
+        let has_news = |wanted: &&Wanted| {
+            wanted.partition.as_ref().is_ok_and(|partition| wanted.from < partition.offsets().high_watermark)
+        };
+        let sum = self.wanted().filter(has_news).map(|wanted| wanted.bytes_max.max(1)).sum::<usize>();
+        sum.min(self.bytes_max.max(1))
+    }
+
+    /// Reads, up to `bytes_max`, or nothing if that is 0. Blocks on the disk.
+    fn read(self, bytes_max: usize) -> Found {
+        let mut found =
+            Found { responses: Vec::with_capacity(self.topics.len()), bytes: 0, has_error: false };
+        for (name, topic_id, wanted) in self.topics {
+            let mut partitions = Vec::with_capacity(wanted.len());
+            for wanted in wanted {
+                let limit = bytes_max.saturating_sub(found.bytes).min(wanted.bytes_max);
+                let is_soft = found.bytes == 0 && bytes_max > 0;
+                let data = wanted.read(limit, is_soft, self.is_committed).unwrap_or_else(|code| {
+                    found.has_error = true;
+                    refused(wanted.index, code)
+                });
+                found.bytes += data.records.as_ref().map_or(0, Bytes::len);
+                partitions.push(data);
+            }
+            let response = FetchableTopicResponse::default().with_topic(name).with_topic_id(topic_id);
+            found.responses.push(response.with_partitions(partitions));
+        }
+        found
+    }
+}
+
+impl Wanted {
+    /// `is_soft`: a first batch that is larger than `limit` comes all the same.
+    fn read(&self, limit: usize, is_soft: bool, is_committed: bool) -> Result<PartitionData, ErrorCode> {
+        let partition = self.partition.as_ref().map_err(|code| *code)?;
+        check_leader_epoch(self.leader_epoch).map_err(|error| codes::fetch(&error))?;
+        let mut bounds = partition.offsets();
+        let mut records = Bytes::new();
+        if self.from < bounds.log_start || self.from > bounds.log_end {
+            return Err(ErrorCode::OffsetOutOfRange);
+        }
+        if let LogStatus::Stopped(_) = partition.status() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        if self.from < bounds.high_watermark && (is_soft || limit > 0) {
+            let slice = partition.fetch(self.from, limit, self.leader_epoch);
+            let slice = slice.map_err(|error| codes::fetch(&error))?;
+            bounds = slice.offsets;
+            if is_soft || slice.batches.len() <= limit {
+                records = slice.batches;
+            }
+        }
+        Ok(PartitionData::default()
+            .with_partition_index(self.index)
+            .with_high_watermark(bounds.high_watermark.0)
+            .with_last_stable_offset(bounds.high_watermark.0)
+            .with_log_start_offset(bounds.log_start.0)
+            .with_aborted_transactions(is_committed.then(Vec::new))
+            .with_records(Some(records)))
+    }
+}
+
+fn refused(index: i32, code: ErrorCode) -> PartitionData {
+    PartitionData::default()
+        .with_partition_index(index)
+        .with_error_code(code.code())
+        .with_high_watermark(-1)
+        .with_last_stable_offset(-1)
+        .with_log_start_offset(-1)
+        .with_records(Some(Bytes::new()))
+}
+
+/// One look: takes memory for what it may find, reads off the async threads, gives back what was not needed.
+async fn take(door: &Door, look: Look) -> (Found, Option<Permit>) {
+    let expected = look.bytes_expected();
+    // Without memory for records, the answer has none; the client asks again.
+    let Some((mut permit, bytes_max)) = (expected > 0).then(|| permit(door, expected)).flatten() else {
+        return (look.read(0), None);
+    };
+    let found = tokio::task::spawn_blocking(move || look.read(bytes_max)).await;
+    let found = found.expect("reading a log does not panic");
+    permit.shrink_to(found.bytes);
+    (found, Some(permit))
+}
+
+/// As much of `wanted` as the budget has, and how much to read for it.
+fn permit(door: &Door, wanted: usize) -> Option<(Permit, usize)> {
+    let budget = door.broker.budget();
+    let share = budget.limit_bytes() - budget.limit_bytes() / BUDGET_SHARE_OF_REQUESTS;
+    let least = FETCH_PERMIT_BYTES_MIN.min(share);
+    let free = share.saturating_sub(budget.used_bytes());
+    let mut bytes = wanted.max(least).min(free);
+    while bytes >= least {
+        if let Some(permit) = budget.try_acquire(bytes) {
+            return Some((permit, wanted.min(bytes)));
+        }
+        bytes /= 2;
+    }
+    None
+}
+
+fn count_records(responses: &[FetchableTopicResponse]) -> u64 {
+    let records =
+        responses.iter().flat_map(|topic| &topic.partitions).filter_map(|data| data.records.as_ref());
+    records.map(|records| count_in(records)).sum()
+}
+
+/// From the headers alone. The log has checked them.
+fn count_in(mut batches: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Ok(header) = BatchHeader::parse(batches) {
+        count += u64::from(header.record_count.unsigned_abs());
+        batches = batches.get(header.len_bytes..).unwrap_or_default();
+    }
+    count
+}

@@ -1,0 +1,224 @@
+//! The Kafka door: a listener, a loop per connection, and a file per API.
+//!
+//! Requests of a connection are served one after the other, as Kafka serves them, but for Produce: its batches are
+//! queued in order, and their answers awaited while the next request is read (see `connection`).
+
+mod alter_configs;
+mod api_versions;
+mod codes;
+mod connection;
+mod create_partitions;
+mod create_topics;
+mod delete_groups;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_groups;
+mod describe_topic_partitions;
+mod fetch;
+mod find_coordinator;
+mod heartbeat;
+mod incremental_alter_configs;
+mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
+mod list_offsets;
+mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
+mod operations;
+mod produce;
+mod sync_group;
+mod tally;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_broker::{Broker, Topic};
+use anabranch_core::{LeaderEpoch, TopicId};
+use anabranch_wire::messages::{BrokerId, TopicName};
+use anabranch_wire::protocol::StrBytes;
+use anabranch_wire::{ErrorCode, Head, Request, Response};
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use uuid::Uuid;
+
+use crate::config::{Advertised, Limits};
+use crate::metrics::Metrics;
+
+/// How long accepting rests when the operating system has no more connections to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every connection shares.
+#[derive(Debug)]
+pub(crate) struct Door {
+    broker: Broker,
+    host: StrBytes,
+    port: i32,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Door {
+    pub(crate) fn new(
+        broker: Broker,
+        advertised: &Advertised,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let port = advertised.port.map_or(0, i32::from);
+        Self { broker, host: text(&advertised.host), port, limits, metrics, stopping }
+    }
+
+    fn node_id(&self) -> BrokerId {
+        BrokerId(self.broker.node_id())
+    }
+
+    /// Returns when the door closes.
+    async fn stopped(&self) {
+        let mut stopping = self.stopping.clone();
+        // An error means that the server was dropped, which is to stop as well.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// A text on its way out.
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+/// A text on its way in, freed from the frame that it came in.
+fn own_text(text: Option<&StrBytes>) -> Option<String> {
+    text.map(|text| text.as_str().to_owned())
+}
+
+/// Bytes that outlive their request: a slice would keep the whole frame alive, outside of the budget.
+fn own(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// What a client believes the leader's epoch to be, if it says (KIP-320).
+fn leader_epoch(epoch: i32) -> Option<LeaderEpoch> {
+    (epoch != -1).then_some(LeaderEpoch(epoch))
+}
+
+/// The topic that a request means: by name, or by id in the versions that have ids (KIP-516).
+fn find_topic(door: &Door, by_id: bool, name: &TopicName, id: Uuid) -> Result<Arc<Topic>, ErrorCode> {
+    let topics = door.broker.topics();
+    match by_id {
+        true => topics.by_id(TopicId(id)).cloned().ok_or(ErrorCode::UnknownTopicId),
+        false => topics.get(name).cloned().ok_or(ErrorCode::UnknownTopicOrPartition),
+    }
+}
+
+/// The names that come more than once.
+fn repeated<'a>(names: impl Iterator<Item = &'a TopicName>) -> HashSet<TopicName> {
+    let mut seen = HashSet::new();
+    names.filter(|name| !seen.insert(*name)).cloned().collect()
+}
+
+/// Accepts connections until the door closes, then waits for those that are open.
+pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = door.stopped() => break,
+            Some(ended) = connections.join_next() => told(&door, ended),
+            accepted = listener.accept() => match accepted {
+                Ok((_, peer)) if connections.len() >= door.limits.connections_max => {
+                    door.metrics.connections_refused.add(1);
+                    tracing::warn!(%peer, limit = door.limits.connections_max, "too many connections: refused");
+                }
+                Ok((stream, peer)) => {
+                    door.metrics.connections_opened.add(1);
+                    connections.spawn(connection::serve(Arc::clone(&door), stream, peer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let drained = tokio::time::timeout(door.limits.shutdown_max, async {
+        while let Some(ended) = connections.join_next().await {
+            told(&door, ended);
+        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "requests were still in flight at the deadline: cut off"
+        );
+        connections.shutdown().await;
+    }
+}
+
+/// A panic ends its connection and nothing else; it is a bug all the same.
+fn told(door: &Door, ended: Result<(), JoinError>) {
+    door.metrics.connections_closed.add(1);
+    if let Err(error) = ended {
+        door.metrics.bugs.add(1);
+        tracing::error!(%error, "a connection failed; this is a bug");
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct Client<'a> {
+    head: &'a Head,
+    peer: SocketAddr,
+}
+
+impl Client<'_> {
+    fn version(&self) -> i16 {
+        self.head.version
+    }
+}
+
+/// Serves everything but Produce and Fetch, which need more than a response: see `connection`.
+async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Response> {
+    let version = client.version();
+    Some(match request {
+        Request::ApiVersions(_) => api_versions::answer(version).into(),
+        Request::Metadata(request) => metadata::answer(door, version, request).await.into(),
+        Request::ListOffsets(request) => list_offsets::answer(door, version, request).await.into(),
+        Request::InitProducerId(request) => init_producer_id::answer(door, &request).await.into(),
+        Request::CreateTopics(request) => create_topics::answer(door, request).await.into(),
+        Request::DeleteTopics(request) => delete_topics::answer(door, version, request).await.into(),
+        Request::CreatePartitions(request) => create_partitions::answer(door, request).await.into(),
+        Request::DescribeConfigs(request) => describe_configs::answer(door, &request).into(),
+        Request::AlterConfigs(request) => alter_configs::answer(door, request).await.into(),
+        Request::IncrementalAlterConfigs(request) => {
+            incremental_alter_configs::answer(door, request).await.into()
+        }
+        Request::DescribeCluster(request) => describe_cluster::answer(door, &request).into(),
+        Request::DescribeTopicPartitions(request) => describe_topic_partitions::answer(door, &request).into(),
+        Request::FindCoordinator(request) => find_coordinator::answer(door, version, request).into(),
+        Request::JoinGroup(request) => join_group::answer(door, client, request).await.into(),
+        Request::SyncGroup(request) => sync_group::answer(door, request).await.into(),
+        Request::Heartbeat(request) => heartbeat::answer(door, &request).await.into(),
+        Request::LeaveGroup(request) => leave_group::answer(door, version, request).await.into(),
+        Request::OffsetCommit(request) => offset_commit::answer(door, version, request).await.into(),
+        Request::OffsetFetch(request) => offset_fetch::answer(door, version, request).await.into(),
+        Request::OffsetDelete(request) => offset_delete::answer(door, request).await.into(),
+        Request::DescribeGroups(request) => describe_groups::answer(door, version, request).await.into(),
+        Request::ListGroups(request) => list_groups::answer(door, request).await.into(),
+        Request::DeleteGroups(request) => delete_groups::answer(door, request).await.into(),
+        _ => return None,
+    })
+}

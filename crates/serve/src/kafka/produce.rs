@@ -1,0 +1,123 @@
+//! Produce (key 0, versions 3 to 13). Batches go to the log as the bytes that came.
+//!
+//! From version 13 topics are addressed by id (KIP-516); from version 8 errors come with a message (KIP-467).
+
+use anabranch_broker::{Ack, Partition, Produced, Producing as Queued};
+use anabranch_core::batch::{BatchHeader, Compression, NO_TIMESTAMP};
+use anabranch_wire::ErrorCode;
+use anabranch_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use anabranch_wire::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use anabranch_wire::messages::{ProduceRequest, ProduceResponse, TopicName};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::codes::{self, Refusal, refusal};
+use super::{Door, find_topic};
+
+/// A request whose batches are queued, each where it could be.
+#[derive(Debug)]
+pub(super) struct Producing {
+    topics: Vec<(TopicName, Uuid, Vec<(i32, Result<Queued, Refusal>)>)>,
+    is_answered: bool,
+}
+
+impl Producing {
+    /// Whether the client waits for an answer: not with acks=0.
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
+    /// Waits until every batch is as safe as was asked for.
+    pub(super) async fn answer(self) -> ProduceResponse {
+        let mut responses = Vec::with_capacity(self.topics.len());
+        for (name, topic_id, partitions) in self.topics {
+            let mut answered = Vec::with_capacity(partitions.len());
+            for (index, queued) in partitions {
+                let produced = match queued {
+                    Ok(queued) => {
+                        queued.answer().await.map_err(|error| refusal(codes::produce(&error), error))
+                    }
+                    Err(refused) => Err(refused),
+                };
+                answered.push(partition_response(index, produced));
+            }
+            responses.push(
+                TopicProduceResponse::default()
+                    .with_name(name)
+                    .with_topic_id(topic_id)
+                    .with_partition_responses(answered),
+            );
+        }
+        ProduceResponse::default().with_responses(responses)
+    }
+}
+
+/// Queues the batches of a request, in order. `timeout_ms` has no meaning here: it bounds the wait for replicas.
+pub(super) async fn submit(door: &Door, version: i16, request: ProduceRequest) -> Producing {
+    let ack = match request.acks {
+        0 | 1 => Ok(Ack::Written),
+        -1 => Ok(Ack::Durable),
+        acks => Err(refusal(ErrorCode::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1"))),
+    };
+    let is_transactional = request.transactional_id.is_some();
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    for TopicProduceData { name, topic_id, partition_data, .. } in request.topic_data {
+        let topic = find_topic(door, version >= 13, &name, topic_id);
+        let mut partitions = Vec::with_capacity(partition_data.len());
+        for PartitionProduceData { index, records, .. } in partition_data {
+            let target = match (&ack, &topic) {
+                (Err(refused), _) => Err(refused.clone()),
+                _ if is_transactional => {
+                    Err(refusal(codes::TRANSACTIONS_UNSUPPORTED, "transactions are not supported"))
+                }
+                (_, Err(code)) => Err(refusal(*code, "there is no such topic")),
+                (Ok(ack), Ok(topic)) => match topic.partition(index) {
+                    Some(partition) => Ok((partition, *ack)),
+                    None => Err(refusal(ErrorCode::UnknownTopicOrPartition, "there is no such partition")),
+                },
+            };
+            let queued = match target {
+                Ok((partition, ack)) => queue(door, version, partition, records, ack).await,
+                Err(refused) => Err(refused),
+            };
+            partitions.push((index, queued));
+        }
+        topics.push((name, topic_id, partitions));
+    }
+    Producing { topics, is_answered: request.acks != 0 }
+}
+
+async fn queue(
+    door: &Door,
+    version: i16,
+    partition: &Partition,
+    records: Option<Bytes>,
+    ack: Ack,
+) -> Result<Queued, Refusal> {
+    let records = records.unwrap_or_default();
+    let header = BatchHeader::parse(&records).ok();
+    // KIP-110: "Zstd" came with version 7, and older consumers of the same generation cannot read it.
+    if version < 7 && header.is_some_and(|header| header.compression() == Ok(Compression::Zstd)) {
+        return Err(refusal(ErrorCode::UnsupportedCompressionType, "zstd needs produce version 7"));
+    }
+    let queued =
+        partition.submit(records, ack).await.map_err(|error| refusal(codes::produce(&error), error))?;
+    door.metrics.records_in.add(header.map_or(0, |header| header.record_count.unsigned_abs().into()));
+    Ok(queued)
+}
+
+fn partition_response(index: i32, produced: Result<Produced, Refusal>) -> PartitionProduceResponse {
+    let response = PartitionProduceResponse::default().with_index(index);
+    match produced {
+        Ok(produced) => response
+            .with_base_offset(produced.base_offset.0)
+            .with_log_append_time_ms(produced.log_append_time_ms)
+            .with_log_start_offset(produced.log_start.0),
+        Err((code, message)) => response
+            .with_error_code(code)
+            .with_error_message(message)
+            .with_base_offset(-1)
+            .with_log_append_time_ms(NO_TIMESTAMP)
+            .with_log_start_offset(-1),
+    }
+}

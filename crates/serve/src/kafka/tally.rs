@@ -1,0 +1,58 @@
+//! The error codes inside a response, for the counters.
+
+use anabranch_wire::{NO_ERROR, Response};
+
+/// Every code in `response` that is an error.
+pub(super) fn error_codes(response: &Response) -> Vec<i16> {
+    let mut codes = codes(response);
+    codes.retain(|code| *code != NO_ERROR);
+    codes
+}
+
+macro_rules! each {
+    ($list:expr, $code:ident) => {
+        $list.iter().map(|each| each.$code).collect()
+    };
+    ($list:expr, $inner:ident, $code:ident) => {
+        $list.iter().flat_map(|each| &each.$inner).map(|each| each.$code).collect()
+    };
+}
+
+fn codes(response: &Response) -> Vec<i16> {
+    match response {
+        Response::Produce(r) => each!(r.responses, partition_responses, error_code),
+        Response::Fetch(r) if r.error_code != NO_ERROR => vec![r.error_code],
+        Response::Fetch(r) => each!(r.responses, partitions, error_code),
+        Response::ListOffsets(r) => each!(r.topics, partitions, error_code),
+        Response::Metadata(r) => each!(r.topics, error_code),
+        Response::OffsetCommit(r) => each!(r.topics, partitions, error_code),
+        Response::OffsetFetch(r) => {
+            let old = r.topics.iter().flat_map(|topic| &topic.partitions).map(|each| each.error_code);
+            let new = r.groups.iter().flat_map(|group| &group.topics).flat_map(|topic| &topic.partitions);
+            old.chain(new.map(|each| each.error_code)).collect()
+        }
+        Response::FindCoordinator(r) if r.coordinators.is_empty() => vec![r.error_code],
+        Response::FindCoordinator(r) => each!(r.coordinators, error_code),
+        Response::JoinGroup(r) => vec![r.error_code],
+        Response::SyncGroup(r) => vec![r.error_code],
+        Response::Heartbeat(r) => vec![r.error_code],
+        Response::LeaveGroup(r) if r.members.is_empty() => vec![r.error_code],
+        Response::LeaveGroup(r) => each!(r.members, error_code),
+        Response::DescribeGroups(r) => each!(r.groups, error_code),
+        Response::ListGroups(r) => vec![r.error_code],
+        Response::ApiVersions(r) => vec![r.error_code],
+        Response::CreateTopics(r) => each!(r.topics, error_code),
+        Response::DeleteTopics(r) => each!(r.responses, error_code),
+        Response::InitProducerId(r) => vec![r.error_code],
+        Response::DescribeConfigs(r) => each!(r.results, error_code),
+        Response::AlterConfigs(r) => each!(r.responses, error_code),
+        Response::CreatePartitions(r) => each!(r.results, error_code),
+        Response::DeleteGroups(r) => each!(r.results, error_code),
+        Response::IncrementalAlterConfigs(r) => each!(r.responses, error_code),
+        Response::OffsetDelete(r) if r.error_code != NO_ERROR => vec![r.error_code],
+        Response::OffsetDelete(r) => each!(r.topics, partitions, error_code),
+        Response::DescribeCluster(r) => vec![r.error_code],
+        Response::DescribeTopicPartitions(r) => each!(r.topics, error_code),
+        _ => Vec::new(),
+    }
+}
