@@ -43,7 +43,7 @@ pub enum Effect {
         response: Response,
     },
     /// Make records durable, then report with [`super::Groups::stored`]. Stores are written, and reported, in the order
-    /// in which they appear. A store may be split over several batches: what is asked for twice is asked for once.
+    /// in which they appear. One store may take several batches, and several stores may share one.
     Store {
         /// To report with.
         token: StoreToken,

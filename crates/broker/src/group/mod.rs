@@ -255,9 +255,12 @@ impl Groups {
                 Ok(()) => answer(request, response),
                 Err(error) => answer(request, response.failed(&error)),
             },
-            Then::Assign { group, generation, assignments } => self.with_group(&group, now, |group, turn| {
-                group.assigned(generation, assignments, outcome, turn)
-            }),
+            Then::Assign { group, generation, assignments } => {
+                let event = |group: &mut Group, turn: &mut Turn<'_>| {
+                    group.assigned(generation, assignments, outcome, turn);
+                };
+                self.with_group(&group, now, event)
+            }
             Then::Readmit { group, readmit } => {
                 self.with_group(&group, now, |group, turn| group.readmitted(*readmit, outcome, turn))
             }

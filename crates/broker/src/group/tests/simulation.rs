@@ -62,6 +62,9 @@ enum Phase {
     Waits(RequestId),
 }
 
+/// Protocol and leader.
+type Told = (Option<String>, String);
+
 /// A request on its way.
 struct Outstanding {
     client: Option<usize>,
@@ -80,7 +83,7 @@ struct Simulation {
     crashes: u32,
     lives: HashMap<&'static str, u32>,
     /// What members of a generation were told of it: protocol and leader. Unsynced generations end with a crash.
-    told: HashMap<(&'static str, u32, u32, i32), (Option<String>, String)>,
+    told: HashMap<(&'static str, u32, u32, i32), Told>,
     /// Which sync made the assignment of a generation. Holds over crashes: it was durable before it was told.
     assigned: HashMap<(&'static str, u32, i32), String>,
     /// The newest acknowledged offset of each partition since its last deletion.
