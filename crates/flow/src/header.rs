@@ -1,0 +1,32 @@
+//! The headers that a flow puts on records which it sends aside, late or undecodable.
+//!
+//! A flow delivers at least once: after a crash such a record may be sent again. Source topic, partition and position
+//! together name the record, so that a reader who has seen them before can skip it.
+
+use anabranch_core::TopicPartition;
+use anabranch_core::batch::Record;
+
+/// The topic that the record was read from.
+pub const SOURCE_TOPIC: &str = "anabranch.source.topic";
+/// Its partition, in decimal.
+pub const SOURCE_PARTITION: &str = "anabranch.source.partition";
+/// Its position there, in decimal.
+pub const SOURCE_POSITION: &str = "anabranch.source.position";
+/// On a late record: by how many milliseconds its event time was behind the flow's watermark, in decimal.
+pub const LATE_MS: &str = "anabranch.late.ms";
+/// On an undecodable record: what the flow's decoder said.
+pub const ERROR: &str = "anabranch.error";
+
+/// `record` with its origin, and why it was sent aside.
+pub(crate) fn mark(
+    record: Record,
+    from: &TopicPartition,
+    position: u64,
+    (why, how): (&'static str, String),
+) -> Record {
+    record
+        .header(SOURCE_TOPIC, from.topic.clone())
+        .header(SOURCE_PARTITION, from.partition.to_string())
+        .header(SOURCE_POSITION, position.to_string())
+        .header(why, how)
+}
