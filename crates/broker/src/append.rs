@@ -1,7 +1,7 @@
 //! Appending records from inside the process.
 
+use anabranch_core::Offset;
 use anabranch_core::batch::{BatchBuilder, Compression, NO_TIMESTAMP, Record};
-use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::Ack;
 
 use crate::catalogue::Topic;
@@ -49,9 +49,7 @@ impl Topic {
         records: Vec<Record>,
         ack: Ack,
     ) -> Result<Produced, ProduceError> {
-        let to = self
-            .partition(partition)
-            .ok_or_else(|| ProduceError::Unknown(TopicPartition::new(self.name(), partition)))?;
+        let to = self.partition(partition).ok_or_else(|| ProduceError::unknown(self.name(), partition))?;
         to.append_records(records, ack).await
     }
 

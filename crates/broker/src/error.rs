@@ -32,6 +32,9 @@ pub enum BrokerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The operating system gives no threads ([`crate::blocking`] only).
+    #[error("cannot start threads: {0}")]
+    Runtime(#[source] std::io::Error),
     /// The first records of a new data directory cannot be written.
     #[error("the internal topic {topic} cannot be written: {error}")]
     InternalWrite {
@@ -165,6 +168,12 @@ pub enum ProduceError {
     /// The log refused, or failed.
     #[error(transparent)]
     Log(#[from] AppendError),
+}
+
+impl ProduceError {
+    pub(crate) fn unknown(topic: &str, partition: i32) -> Self {
+        Self::Unknown(TopicPartition::new(topic, partition))
+    }
 }
 
 /// Why no producer id was given. The caller may try again.

@@ -1,6 +1,49 @@
 //! Topics, producers and groups over the durable log: Kafka's broker as a library, and the embedded engine.
+//!
+//! A [`Broker`] owns a data directory. It has two doors:
+//!
+//! * The wide one is for the Kafka server, and for applications that hold the broker inside: everything that Kafka can
+//!   say about topics ([`Broker::create_topic`]), settings ([`config`]), batches ([`Partition`]), idempotent producers
+//!   ([`Broker::init_producer_id`]) and groups ([`GroupService`]).
+//! * The narrow one is [`anabranch_core::engine::Engine`], which `Broker` implements: what is written against it runs on
+//!   other systems too.
+//!
+//! Inside an application, records are enough:
+//!
+//! ```
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! use anabranch_broker::{Apply, Broker, NewTopic, Record};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let broker = Broker::open(dir.path()).await?;
+//! let orders = broker.create_topic(NewTopic::new("orders").partitions(3), Apply::Now).await?;
+//!
+//! // When this returns, the order survives power loss.
+//! orders.append(Record::new("order-1", "two cups")).await?;
+//!
+//! // Consumers of a group share the partitions, and go on where the group stands.
+//! let mut shipping = broker.consumer("shipping", ["orders"])?;
+//! let order = shipping.next().await?;
+//! assert_eq!(order.record.value.as_deref(), Some(&b"two cups"[..]));
+//! shipping.commit().await?;
+//!
+//! broker.close().await;
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Broker::tail`] follows a topic without a group; [`blocking`] is for programs without a runtime.
+//!
+//! What it keeps of itself, it keeps in topics: `__anabranch_catalogue` has the topics with their settings, the cluster's
+//! id, and how many producer ids were given; `__consumer_offsets` has the groups, in Kafka's own records. What a request
+//! changes is durable there before it is acknowledged, and visible after that: readers hold an immutable [`Catalogue`],
+//! which one writer replaces. If one of the two is damaged the broker does not open; a damaged partition of another topic
+//! stops alone.
+//!
+//! There is one node, with id [`NODE_ID`], which leads every partition in epoch 0.
 
 mod append;
+pub mod blocking;
 mod broker;
 mod catalogue;
 pub mod config;

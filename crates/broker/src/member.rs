@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::broker::Broker;
 use crate::engine::{offset, position};
 use crate::group::consumer_protocol::{
-    Assignment, Subscriber, Subscription, assign_ranges, subscribed_topics,
+    Assignment, RANGE, Subscriber, Subscription, assign_ranges, subscribed_topics,
 };
 use crate::group::event::{Commit, CommitOffset, Join, Joined, Leaver, Sync};
 use crate::group::{GroupError, Heartbeat};

@@ -1,0 +1,179 @@
+//! The broker for programs without a runtime: the same calls, each of which waits.
+//!
+//! A [`Broker`] brings a runtime of its own. Do not use it, or drop it, inside of another runtime: there is
+//! [`crate::Broker`] for that.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anabranch_core::batch::Record;
+use anabranch_core::engine::{EngineError, Place};
+use anabranch_log::Ack;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::broker::BrokerBuilder;
+use crate::error::{BrokerError, ProduceError, TopicError};
+use crate::{Appended, Apply, Consumed, NewTopic, Topic};
+
+/// The threads that wait for the disk's answers and for timeouts: there is little to do for them.
+const WORKER_THREADS: usize = 1;
+
+/// See [`crate::Broker`]. Cheap to clone; all clones are the same broker.
+///
+/// ```
+/// use anabranch_broker::{Apply, NewTopic, Place, Record, blocking::Broker};
+///
+/// let dir = tempfile::tempdir()?;
+/// let broker = Broker::open(dir.path())?;
+/// broker.create_topic(NewTopic::new("orders"), Apply::Now)?;
+/// broker.append("orders", Record::new("order-1", "two cups"))?;
+/// for order in broker.tail("orders", Place::Earliest)?.take(1) {
+///     println!("{:?}", order?.record.value);
+/// }
+/// broker.close();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Broker {
+    broker: crate::Broker,
+    runtime: Arc<Runtime>,
+}
+
+impl Broker {
+    /// Opens the data directory `path` with default settings, creating it when there is none.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, BrokerError> {
+        Self::open_with(crate::Broker::builder().data(path))
+    }
+
+    /// Opens what `builder` says.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub fn open_with(builder: BrokerBuilder) -> Result<Self, BrokerError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(WORKER_THREADS)
+            .thread_name("anabranch")
+            .enable_time()
+            .build()
+            .map_err(BrokerError::Runtime)?;
+        let broker = runtime.block_on(builder.open())?;
+        Ok(Self { broker, runtime: Arc::new(runtime) })
+    }
+
+    /// The broker behind this; for what has no call here, with [`Broker::wait`].
+    #[must_use]
+    pub fn broker(&self) -> &crate::Broker {
+        &self.broker
+    }
+
+    /// Waits for any call of the asynchronous face.
+    pub fn wait<T>(&self, call: impl Future<Output = T>) -> T {
+        self.runtime.block_on(call)
+    }
+
+    /// See [`crate::Broker::close`].
+    pub fn close(&self) {
+        self.wait(self.broker.close());
+    }
+
+    /// See [`crate::Broker::create_topic`].
+    ///
+    /// # Errors
+    /// [`TopicError`].
+    pub fn create_topic(&self, new: NewTopic, mode: Apply) -> Result<Arc<Topic>, TopicError> {
+        self.wait(self.broker.create_topic(new, mode))
+    }
+
+    /// Appends one record to `topic`; it survives power loss when this returns. See [`Topic::append`].
+    ///
+    /// # Errors
+    /// [`ProduceError`].
+    pub fn append(&self, topic: &str, record: Record) -> Result<Appended, ProduceError> {
+        self.append_with(topic, record, Ack::Durable)
+    }
+
+    /// See [`Topic::append_with`].
+    ///
+    /// # Errors
+    /// [`ProduceError`].
+    pub fn append_with(&self, topic: &str, record: Record, ack: Ack) -> Result<Appended, ProduceError> {
+        let found = self.broker.topic(topic).map_err(|_| ProduceError::unknown(topic, 0))?;
+        self.wait(found.append_with(record, ack))
+    }
+
+    /// See [`crate::Broker::tail`]. The iterator waits for records; it ends after an error.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn tail(
+        &self,
+        topic: &str,
+        from: Place,
+    ) -> Result<impl Iterator<Item = Result<Consumed, EngineError>> + use<>, EngineError> {
+        let mut tail = self.wait(self.broker.tail(topic, from))?;
+        let runtime = Arc::clone(&self.runtime);
+        Ok(std::iter::from_fn(move || runtime.block_on(tail.next())))
+    }
+
+    /// See [`crate::Broker::consumer`].
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn consumer<T: Into<String>>(
+        &self,
+        group: &str,
+        topics: impl IntoIterator<Item = T>,
+    ) -> Result<Consumer, EngineError> {
+        let consumer = self.broker.consumer(group, topics)?;
+        Ok(Consumer { consumer: Some(consumer), runtime: Arc::clone(&self.runtime) })
+    }
+}
+
+/// See [`crate::Consumer`].
+#[derive(Debug)]
+pub struct Consumer {
+    /// There until it is dropped.
+    consumer: Option<crate::Consumer>,
+    runtime: Arc<Runtime>,
+}
+
+impl Consumer {
+    /// See [`crate::Consumer::next`].
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    #[allow(clippy::should_implement_trait)] // it has no end, and takes no adapters: commit belongs between the records
+    pub fn next(&mut self) -> Result<Consumed, EngineError> {
+        let consumer = self.consumer.as_mut().expect("it is there until it is dropped");
+        self.runtime.block_on(consumer.next())
+    }
+
+    /// See [`crate::Consumer::commit`].
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn commit(&mut self) -> Result<(), EngineError> {
+        let consumer = self.consumer.as_mut().expect("it is there until it is dropped");
+        self.runtime.block_on(consumer.commit())
+    }
+
+    /// See [`crate::Consumer::leave`].
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn leave(mut self) -> Result<(), EngineError> {
+        let consumer = self.consumer.take().expect("it is there until it is dropped");
+        self.runtime.block_on(consumer.leave())
+    }
+}
+
+impl Drop for Consumer {
+    /// Inside the runtime, so that it can leave its group.
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        drop(self.consumer.take());
+    }
+}

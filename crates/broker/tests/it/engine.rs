@@ -1,0 +1,136 @@
+//! The broker as an engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_broker::{Apply, Broker, NewTopic, Record};
+use anabranch_core::TopicPartition;
+use anabranch_core::batch::split_batches;
+use anabranch_core::engine::{
+    Capability, Durability, Engine, EngineError, Ensured, Place, Position, ReadLimits, TopicSpec,
+};
+
+use crate::{batch, broker_with, open, soon};
+
+fn at(topic: &str) -> TopicPartition {
+    TopicPartition::new(topic, 0)
+}
+
+const NO_WAIT: ReadLimits = ReadLimits { bytes_max: 1 << 20, wait_max: Duration::ZERO };
+const LONG: ReadLimits = ReadLimits { bytes_max: 1 << 20, wait_max: Duration::from_secs(3600) };
+
+async fn engine_with(path: &std::path::Path) -> (Broker, Arc<dyn Engine>) {
+    let broker = broker_with(path, NewTopic::new("t")).await;
+    (broker.clone(), Arc::new(broker))
+}
+
+#[tokio::test]
+async fn what_is_appended_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, engine) = engine_with(dir.path()).await;
+    for (values, durability) in [(&["a", "b"][..], Durability::Written), (&["c"][..], Durability::Durable)] {
+        engine.append(&at("t"), batch(values), durability).await.unwrap();
+    }
+    let fetched = engine.read(&at("t"), Position(1), NO_WAIT).await.unwrap();
+    assert_eq!((fetched.next, fetched.latest), (Position(3), Position(3)));
+    let values: Vec<_> = split_batches(fetched.batches)
+        .flat_map(|batch| batch.unwrap().records().unwrap())
+        .filter(|record| record.offset.0 >= 1)
+        .map(|record| record.record.value.unwrap())
+        .collect();
+    assert_eq!(values, ["b", "c"]);
+    let nothing = engine.read(&at("t"), Position(3), NO_WAIT).await.unwrap();
+    assert!(nothing.batches.is_empty() && nothing.next == Position(3));
+    let first = engine.read(&at("t"), Position(0), ReadLimits { bytes_max: 1, ..NO_WAIT }).await.unwrap();
+    assert_eq!(first.next, Position(2), "the first batch comes whole");
+}
+
+#[tokio::test]
+async fn a_read_waits_for_what_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, engine) = engine_with(dir.path()).await;
+    let reading = tokio::spawn(async move { engine.read(&at("t"), Position(0), LONG).await });
+    broker.topic("t").unwrap().append(Record::keyless("x")).await.unwrap();
+    assert_eq!(soon(reading).await.unwrap().unwrap().next, Position(1));
+
+    let waiting = broker.clone();
+    let reading = tokio::spawn(async move { waiting.read(&at("t"), Position(1), LONG).await });
+    tokio::task::yield_now().await;
+    broker.delete_topic("t").await.unwrap();
+    assert!(
+        matches!(soon(reading).await.unwrap(), Err(EngineError::NotFound(_))),
+        "a deleted topic wakes readers"
+    );
+}
+
+#[tokio::test]
+async fn places_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, engine) = engine_with(dir.path()).await;
+    for ms in [10, 20, 30] {
+        broker.topic("t").unwrap().append(Record::keyless("x").at(ms)).await.unwrap();
+    }
+    let cases = [
+        (Place::Earliest, 0),
+        (Place::Latest, 3),
+        (Place::AtTime(0), 0),
+        (Place::AtTime(11), 1),
+        (Place::AtTime(30), 2),
+        (Place::AtTime(31), 3),
+    ];
+    for (place, expected) in cases {
+        assert_eq!(engine.locate(&at("t"), place).await.unwrap(), Position(expected), "{place:?}");
+    }
+}
+
+#[tokio::test]
+async fn topics_are_ensured() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, engine) = engine_with(dir.path()).await;
+    assert_eq!(engine.ensure_topic(&TopicSpec::new("u", 2)).await.unwrap(), Ensured::Created);
+    assert_eq!(engine.ensure_topic(&TopicSpec::new("u", 2)).await.unwrap(), Ensured::Existed);
+    let different = engine.ensure_topic(&TopicSpec::new("u", 3)).await.unwrap_err();
+    assert!(matches!(different, EngineError::Different { actual: 2, asked: 3, .. }));
+    let refused = engine.ensure_topic(&TopicSpec::new("no/good", 1)).await.unwrap_err();
+    assert!(matches!(refused, EngineError::Refused { .. }));
+    assert_eq!(engine.partition_count("u").await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn failures_say_whose_fault_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, engine) = engine_with(dir.path()).await;
+    let missing = engine.append(&at("none"), batch(&["a"]), Durability::Durable).await.unwrap_err();
+    assert!(matches!(missing, EngineError::NotFound(_)));
+    let garbage = engine.append(&at("t"), "garbage".into(), Durability::Durable).await.unwrap_err();
+    assert!(matches!(garbage, EngineError::Batch(_)));
+    let beyond = engine.read(&at("t"), Position(5), NO_WAIT).await.unwrap_err();
+    assert!(matches!(beyond, EngineError::OutOfRange { position: Position(5), latest: Position(0), .. }));
+    let needs = engine.require(&[Capability::Replay, Capability::Transactions]).unwrap_err();
+    assert!(matches!(needs, EngineError::Absent { capability: Capability::Transactions, .. }));
+    broker.close().await;
+    let closed = engine.append(&at("t"), batch(&["a"]), Durability::Durable).await.unwrap_err();
+    assert!(matches!(closed, EngineError::Closed));
+    assert!(matches!(engine.ensure_topic(&TopicSpec::new("v", 1)).await, Err(EngineError::Closed)));
+}
+
+#[tokio::test]
+async fn a_damaged_partition_stops_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, _) = engine_with(dir.path()).await;
+    let healthy = broker.create_topic(NewTopic::new("u"), Apply::Now).await.unwrap();
+    for topic in [&broker.topic("t").unwrap(), &healthy] {
+        topic.append(Record::keyless("x")).await.unwrap();
+    }
+    broker.close().await;
+    let path = dir.path().join("topics/t/0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[62] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+
+    let broker = open(dir.path()).await;
+    assert!(soon(broker.read(&at("t"), Position(0), LONG)).await.is_err(), "it does not wait in vain");
+    assert!(broker.topic("t").unwrap().append(Record::keyless("y")).await.is_err());
+    broker.topic("u").unwrap().append(Record::keyless("y")).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}

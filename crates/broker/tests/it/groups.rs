@@ -1,0 +1,221 @@
+//! Groups, end to end.
+
+use std::collections::BTreeSet;
+
+use anabranch_broker::group::GroupError;
+use anabranch_broker::group::event::{Commit, CommitOffset};
+use anabranch_broker::{Apply, Broker, NewTopic, Record};
+use anabranch_core::TopicPartition;
+use anabranch_core::engine::{Engine, EngineError, GroupEvent, GroupMember, Position};
+
+use crate::{broker_with, open, soon};
+
+async fn assigned(member: &mut Box<dyn GroupMember>) -> Vec<(TopicPartition, Option<Position>)> {
+    match soon(member.next_event()).await.unwrap() {
+        GroupEvent::Assigned(partitions) => partitions,
+        GroupEvent::Revoked(_) => panic!("partitions are assigned"),
+    }
+}
+
+async fn revoked(member: &mut Box<dyn GroupMember>) -> Vec<TopicPartition> {
+    match soon(member.next_event()).await.unwrap() {
+        GroupEvent::Revoked(partitions) => partitions,
+        GroupEvent::Assigned(_) => panic!("partitions are revoked"),
+    }
+}
+
+fn numbers(partitions: &[(TopicPartition, Option<Position>)]) -> BTreeSet<i32> {
+    partitions.iter().map(|(at, _)| at.partition).collect()
+}
+
+async fn join(broker: &Broker) -> Box<dyn GroupMember> {
+    Engine::join(broker, "g", &["t".to_owned()]).await.unwrap()
+}
+
+#[tokio::test]
+async fn two_members_share_and_take_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t").partitions(4)).await;
+    let mut first = join(&broker).await;
+    assert_eq!(numbers(&assigned(&mut first).await), BTreeSet::from([0, 1, 2, 3]));
+    first.commit(&[(TopicPartition::new("t", 3), Position(7))]).await.unwrap();
+
+    let mut second = join(&broker).await;
+    let (one, other) = tokio::join!(
+        async {
+            assert_eq!(revoked(&mut first).await.len(), 4);
+            let late = first.commit(&[(TopicPartition::new("t", 3), Position(8))]).await;
+            assert!(matches!(late, Err(EngineError::Fenced { .. })), "what was revoked cannot be committed");
+            assigned(&mut first).await
+        },
+        assigned(&mut second)
+    );
+    assert_eq!((one.len(), other.len()), (2, 2));
+    assert_eq!(&numbers(&one) | &numbers(&other), BTreeSet::from([0, 1, 2, 3]));
+    let with_three = one.iter().chain(&other).find(|(at, _)| at.partition == 3).unwrap();
+    assert_eq!(with_three.1, Some(Position(7)), "the group's position goes with the partition");
+
+    second.leave().await.unwrap();
+    revoked(&mut first).await;
+    assert_eq!(assigned(&mut first).await.len(), 4);
+
+    // A member that is only dropped is missed as well.
+    let mut third = join(&broker).await;
+    let (_, _) = tokio::join!(
+        async {
+            revoked(&mut first).await;
+            assigned(&mut first).await
+        },
+        assigned(&mut third)
+    );
+    drop(third);
+    revoked(&mut first).await;
+    assert_eq!(assigned(&mut first).await.len(), 4);
+}
+
+#[tokio::test]
+async fn new_partitions_and_new_topics_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path()).await;
+    let mut member = join(&broker).await;
+    assert_eq!(assigned(&mut member).await, [], "there is no such topic yet");
+    broker.create_topic(NewTopic::new("t"), Apply::Now).await.unwrap();
+    assert_eq!(assigned(&mut member).await.len(), 1);
+    broker.create_partitions("t", 3, Apply::Now).await.unwrap();
+    revoked(&mut member).await;
+    assert_eq!(assigned(&mut member).await.len(), 3);
+}
+
+#[tokio::test]
+async fn consumers_resume_where_the_group_stands_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    for n in 0..5 {
+        broker.topic("t").unwrap().append(Record::keyless(format!("{n}"))).await.unwrap();
+    }
+    let mut consumer = broker.consumer("g", ["t"]).unwrap();
+    for expected in 0..3 {
+        assert_eq!(soon(consumer.next()).await.unwrap().offset.0, expected);
+    }
+    consumer.commit().await.unwrap();
+    assert_eq!(soon(consumer.next()).await.unwrap().offset.0, 3);
+    // Not committed, not left: the broker goes down under it.
+    broker.close().await;
+    assert!(matches!(soon(consumer.next()).await, Ok(_) | Err(EngineError::Closed)));
+    drop(consumer);
+
+    let broker = open(dir.path()).await;
+    let mut consumer = broker.consumer("other", ["t"]).unwrap();
+    assert_eq!(soon(consumer.next()).await.unwrap().offset.0, 0, "another group stands elsewhere");
+    let committed = broker.groups().fetch_offsets("g", &[("t".into(), 0)], true).await;
+    assert_eq!(committed[0].as_ref().unwrap().as_ref().unwrap().offset, 3);
+    let groups: Vec<String> = broker.groups().list().await.into_iter().map(|listed| listed.group).collect();
+    assert_eq!(groups, ["g", "other"]);
+}
+
+#[tokio::test]
+async fn two_consumers_read_everything_between_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t").partitions(4)).await;
+    let topic = broker.topic("t").unwrap();
+    for n in 0..40 {
+        topic.append(Record::keyless(format!("{n}"))).await.unwrap();
+    }
+    let (sender, mut received) = tokio::sync::mpsc::channel(8);
+    for _ in 0..2 {
+        let (mut consumer, sender) = (broker.consumer("g", ["t"]).unwrap(), sender.clone());
+        tokio::spawn(async move {
+            while let Ok(consumed) = consumer.next().await {
+                // Refused when the partition went to the other one: then it comes again there.
+                if consumer.commit().await.is_ok() {
+                    sender.send((consumed.partition.partition, consumed.offset.0)).await.unwrap();
+                }
+            }
+        });
+    }
+    let mut seen = BTreeSet::new();
+    while seen.len() < 40 {
+        seen.insert(soon(received.recv()).await.unwrap());
+    }
+    assert_eq!(seen.iter().map(|(partition, _)| *partition).collect::<BTreeSet<_>>().len(), 4);
+}
+
+fn simple_commit(topic: &str, offset: i64) -> Commit {
+    Commit {
+        group: "g".into(),
+        member_id: String::new(),
+        instance_id: None,
+        generation: -1,
+        retention_ms: None,
+        offsets: vec![CommitOffset {
+            topic: topic.into(),
+            partition: 0,
+            offset,
+            leader_epoch: -1,
+            metadata: "m".into(),
+        }],
+    }
+}
+
+#[tokio::test]
+async fn offsets_go_with_their_topic_and_groups_can_be_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    broker.create_topic(NewTopic::new("u"), Apply::Now).await.unwrap();
+    for topic in ["t", "u"] {
+        broker.groups().commit(simple_commit(topic, 5)).await.unwrap();
+    }
+    broker.delete_topic("t").await.unwrap();
+    let topics = async |broker: &Broker| {
+        let all = broker.groups().fetch_all_offsets("g", true).await;
+        all.into_iter()
+            .map(|(topic, _, offset)| format!("{topic}@{}", offset.unwrap().offset))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(topics(&broker).await, ["u@5"]);
+    broker.close().await;
+
+    let broker = open(dir.path()).await;
+    assert_eq!(topics(&broker).await, ["u@5"]);
+    let answers = broker.groups().delete(vec!["g".into(), "none".into()]).await;
+    assert_eq!(answers, [Ok(()), Err(GroupError::GroupIdNotFound)]);
+    broker.close().await;
+    let broker = open(dir.path()).await;
+    assert_eq!(topics(&broker).await, Vec::<String>::new());
+    assert_eq!(broker.groups().describe("g").await.unwrap_err(), GroupError::GroupIdNotFound);
+}
+
+#[tokio::test]
+async fn many_commits_share_few_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    let before = broker.topic("__consumer_offsets").unwrap().partitions()[0].offsets().log_end;
+    let commits = (0..500).map(|offset| broker.groups().commit(simple_commit("t", offset)));
+    for answer in futures::future::join_all(commits).await {
+        assert_eq!(answer.unwrap(), [Ok(())]);
+    }
+    let log = broker.topic("__consumer_offsets").unwrap().partitions()[0].clone();
+    let bytes = log.fetch(before, 16 << 20, None).unwrap().batches;
+    let batches = anabranch_core::batch::split_batches(bytes).count();
+    assert!(batches < 50, "500 commits took {batches} batches");
+    let committed = broker.groups().fetch_offsets("g", &[("t".into(), 0)], true).await;
+    assert_eq!(committed[0].as_ref().unwrap().as_ref().unwrap().offset, 499, "the last one counts");
+}
+
+#[tokio::test]
+async fn a_closed_broker_answers_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    let mut waiting = join(&broker).await;
+    assigned(&mut waiting).await;
+    // The second member waits for the first, which never comes back.
+    let mut second = join(&broker).await;
+    let joining = tokio::spawn(async move { second.next_event().await });
+    while broker.groups().describe("g").await.unwrap().members.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    broker.close().await;
+    assert!(matches!(soon(joining).await.unwrap(), Err(EngineError::Closed)));
+    let late = broker.groups().commit(simple_commit("t", 1)).await;
+    assert_eq!(late.unwrap_err(), GroupError::CoordinatorNotAvailable);
+}

@@ -1,0 +1,174 @@
+//! What the door refuses, and what it lets in.
+
+use anabranch_broker::{Ack, AppendError, Apply, Broker, NewTopic, ProduceError};
+use anabranch_core::batch::{BatchBuilder, BatchError, Compression, Record, split_batches};
+use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
+use bytes::Bytes;
+
+use crate::{batch, open};
+
+const NOW_MS: i64 = 1_700_000_000_000;
+
+/// The batch with bytes changed and its checksum made right again.
+fn forged(bytes: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    change(&mut bytes);
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+fn of(record: &Record, codec: Compression) -> Bytes {
+    BatchBuilder::new(codec).push(record).build().unwrap()
+}
+
+async fn broker_at(path: &std::path::Path, new: NewTopic) -> Broker {
+    let clock = std::sync::Arc::new(anabranch_core::seam::ManualClock::at(NOW_MS));
+    let broker = Broker::builder().data(path).clock(clock).open().await.unwrap();
+    broker.create_topic(new, Apply::Now).await.unwrap();
+    broker
+}
+
+#[tokio::test]
+async fn bad_batches_are_refused_and_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = NewTopic::new("t")
+        .config("cleanup.policy", "compact")
+        .config("max.message.bytes", "1000")
+        .config("message.timestamp.before.max.ms", "1000")
+        .config("message.timestamp.after.max.ms", "2000");
+    let broker = broker_at(dir.path(), new).await;
+    let partition = broker.partition(&TopicPartition::new("t", 0)).unwrap();
+    let good = of(&Record::new("k", "v").at(NOW_MS), Compression::None);
+    let plain = |record: Record| of(&record, Compression::None);
+    let large = "x".repeat(2000);
+    let mut idempotent = BatchBuilder::new(Compression::None);
+    idempotent.producer(ProducerId(1), ProducerEpoch(0), -1).push(&Record::new("k", "v").at(NOW_MS));
+
+    type Expected = fn(&ProduceError) -> bool;
+    let cases: Vec<(&str, Bytes, Expected)> = vec![
+        ("nothing", Bytes::new(), |e| matches!(e, ProduceError::Batch(BatchError::Truncated { .. }))),
+        ("half", good.slice(..64), |e| matches!(e, ProduceError::Batch(BatchError::Truncated { .. }))),
+        ("two batches", [&good[..], &good[..]].concat().into(), |e| {
+            matches!(e, ProduceError::Batch(BatchError::TrailingBytes(_)))
+        }),
+        ("old format", forged(&good, |b| b[16] = 1), |e| {
+            matches!(e, ProduceError::Batch(BatchError::UnsupportedMagic(1)))
+        }),
+        (
+            "damaged on the way",
+            {
+                let mut b = good.to_vec();
+                b[65] ^= 1;
+                b.into()
+            },
+            |e| matches!(e, ProduceError::Batch(BatchError::BadChecksum { .. })),
+        ),
+        ("base offset", forged(&good, |b| b[7] = 9), |e| matches!(e, ProduceError::InvalidRecord(_))),
+        ("too large", plain(Record::new("k", large).at(NOW_MS)), |e| {
+            matches!(e, ProduceError::TooLarge { max_bytes: 1000, .. })
+        }),
+        ("unknown codec", forged(&good, |b| b[22] |= 7), |e| {
+            matches!(e, ProduceError::Batch(BatchError::UnknownCodec(7)))
+        }),
+        ("gzip that is none", forged(&good, |b| b[22] |= 1), |e| {
+            matches!(e, ProduceError::Batch(BatchError::Undecompressable { .. }))
+        }),
+        ("no records", forged(&good, |b| b[57..61].fill(0)), |e| matches!(e, ProduceError::InvalidRecord(_))),
+        (
+            "two records that are one",
+            forged(&good, |b| {
+                b[26] = 1;
+                b[60] = 2;
+            }),
+            |e| matches!(e, ProduceError::InvalidRecord(_)),
+        ),
+        ("control", forged(&good, |b| b[22] |= 0x20), |e| matches!(e, ProduceError::InvalidRecord(_))),
+        ("transactional", forged(&good, |b| b[22] |= 0x10), |e| matches!(e, ProduceError::Transactional)),
+        ("sequence missing", idempotent.build().unwrap(), |e| matches!(e, ProduceError::InvalidRecord(_))),
+        ("no key", plain(Record::keyless("v").at(NOW_MS)), |e| matches!(e, ProduceError::InvalidRecord(_))),
+        ("the broker's bit", forged(&good, |b| b[22] |= 0x08), |e| {
+            matches!(e, ProduceError::InvalidTimestamp(_))
+        }),
+        ("too old", plain(Record::new("k", "v").at(NOW_MS - 1001)), |e| {
+            matches!(e, ProduceError::InvalidTimestamp(_))
+        }),
+        ("from the future", plain(Record::new("k", "v").at(NOW_MS + 2001)), |e| {
+            matches!(e, ProduceError::InvalidTimestamp(_))
+        }),
+    ];
+    for (name, bytes, expected) in cases {
+        let error = partition.produce(bytes, Ack::Durable).await.unwrap_err();
+        assert!(expected(&error), "{name}: {error:?}");
+        assert_eq!(partition.offsets().log_end, Offset(0), "{name}");
+    }
+    for at in [NOW_MS, NOW_MS - 1000, NOW_MS + 2000, -1] {
+        partition.produce(plain(Record::new("k", "v").at(at)), Ack::Durable).await.unwrap();
+    }
+    assert_eq!(partition.offsets().high_watermark, Offset(4));
+
+    let internal = broker.partition(&TopicPartition::new("__consumer_offsets", 0)).unwrap();
+    let error = internal.produce(good, Ack::Durable).await.unwrap_err();
+    assert!(matches!(error, ProduceError::Internal(_)));
+}
+
+#[tokio::test]
+async fn a_bomb_and_a_batch_beyond_the_segment_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path()).await;
+    let new = NewTopic::new("t").config("segment.bytes", "5000");
+    let topic = broker.create_topic(new, Apply::Now).await.unwrap();
+    let bomb = of(&Record::keyless(vec![0u8; 300 << 20]), Compression::Zstd);
+    let error = topic.partitions()[0].produce(bomb, Ack::Durable).await.unwrap_err();
+    assert!(matches!(error, ProduceError::LargerThanSegment { .. }), "{error:?}");
+    let other = broker.create_topic(NewTopic::new("u"), Apply::Now).await.unwrap();
+    let bomb = of(&Record::keyless(vec![0u8; 300 << 20]), Compression::Zstd);
+    let error = other.partitions()[0].produce(bomb, Ack::Durable).await.unwrap_err();
+    assert!(matches!(error, ProduceError::Batch(BatchError::TooLarge { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn batches_are_served_as_they_were_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_at(dir.path(), NewTopic::new("t")).await;
+    let partition = broker.partition(&TopicPartition::new("t", 0)).unwrap();
+    let sent = [batch(&["a", "b"]), batch(&["c"])];
+    let mut queued = Vec::new();
+    for bytes in &sent {
+        queued.push(partition.submit(bytes.clone(), Ack::Durable).await.unwrap());
+    }
+    let mut bases = Vec::new();
+    for producing in queued {
+        let produced = producing.answer().await.unwrap();
+        assert_eq!((produced.log_append_time_ms, produced.log_start), (-1, Offset(0)));
+        bases.push(produced.base_offset.0);
+    }
+    assert_eq!(bases, [0, 2]);
+    let slice = partition.fetch(Offset(1), 1 << 20, None).unwrap();
+    let stored: Vec<Bytes> = split_batches(slice.batches).map(|b| b.unwrap().bytes().slice(16..)).collect();
+    assert_eq!(stored, sent.map(|bytes| bytes.slice(16..)));
+}
+
+#[tokio::test]
+async fn log_append_time_is_the_brokers() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker =
+        broker_at(dir.path(), NewTopic::new("t").config("message.timestamp.type", "LogAppendTime")).await;
+    let partition = broker.partition(&TopicPartition::new("t", 0)).unwrap();
+    let produced = partition.produce(batch(&["a"]), Ack::Durable).await.unwrap();
+    assert_eq!(produced.log_append_time_ms, NOW_MS);
+    let slice = partition.fetch(Offset(0), 1 << 20, None).unwrap();
+    let stored = split_batches(slice.batches).next().unwrap().unwrap();
+    assert_eq!(stored.records().unwrap()[0].record.timestamp_ms, NOW_MS);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_refuses_its_producers() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = crate::broker_with(dir.path(), NewTopic::new("t")).await;
+    let partition = broker.partition(&TopicPartition::new("t", 0)).unwrap();
+    broker.delete_topic("t").await.unwrap();
+    let error = partition.produce(batch(&["a"]), Ack::Durable).await.unwrap_err();
+    assert!(matches!(error, ProduceError::Log(AppendError::Closed)), "{error:?}");
+    assert!(partition.fetch(Offset(0), 100, None).is_err());
+}
