@@ -61,7 +61,9 @@ impl Group {
         }
     }
 
-    /// While members are joining, those that have joined count: whoever comes last into a full group is out.
+    /// While members are joining, those that have joined count: whoever comes last into a full group is out. Static
+    /// members that are silent meanwhile are kept, and may bring the group above its limit until they time out; so it is
+    /// in Kafka.
     fn has_room_for(&self, member_id: &str, config: &GroupConfig) -> bool {
         let member = self.members.get(member_id);
         match self.state {
