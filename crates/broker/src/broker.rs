@@ -8,6 +8,7 @@ use anabranch_core::seam::{Clock, Disk, OsRandom, Random, RealDisk, SystemClock}
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 use anabranch_log::Store;
 use parking_lot::RwLock;
+use tokio::sync::OnceCell;
 
 use crate::catalogue::{Catalogue, Topic};
 use crate::config::ConfigEntry;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) writer: TopicWriter,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) groups: GroupService,
+    /// Set when closing is through: whoever closes a second time waits for the first.
+    pub(crate) closed: OnceCell<()>,
 }
 
 /// How to open a [`Broker`].
@@ -122,12 +125,14 @@ impl Broker {
     }
 
     /// Finishes what is on its way, syncs everything and gives the directory up. Whatever is asked for afterwards fails
-    /// as closed. Closing again does nothing.
+    /// as closed. Closing again only waits.
     pub async fn close(&self) {
-        if self.0.writer.close().await {
+        let close = async || {
+            self.0.writer.close().await;
             self.0.groups.close().await;
             self.0.store.close().await;
-        }
+        };
+        self.0.closed.get_or_init(close).await;
     }
 
     /// Names this data directory for ever: 22 characters of base64, as Kafka's cluster ids are.

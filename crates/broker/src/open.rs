@@ -1,24 +1,24 @@
 //! Opening a data directory: what the internal topics say, and what of it is there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use anabranch_core::TopicId;
 use anabranch_core::batch::{Record, RecordAt};
 use anabranch_core::budget::Budget;
-use anabranch_core::seam::{Disk, Open};
-use anabranch_log::{LogStatus, OpenError, Store, StoreConfig};
+use anabranch_log::{LogStatus, Store, StoreConfig};
 use parking_lot::RwLock;
+use tokio::sync::OnceCell;
 
 use crate::broker::{Broker, BrokerBuilder, Shared};
 use crate::catalogue::{
     CATALOGUE_TOPIC, Catalogue, ClusterRecord, Key, OFFSETS_TOPIC, ProducerIdsRecord, Topic, TopicRecord,
     Version,
 };
+use crate::config::ConfigOp;
 use crate::config::broker::BrokerConfig;
-use crate::config::topic::{TopicConfigs, TopicRules};
+use crate::config::topic::{TopicConfigs, TopicRules, apply};
 use crate::error::BrokerError;
 use crate::groups::GroupService;
 use crate::journal::Journal;
@@ -74,6 +74,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         writer: TopicWriter::new(refused),
         producer_ids,
         groups,
+        closed: OnceCell::new(),
     })))
 }
 
@@ -90,7 +91,7 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
     let rules = TopicRules::of(&internal_configs(), &BrokerConfig::default());
     let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log)?;
     let mut restored = Restored::default();
-    catalogue.read_all(|record| restored.take(record))?;
+    catalogue.read_all(|record| restored.take(record, &builder.config))?;
     let configs =
         restored.topics.get(OFFSETS_TOPIC).map_or_else(internal_configs, |known| known.configs.clone());
     let offsets = Journal::open(&store, OFFSETS_TOPIC, TopicRules::of(&configs, &builder.config).log)?;
@@ -98,7 +99,7 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
 }
 
 impl Restored {
-    fn take(&mut self, at: &RecordAt) -> Result<(), String> {
+    fn take(&mut self, at: &RecordAt, broker: &BrokerConfig) -> Result<(), String> {
         let key = at.record.key.as_ref().and_then(|key| Key::parse(key)).ok_or("its key is unknown")?;
         let value = at.record.value.as_deref();
         let told = |error: serde_json::Error| error.to_string();
@@ -111,8 +112,11 @@ impl Restored {
                     serde_json::from_slice::<ProducerIdsRecord>(value).map_err(told)?.next;
             }
             (Key::Topic(name), Some(value)) => {
-                let topic: TopicRecord = serde_json::from_slice(value).map_err(told)?;
+                let mut topic: TopicRecord = serde_json::from_slice(value).map_err(told)?;
                 check_topic_name(&name).map_err(|error| error.to_string())?;
+                let stored = ConfigOp::ReplaceAll(topic.configs.into_iter().collect());
+                let checked = apply(&TopicConfigs::new(), &[stored], broker);
+                topic.configs = checked.map_err(|error| error.to_string())?;
                 if topic.partitions < 1 {
                     return Err("a topic without partitions".to_owned());
                 }
@@ -206,9 +210,7 @@ fn open_topics(
         if name == CATALOGUE_TOPIC || restored.topics.contains_key(&name) {
             continue;
         }
-        let directory = builder.root.join("topics").join(&name);
-        let explained =
-            restored.deleted.contains(&name) || !holds_records(builder.disk.as_ref(), &directory)?;
+        let explained = restored.deleted.contains(&name) || !store.topic_holds_records(&name)?;
         if explained {
             tracing::info!(
                 topic = name,
@@ -217,36 +219,11 @@ fn open_topics(
             store.remove_topic(&name)?;
         } else {
             tracing::warn!(
-                directory = %directory.display(),
+                topic = name,
                 "there are records of a topic that the catalogue does not know; they are left alone"
             );
             refused.insert(name);
         }
     }
     Ok((snapshot, refused))
-}
-
-/// Whether any segment in a topic's directory has a byte in it.
-fn holds_records(disk: &dyn Disk, topic: &Path) -> Result<bool, OpenError> {
-    let blame = |action: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |error| OpenError::Io { action, path, error }
-    };
-    for partition in disk.list(topic).map_err(blame("list", topic))? {
-        let directory = topic.join(&partition.name);
-        if !partition.is_dir {
-            continue;
-        }
-        for file in disk.list(&directory).map_err(blame("list", &directory))? {
-            let path = directory.join(&file.name);
-            if !file.name.ends_with(".log") {
-                continue;
-            }
-            let opened = disk.open(&path, Open::Read).map_err(blame("open", &path))?;
-            if !opened.is_empty().map_err(blame("look at", &path))? {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
 }

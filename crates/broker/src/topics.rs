@@ -23,6 +23,10 @@ use crate::names::{check_topic_name, collide};
 use crate::partition::Partition;
 use crate::tasks::{blocking, to_the_end};
 
+/// Names that are the broker's own, or will be: a topic that is in the way then would have to be moved.
+const RESERVED: &[&str] =
+    &[CATALOGUE_TOPIC, "__cluster_metadata", "__share_group_state", "__transaction_state"];
+
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {
@@ -84,9 +88,9 @@ impl TopicWriter {
         Self { state: Mutex::new(WriterState { refused, closed: false }) }
     }
 
-    /// Waits for the change that is under way and lets no other begin; whether this was the first call.
-    pub(crate) async fn close(&self) -> bool {
-        !std::mem::replace(&mut self.state.lock().await.closed, true)
+    /// Waits for the change that is under way, and lets no other begin.
+    pub(crate) async fn close(&self) {
+        self.state.lock().await.closed = true;
     }
 
     async fn begin(&self) -> Result<MutexGuard<'_, WriterState>, TopicError> {
@@ -238,8 +242,11 @@ impl Shared {
             return Ok(Arc::new(topic));
         }
         let added = self.open_partitions(&topic, old.partition_count).await?;
-        topic.partitions = old.partitions.iter().cloned().chain(added).collect();
-        self.write(Key::Topic(name.to_owned()).record(&TopicRecord::of(&topic))).await?;
+        topic.partitions = old.partitions.iter().chain(&added).cloned().collect();
+        if let Err(error) = self.write(Key::Topic(name.to_owned()).record(&TopicRecord::of(&topic))).await {
+            self.close_partitions(&added).await;
+            return Err(error);
+        }
         Ok(self.publish(topic))
     }
 
@@ -263,7 +270,7 @@ impl Shared {
     /// Checks everything about a new topic; how many partitions it gets, and its settings.
     fn check_new(&self, new: &NewTopic) -> Result<(i32, TopicConfigs), TopicError> {
         check_topic_name(&new.name)?;
-        if new.name == CATALOGUE_TOPIC {
+        if RESERVED.contains(&new.name.as_str()) {
             return Err(TopicError::Internal(new.name.clone()));
         }
         let catalogue = Arc::clone(&self.catalogue.read());
@@ -351,11 +358,15 @@ impl Shared {
 
     /// Closes the topic's logs and removes its directory.
     async fn remove(self: &Arc<Self>, topic: &Topic) -> Result<(), anabranch_log::OpenError> {
-        for partition in &topic.partitions {
-            self.store.close_partition(partition.log()).await;
-        }
+        self.close_partitions(&topic.partitions).await;
         let (shared, name) = (Arc::clone(self), topic.name.clone());
         blocking(move || shared.store.remove_topic(&name)).await
+    }
+
+    async fn close_partitions(&self, partitions: &[Partition]) {
+        for partition in partitions {
+            self.store.close_partition(partition.log()).await;
+        }
     }
 
     async fn write(&self, record: Record) -> Result<(), TopicError> {

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use anabranch_broker::config::ConfigOp;
 use anabranch_broker::{Apply, Broker, BrokerConfig, BrokerError, NewTopic, Record, TopicError};
 
+use anabranch_core::batch::{BatchBuilder, Compression, check_batch};
+use anabranch_core::seam::{Clock, RealDisk, SystemClock};
+use anabranch_log::{Ack, LogConfig, Store, StoreConfig};
+
 use crate::disk::DyingDisk;
 use crate::{broker_with, open};
 
@@ -85,6 +89,7 @@ async fn what_is_wrong_with_a_new_topic_is_told() {
     assert!(matches!(refusal(new("a.b")).await, TopicError::Exists(_)));
     assert!(matches!(refusal(new("a_b")).await, TopicError::Collides { .. }));
     assert!(matches!(refusal(new("__anabranch_catalogue")).await, TopicError::Internal(_)));
+    assert!(matches!(refusal(new("__transaction_state")).await, TopicError::Internal(_)));
     assert!(matches!(refusal(new("__consumer_offsets")).await, TopicError::Exists(_)));
     assert!(matches!(refusal(new("t").partitions(0)).await, TopicError::InvalidPartitions(_)));
     assert!(matches!(refusal(new("t").partitions(10_001)).await, TopicError::InvalidPartitions(_)));
@@ -254,4 +259,60 @@ async fn a_closed_broker_says_so_and_closing_twice_is_fine() {
     assert!(topic.append(Record::keyless("x")).await.is_err());
     assert!(broker.init_producer_id().await.is_err());
     open(dir.path()).await.close().await;
+}
+
+/// Appends a record to the catalogue as somebody else would.
+async fn forge_catalogue(root: &Path, key: &'static str, value: &str) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let disk = Arc::new(RealDisk);
+    let config = StoreConfig {
+        root: root.to_owned(),
+        disk,
+        clock,
+        queue_appends_max: 8,
+        producer_expiration_ms: i64::MAX,
+    };
+    let store = Store::open(config).unwrap();
+    let log_config = LogConfig {
+        segment_bytes: 1 << 30,
+        segment_ms: i64::MAX,
+        flush_messages: 1,
+        flush_ms: i64::MAX,
+        index_interval_bytes: 4096,
+    };
+    let log = store.open_partition("__anabranch_catalogue", 0, log_config).unwrap();
+    let mut builder = BatchBuilder::new(Compression::None);
+    let bytes = builder.push(&Record::new(key, value.to_owned()).at(1)).build().unwrap();
+    log.append(check_batch(&bytes).unwrap(), Ack::Durable).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_catalogue_that_cannot_be_understood_is_refused() {
+    let topic = |version: u32, partitions: i32, configs: &str| {
+        format!(
+            r#"{{"version":{version},"id":"0190163a-0000-7000-8000-000000000001","partitions":{partitions},"configs":{configs},"internal":false}}"#
+        )
+    };
+    let cases = [
+        ("topic/x", topic(1, 1, "{}"), "version 1"),
+        ("topic/x", topic(0, 0, "{}"), "without partitions"),
+        ("topic/x", topic(0, 1, r#"{"segment.ms":"soon"}"#), "segment.ms"),
+        ("topic/x", topic(0, 1, r#"{"no.such":"1"}"#), "no.such"),
+        ("topic/../../x", topic(0, 1, "{}"), "not allowed"),
+        ("topic/x", "garbage".to_owned(), "expected value"),
+        ("mystery", "{}".to_owned(), "key is unknown"),
+    ];
+    for (key, value, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).await.close().await;
+        forge_catalogue(dir.path(), key, &value).await;
+        let told = Broker::open(dir.path()).await.unwrap_err();
+        assert!(matches!(told, BrokerError::InternalRecord { .. }), "{key} {value}: {told}");
+        assert!(told.to_string().contains(expected), "{key} {value}: {told}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).await.close().await;
+    forge_catalogue(dir.path(), "topic/x", &topic(0, 2, "{}")).await;
+    assert_eq!(open(dir.path()).await.topic("x").unwrap().partitions().len(), 2, "a right one is taken");
 }

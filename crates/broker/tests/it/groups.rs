@@ -185,6 +185,21 @@ async fn offsets_go_with_their_topic_and_groups_can_be_deleted() {
     assert_eq!(broker.groups().describe("g").await.unwrap_err(), GroupError::GroupIdNotFound);
 }
 
+/// A crash between a topic's end and that of its offsets would hand them down to the next topic of the same name.
+#[tokio::test]
+async fn offsets_without_a_topic_are_deleted_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    for topic in ["t", "ghost"] {
+        broker.groups().commit(simple_commit(topic, 5)).await.unwrap();
+    }
+    assert_eq!(broker.groups().fetch_all_offsets("g", true).await.len(), 2);
+    broker.close().await;
+    let broker = open(dir.path()).await;
+    let left = broker.groups().fetch_all_offsets("g", true).await;
+    assert_eq!(left.iter().map(|(topic, ..)| topic.as_str()).collect::<Vec<_>>(), ["t"]);
+}
+
 #[tokio::test]
 async fn many_commits_share_few_appends() {
     let dir = tempfile::tempdir().unwrap();

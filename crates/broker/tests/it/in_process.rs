@@ -1,6 +1,7 @@
 //! The broker inside an application.
 
 use anabranch_broker::{Ack, Apply, NewTopic, Place, Record};
+use anabranch_core::engine::EngineError;
 use futures::StreamExt;
 
 use crate::{broker_with, soon};
@@ -63,6 +64,17 @@ async fn a_tail_brings_what_is_there_and_what_comes() {
     let rest: Vec<_> = soon(timed.collect::<Vec<_>>()).await;
     assert!(rest.last().unwrap().is_err(), "a deleted topic ends its tails with an error");
     assert!(broker.tail("t", Place::Earliest).await.is_err());
+}
+
+#[tokio::test]
+async fn a_closed_broker_ends_its_tails() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    let mut tail = broker.tail("t", Place::Earliest).await.unwrap();
+    let reading = tokio::spawn(async move { tail.next().await });
+    tokio::task::yield_now().await;
+    broker.close().await;
+    assert!(matches!(soon(reading).await.unwrap(), Some(Err(EngineError::Closed))));
 }
 
 #[test]
