@@ -22,9 +22,7 @@ use crate::run::{OpenFlow, blocking};
 use crate::state::{Found, Progress, Store, Table};
 use crate::watermark::{NO_WATERMARK, Watermarks};
 use crate::window::{Window, WindowKind};
-use crate::worker::{Aside, Logic, Options, Work, Worker};
-
-type Decode<T> = Box<dyn Fn(&RecordAt) -> Result<Option<T>, String> + Send>;
+use crate::worker::{Aside, Decode, Encode, Logic, Options, Work, Worker};
 
 /// The beginning of a flow: its name.
 #[derive(Debug, Clone)]
@@ -75,7 +73,7 @@ pub struct Aggregated<T, K, A> {
 /// A whole flow, to be opened.
 pub struct Definition<T, K, A: Aggregate<T>> {
     aggregated: Aggregated<T, K, A>,
-    encode: Box<dyn Fn(&K, Window, A::Output) -> Record + Send>,
+    encode: Encode<K, A::Output>,
     sink: String,
     emit_early: bool,
     commit_every: CommitEvery,

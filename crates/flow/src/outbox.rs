@@ -27,7 +27,7 @@ pub(crate) type Outgoing = BTreeMap<TopicPartition, Vec<Bytes>>;
 pub(crate) struct Outbox {
     open: BTreeMap<TopicPartition, BatchBuilder>,
     closed: Outgoing,
-    closed_bytes: usize,
+    len_bytes: usize,
 }
 
 impl Outbox {
@@ -44,9 +44,9 @@ impl Outbox {
         self.push(TopicPartition::new(&to.topic, from % to.partitions), record)
     }
 
-    /// Bytes so far.
+    /// Bytes of records so far.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.closed_bytes + self.open.values().map(BatchBuilder::len_bytes).sum::<usize>()
+        self.len_bytes
     }
 
     /// Everything so far.
@@ -54,13 +54,14 @@ impl Outbox {
         while let Some((to, batch)) = self.open.pop_first() {
             self.close(to, &batch)?;
         }
-        self.closed_bytes = 0;
+        self.len_bytes = 0;
         Ok(std::mem::take(&mut self.closed))
     }
 
     fn push(&mut self, to: TopicPartition, record: &Record) -> Result<(), FlowError> {
         let batch = self.open.entry(to.clone()).or_insert_with(|| BatchBuilder::new(Compression::None));
-        batch.push(record);
+        let before_bytes = batch.len_bytes();
+        self.len_bytes += batch.push(record).len_bytes() - before_bytes;
         if batch.len_bytes() >= BATCH_BYTES
             && let Some(batch) = self.open.remove(&to)
         {
@@ -72,7 +73,6 @@ impl Outbox {
     fn close(&mut self, to: TopicPartition, batch: &BatchBuilder) -> Result<(), FlowError> {
         let bytes =
             batch.build().map_err(|source| FlowError::Unwritable { topic: to.topic.clone(), source })?;
-        self.closed_bytes += bytes.len();
         self.closed.entry(to).or_default().push(bytes);
         Ok(())
     }

@@ -37,15 +37,19 @@ const OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Windows that fire or expire in one step of a commit.
 const PAGE_WINDOWS: usize = 4096;
 
+/// Makes sense of a record, or leaves it out, or says why it makes none.
+pub(crate) type Decode<T> = Box<dyn Fn(&RecordAt) -> Result<Option<T>, String> + Send>;
+/// Makes a record of a result.
+pub(crate) type Encode<K, R> = Box<dyn Fn(&K, Window, R) -> Record + Send>;
+
 /// What the flow's author wrote.
 pub(crate) struct Logic<T, K, A: Aggregate<T>> {
-    /// `None`: left out by a filter.
-    pub(crate) decode: Box<dyn Fn(&RecordAt) -> Result<Option<T>, String> + Send>,
+    pub(crate) decode: Decode<T>,
     pub(crate) event_time: Box<dyn Fn(&T) -> i64 + Send>,
     pub(crate) key: Box<dyn Fn(&T) -> K + Send>,
     pub(crate) windows: Box<dyn WindowKind>,
     pub(crate) aggregate: A,
-    pub(crate) encode: Box<dyn Fn(&K, Window, A::Output) -> Record + Send>,
+    pub(crate) encode: Encode<K, A::Output>,
 }
 
 /// What becomes of records that cannot take part.

@@ -62,7 +62,6 @@ macro_rules! measure {
             fn number(self) -> Option<$number> {
                 let number = <$number>::from(self);
                 // Only what is not a number differs from itself.
-                #[expect(clippy::eq_op)]
                 (number == number).then_some(number)
             }
         }

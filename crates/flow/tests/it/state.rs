@@ -78,6 +78,34 @@ async fn many_keys_do_not_stay_in_memory() {
     assert_eq!(engine.table("output").len(), KEYS);
 }
 
+#[tokio::test]
+async fn what_is_over_leaves_no_state_behind() {
+    let admit = Late::Admit { allowed_lateness: Duration::from_millis(15) };
+    for kind in Kind::ALL {
+        for (late, expected) in [(&Late::Drop, 0), (&admit, 1)] {
+            let engine = MemoryEngine::new(1);
+            engine.create("input", 1);
+            for at_ms in [1, 3, 17, 40, 90, 1000] {
+                engine.write("input", 0, &[event("k", at_ms, 1).to_record()]);
+            }
+            let state = tempfile::tempdir().unwrap();
+            let flow = flow(kind, late.clone()).emit_early().commit_every(1, Duration::from_secs(1));
+            run_to_end(flow, &engine, &state).await.unwrap();
+            let database = fjall::Database::builder(state.path()).open().unwrap();
+            let count =
+                |name| database.keyspace(name, fjall::KeyspaceCreateOptions::default).unwrap().len().unwrap();
+            // While it may be corrected, the last window stays; two of them hop.
+            let windows = if kind == Kind::Hopping { 2 * expected } else { expected };
+            let sessions = if kind == Kind::Session { expected } else { 0 };
+            assert_eq!(
+                (count("windows"), count("sessions"), count("outbox")),
+                (windows, sessions, 0),
+                "{kind:?}"
+            );
+        }
+    }
+}
+
 /// The different amounts of a key.
 struct Distinct;
 

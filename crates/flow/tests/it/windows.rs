@@ -1,10 +1,13 @@
 //! Results are those of a naive pass, whatever the order and the batches that events come in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_flow::Late;
+use anabranch_core::seam::ManualClock;
+use anabranch_flow::{Late, Snapshot};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use tempfile::TempDir;
 
 use crate::memory::MemoryEngine;
 use crate::model::{DISORDER_MS, Event, Kind, event, flow, naive, run_to_end};
@@ -72,35 +75,30 @@ proptest! {
     }
 }
 
+/// Runs until so many records are read, and stops without closing any window.
+async fn run_until_read(records: u64, engine: &Arc<MemoryEngine>, state: &TempDir) -> Snapshot {
+    let clock = Arc::new(ManualClock::at(0));
+    let open = flow(Kind::Tumbling, Late::Drop).open(engine.clone(), state.path(), clock).await.unwrap();
+    let metrics = open.metrics();
+    let read = async {
+        while metrics.snapshot().counts.records_in < records {
+            tokio::task::yield_now().await;
+        }
+    };
+    open.run(read).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_result_comes_when_the_watermark_passes_the_end_and_not_before() {
     let engine = MemoryEngine::new(1);
     engine.create("input", 1);
-    let records: Vec<_> = [0, 10, 29].map(|at_ms| event("k", at_ms, 1).to_record()).into();
+    let records = [0, 10, 29].map(|at_ms| event("k", at_ms, 1).to_record());
     engine.write("input", 0, &records);
     let state = tempfile::tempdir().unwrap();
-    let clock = std::sync::Arc::new(anabranch_core::seam::ManualClock::at(0));
-    let open = flow(Kind::Tumbling, Late::Drop).open(engine.clone(), state.path(), clock).await.unwrap();
-    // Stopped at once, and so after the first batch at the latest.
-    let metrics = open.metrics();
-    let stopped = async {
-        while metrics.snapshot().counts.records_in < 3 {
-            tokio::task::yield_now().await;
-        }
-    };
-    open.run(stopped).await.unwrap();
+    run_until_read(3, &engine, &state).await;
     assert_eq!(engine.table("output").len(), 0, "29 - 20 is before the end of the first window");
-
     engine.write("input", 0, &[event("k", 30, 1).to_record()]);
-    let clock = std::sync::Arc::new(anabranch_core::seam::ManualClock::at(0));
-    let open = flow(Kind::Tumbling, Late::Drop).open(engine.clone(), state.path(), clock).await.unwrap();
-    let metrics = open.metrics();
-    let stopped = async {
-        while metrics.snapshot().counts.records_in < 4 {
-            tokio::task::yield_now().await;
-        }
-    };
-    let end = open.run(stopped).await.unwrap();
+    let end = run_until_read(4, &engine, &state).await;
     assert_eq!(engine.table("output").into_keys().collect::<Vec<_>>(), ["k [0, 10)"]);
     assert_eq!(end.watermark_ms, Some(10));
 }
