@@ -78,6 +78,7 @@ fn created(door: &Door, result: CreatableTopicResult, topic: &Topic) -> Creatabl
     let configs = door.broker.describe_topic_configs(topic).into_iter().map(config).collect();
     result
         .with_error_code(NO_ERROR)
+        .with_error_message(None)
         .with_topic_id(topic.id().0)
         .with_num_partitions(topic.partition_count())
         .with_replication_factor(1)

@@ -128,11 +128,14 @@ impl Look {
 
     /// As many bytes as may be found at most: 0 when nothing is new, which is known without reading.
     fn bytes_expected(&self) -> usize {
-        let has_news = |wanted: &&Wanted| {
-            wanted.partition.as_ref().is_ok_and(|partition| wanted.from < partition.offsets().high_watermark)
-        };
-        let sum = self.wanted().filter(has_news).map(|wanted| wanted.bytes_max.max(1)).sum::<usize>();
-        sum.min(self.bytes_max.max(1))
+        let expected = self.wanted().map(|wanted| match &wanted.partition {
+            Ok(partition) if wanted.from < partition.offsets().high_watermark => {
+                let size = usize::try_from(partition.size_bytes()).unwrap_or(usize::MAX);
+                wanted.bytes_max.clamp(1, size.max(1))
+            }
+            _ => 0,
+        });
+        expected.fold(0, usize::saturating_add).min(self.bytes_max.max(1))
     }
 
     /// Reads, up to `bytes_max`, or nothing if that is 0. Blocks on the disk.

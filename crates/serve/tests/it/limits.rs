@@ -1,0 +1,232 @@
+//! Every limit, and the way out.
+
+use std::time::Duration;
+
+use anabranch_serve::Limits;
+use anabranch_wire::messages::{ApiVersionsRequest, FetchRequest, ProduceRequest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::client::{Client, Node, SOON, batch, fetch, frame, produce};
+
+const BUDGET_USED: &str = "messaging_server_memory_budget_used_bytes";
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_at_once() {
+    let node = Node::with(Limits { connections_max: 2, ..Limits::default() }, &[]).await;
+    let (mut one, mut two) = (node.connect().await, node.connect().await);
+    for client in [&mut one, &mut two] {
+        client.call(4, &ApiVersionsRequest::default()).await;
+    }
+    node.connect().await.is_closed().await;
+    assert_eq!(node.metric("messaging_server_connections_refused_total").await, 1);
+    drop(one);
+    node.metric_becomes("messaging_server_connections", |open| open == 1).await;
+    assert_eq!(node.connect().await.call(4, &ApiVersionsRequest::default()).await.error_code, 0);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_a_waiting_one_is_not() {
+    let node = Node::with(Limits { idle_max: Duration::from_millis(100), ..Limits::default() }, &[]).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    // This takes longer than an idle connection lives.
+    let request = fetch("t", &[(0, 0)]).with_max_wait_ms(300);
+    assert_eq!(client.call(12, &request).await.responses[0].partitions[0].error_code, 0);
+    client.is_closed().await;
+}
+
+/// While the budget is spent, requests are not read; when it is free again, they are served.
+#[tokio::test]
+async fn a_spent_budget_holds_requests_back() {
+    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "1048576")]).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    let everything = node.broker.budget().acquire(1 << 20).await.unwrap();
+    let id = client.send(9, &produce("t", 0, 1, batch(&["a"]))).await;
+    let waited = timeout(Duration::from_millis(100), client.stream.peek(&mut [0])).await;
+    assert!(waited.is_err(), "nothing is answered without memory");
+    drop(everything);
+    let response = client.receive::<ProduceRequest>(9, id).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+}
+
+/// A frame that has been announced holds its permit; when its connection goes, the permit comes back.
+#[tokio::test]
+async fn a_begun_frame_holds_its_bytes_until_its_connection_goes() {
+    let node = Node::start().await;
+    let mut client = node.connect().await;
+    client.stream.write_all(&(50_i32 << 20).to_be_bytes()).await.unwrap();
+    node.metric_becomes(BUDGET_USED, |used| used == 50 << 20).await;
+    drop(client);
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+}
+
+/// A client that asks and does not read holds one answer, however much it asks for; others do not notice.
+#[tokio::test]
+async fn a_slow_reader_stalls_itself_alone() {
+    let node = Node::start().await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    let value = "x".repeat(900_000);
+    for _ in 0..20 {
+        assert_eq!(client.produce("t", batch(&[&value])).await.error_code, 0);
+    }
+    let mut slow = node.connect().await;
+    let request = fetch("t", &[(0, 0)]);
+    let large = |mut request: FetchRequest| {
+        request.topics[0].partitions[0].partition_max_bytes = 30 << 20;
+        request
+    };
+    let request = large(request);
+    let mut sent = Vec::new();
+    for _ in 0..50 {
+        sent.push(slow.send(12, &request).await);
+    }
+    // One answer of 18 MB is on its way, which no socket buffer takes; no second is made.
+    node.metric_becomes(BUDGET_USED, |used| used > 17 << 20).await;
+    let one_answer = node.metric(BUDGET_USED).await;
+    let mut other = node.connect().await;
+    for _ in 0..20 {
+        assert_eq!(other.fetch("t", 0).await.error_code, 0);
+        assert!(node.metric(BUDGET_USED).await < one_answer + (2 << 20));
+    }
+    // And when it reads, it gets everything, in order.
+    for id in sent.drain(..3) {
+        let response = slow.receive::<FetchRequest>(12, id).await;
+        assert_eq!(
+            response.responses[0].partitions[0].records.as_ref().unwrap().len(),
+            20 * batch(&[&value]).len()
+        );
+    }
+    drop(slow);
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+}
+
+/// Answers leave a part of the budget to requests, so that consumers cannot keep producers out.
+#[tokio::test]
+async fn fetches_take_what_they_can_get_and_leave_the_rest() {
+    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "4194304")]).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    let value = "x".repeat(500_000);
+    for _ in 0..10 {
+        assert_eq!(client.produce("t", batch(&[&value])).await.error_code, 0);
+    }
+    let one = batch(&[&value]).len();
+    let mut whole = fetch("t", &[(0, 0)]);
+    whole.topics[0].partitions[0].partition_max_bytes = 10 << 20;
+    let got = async |client: &mut Client| {
+        let response = client.call(12, &whole).await;
+        response.responses[0].partitions[0].records.as_ref().unwrap().len() / one
+    };
+    assert_eq!(got(&mut client).await, 6, "three quarters of 4 MiB");
+    let held = node.broker.budget().acquire((2 << 20) - (64 << 10)).await.unwrap();
+    assert_eq!(got(&mut client).await, 2, "what is left of them");
+    let more = node.broker.budget().acquire(1 << 20).await.unwrap();
+    assert_eq!(got(&mut client).await, 0, "nothing is left: an answer without records, not a wait");
+    drop((held, more));
+    assert_eq!(got(&mut client).await, 6);
+}
+
+#[tokio::test]
+async fn shutdown_under_load_answers_what_was_taken_and_loses_nothing() {
+    let node = Node::start().await;
+    let mut admin = node.connect().await;
+    admin.create_topic("t", 4).await;
+    let addr = node.server.kafka_addr();
+    let mut producers = tokio::task::JoinSet::new();
+    for partition in 0..4 {
+        producers.spawn(async move {
+            let mut client = Client::connect(addr).await;
+            let mut acknowledged = 0;
+            loop {
+                let request = frame(9, 1, &produce("t", partition, -1, batch(&["v"])));
+                if client.stream.write_all(&request).await.is_err() {
+                    return (partition, acknowledged);
+                }
+                match client.frame().await {
+                    Some(_) => acknowledged += 1,
+                    None => return (partition, acknowledged),
+                }
+            }
+        });
+    }
+    // A consumer that waits for a minute does not hold the shutdown up.
+    let mut consumer = node.connect().await;
+    let waiting = consumer.send(12, &fetch("t", &[(0, 1 << 40)]).with_max_wait_ms(60_000)).await;
+    consumer.receive::<FetchRequest>(12, waiting).await; // out of range, at once
+    admin.create_topic("quiet", 1).await;
+    let waiting = consumer.send(12, &fetch("quiet", &[(0, 0)]).with_max_wait_ms(60_000)).await;
+    let produced = "messaging_server_received_messages_total";
+    node.metric_becomes(produced, |records| records > 20).await;
+    let Node { broker, server, _dir, .. } = node;
+    timeout(SOON, server.shutdown()).await.expect("a shutdown ends");
+    let answer = consumer.receive::<FetchRequest>(12, waiting).await;
+    assert_eq!(answer.responses[0].partitions[0].error_code, 0);
+    assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    let mut all = 0;
+    while let Some(ended) = producers.join_next().await {
+        let (partition, acknowledged) = ended.unwrap();
+        let written = broker.topic("t").unwrap().partition(partition).unwrap().offsets().high_watermark.0;
+        assert!(written >= acknowledged, "acknowledged {acknowledged}, written {written}");
+        assert!(written <= acknowledged + 1);
+        all += acknowledged;
+    }
+    assert!(all > 20);
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_cuts_off_who_would_wait_longer() {
+    let node = Node::with(Limits { shutdown_max: Duration::from_millis(50), ..Limits::default() }, &[]).await;
+    let addr = node.server.kafka_addr();
+    let mut half = TcpStream::connect(addr).await.unwrap();
+    half.write_all(&[0, 0]).await.unwrap();
+    node.metric_becomes("messaging_server_connections", |open| open == 1).await;
+    timeout(SOON, node.server.shutdown()).await.expect("a shutdown ends");
+    assert_eq!(half.read(&mut [0; 1]).await.unwrap_or(0), 0);
+}
+
+/// An idle connection costs a socket and little else.
+#[tokio::test]
+async fn two_thousand_idle_connections() {
+    const CONNECTIONS: u64 = 2_000;
+    // Both ends are in this process.
+    let wanted = 2 * CONNECTIONS + 500;
+    let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    if files.current.is_some_and(|current| current < wanted) {
+        files.current = Some(files.maximum.unwrap_or(wanted).min(wanted));
+        let raised = rustix::process::setrlimit(rustix::process::Resource::Nofile, files.clone());
+        if raised.is_err() || files.current < Some(wanted) {
+            println!("skipped: {wanted} open files are needed, and the limit is {files:?}");
+            return;
+        }
+    }
+    let node = Node::start().await;
+    let before = resident_bytes();
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut client = node.connect().await;
+        client.send(4, &ApiVersionsRequest::default()).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.frame().await.unwrap();
+    }
+    assert_eq!(node.metric("messaging_server_connections").await, CONNECTIONS);
+    assert_eq!(node.metric(BUDGET_USED).await, 0);
+    let each = resident_bytes().saturating_sub(before) / CONNECTIONS;
+    assert!(each < 24 * 1024, "{each} bytes for each idle connection, both ends");
+    let mut last = clients.pop().unwrap();
+    last.create_topic("t", 1).await;
+    assert_eq!(last.produce("t", batch(&["a"])).await.error_code, 0);
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

@@ -1,0 +1,10 @@
+//! The doors, through real sockets to a real broker in a temporary directory.
+
+mod admin;
+mod client;
+mod data;
+mod garbage;
+mod groups;
+mod http;
+mod limits;
+mod versions;
