@@ -76,10 +76,14 @@ impl Consumer {
                     GroupEvent::Assigned(partitions) => self.take(partitions),
                     GroupEvent::Revoked(partitions) => self.give_up(&partitions),
                 },
-                consumed = self.reader.next() => {
-                    let consumed = consumed?;
-                    self.handed_out.insert(consumed.partition.clone(), position(consumed.offset.plus(1)));
-                    return Ok(consumed);
+                consumed = self.reader.next() => match consumed {
+                    Ok(consumed) => {
+                        self.handed_out.insert(consumed.partition.clone(), position(consumed.offset.plus(1)));
+                        return Ok(consumed);
+                    }
+                    // Its topic was deleted; the group's leader will notice. The other partitions go on.
+                    Err(EngineError::NotFound(deleted)) => self.give_up(&[deleted]),
+                    Err(error) => return Err(error),
                 }
             }
         }

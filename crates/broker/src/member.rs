@@ -27,8 +27,8 @@ const REBALANCE_TIMEOUT_MS: i32 = 300_000;
 /// A heartbeat inside the process costs a lock, so a rebalance is noticed sooner than Kafka's 3 s.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 const PROTOCOL_TYPE: &str = "consumer";
-/// 1: owned partitions are known (unused here), no generation.
-const SUBSCRIPTION_VERSION: i16 = 1;
+/// Subscriptions and assignments say nothing here that needs a later one.
+const PROTOCOL_VERSION: i16 = 0;
 
 /// One consumer of a group.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ impl Identity {
     }
 
     fn join_request(&self) -> Join {
-        let subscription = Subscription::to(self.topics.clone()).encode(SUBSCRIPTION_VERSION);
+        let subscription = Subscription::to(self.topics.clone()).encode(PROTOCOL_VERSION);
         Join {
             group: self.group.clone(),
             member_id: self.member_id.lock().clone(),
@@ -273,7 +273,7 @@ impl Identity {
                 by_topic.entry(at.topic).or_default().push(at.partition);
             }
             let assignment = Assignment { partitions: by_topic.into_iter().collect(), user_data: None };
-            (member_id, assignment.encode(SUBSCRIPTION_VERSION))
+            (member_id, assignment.encode(PROTOCOL_VERSION))
         };
         // Topics that are not there yet are watched too.
         let watched = subscribers.iter().flat_map(|subscriber| &subscriber.topics);

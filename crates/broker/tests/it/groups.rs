@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_broker::group::GroupError;
-use anabranch_broker::group::event::{Commit, CommitOffset};
-use anabranch_broker::{Apply, Broker, NewTopic, Record};
+use anabranch_broker::group::event::{Commit, CommitOffset, Join};
+use anabranch_broker::group::{GroupError, Heartbeat};
+use anabranch_broker::{Apply, Broker, BrokerConfig, NewTopic, Record};
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, GroupEvent, GroupMember, Position};
 
@@ -183,6 +183,55 @@ async fn offsets_go_with_their_topic_and_groups_can_be_deleted() {
     let broker = open(dir.path()).await;
     assert_eq!(topics(&broker).await, Vec::<String>::new());
     assert_eq!(broker.groups().describe("g").await.unwrap_err(), GroupError::GroupIdNotFound);
+}
+
+#[tokio::test]
+async fn a_consumer_survives_the_deletion_of_one_of_its_topics() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    broker.create_topic(NewTopic::new("u"), Apply::Now).await.unwrap();
+    broker.topic("t").unwrap().append(Record::keyless("x")).await.unwrap();
+    let mut consumer = broker.consumer("g", ["t", "u"]).unwrap();
+    assert_eq!(soon(consumer.next()).await.unwrap().partition.topic, "t");
+    broker.delete_topic("t").await.unwrap();
+    let appending = broker.clone();
+    tokio::spawn(async move { appending.topic("u").unwrap().append(Record::keyless("y")).await });
+    assert_eq!(soon(consumer.next()).await.unwrap().partition.topic, "u");
+    soon(consumer.commit()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_member_is_sent_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = BrokerConfig::default().with("group.min.session.timeout.ms", "1").unwrap();
+    let broker = Broker::builder().data(dir.path()).config(config).open().await.unwrap();
+    let join = Join {
+        group: "g".into(),
+        member_id: String::new(),
+        instance_id: None,
+        client_id: "silent".into(),
+        client_host: "/127.0.0.1".into(),
+        session_timeout_ms: 20,
+        rebalance_timeout_ms: 20,
+        protocol_type: "consumer".into(),
+        protocols: vec![("range".into(), "".into())],
+        require_known_member_id: false,
+        can_skip_assignment: false,
+    };
+    let joined = soon(broker.groups().join(join)).await.unwrap();
+    soon(async {
+        while !broker.groups().describe("g").await.unwrap().members.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let heartbeat = Heartbeat {
+        group: "g",
+        member_id: &joined.member_id,
+        instance_id: None,
+        generation: joined.generation,
+    };
+    assert_eq!(broker.groups().heartbeat(&heartbeat).await, Err(GroupError::UnknownMemberId));
 }
 
 /// A crash between a topic's end and that of its offsets would hand them down to the next topic of the same name.
