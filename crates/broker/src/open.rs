@@ -52,14 +52,20 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         blocking(move || open_internal(&opening)).await?;
     let cluster_id = write_first_records(&builder, &catalogue, &mut restored).await?;
 
-    let (opening, opened_store, offsets_log) = (builder.clone(), store.clone(), offsets.clone());
+    let groups = GroupService::open(
+        offsets.clone(),
+        &builder.config,
+        Arc::clone(&builder.clock),
+        Arc::clone(&builder.random),
+    )
+    .await?;
+
+    // From here on nothing is wrong with the internal topics, so that what is left over may be removed.
+    let (opening, opened_store) = (builder.clone(), store.clone());
     let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
     let (snapshot, refused) =
-        blocking(move || open_topics(&opening, &opened_store, &offsets_log, &restored)).await?;
+        blocking(move || open_topics(&opening, &opened_store, &offsets, &restored)).await?;
 
-    let groups =
-        GroupService::open(offsets, &builder.config, Arc::clone(&builder.clock), Arc::clone(&builder.random))
-            .await?;
     groups.delete_orphans(|topic| snapshot.get(topic).is_some()).await;
     let budget = usize::try_from(builder.config.number("queued.max.request.bytes")).unwrap_or(usize::MAX);
     Ok(Broker(Arc::new(Shared {

@@ -148,7 +148,9 @@ async fn topics_are_created_when_clients_ask_for_them_if_that_is_allowed() {
 async fn a_crash_between_any_two_steps_leaves_no_half_topic() {
     for changes in 0.. {
         let dir = tempfile::tempdir().unwrap();
-        broker_with(dir.path(), NewTopic::new("old").partitions(2)).await.close().await;
+        let broker = broker_with(dir.path(), NewTopic::new("old").partitions(2)).await;
+        broker.topic("old").unwrap().append(Record::keyless("x")).await.unwrap();
+        broker.close().await;
         let disk = DyingDisk::after(changes);
         let builder = Broker::builder().data(dir.path()).disk(Arc::new(disk.clone()));
         let (mut created, mut deleted) = (None, None);

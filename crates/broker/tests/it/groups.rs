@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_broker::group::event::{Commit, CommitOffset, Join};
+use anabranch_broker::group::consumer_protocol::{Assignment, Subscription};
+use anabranch_broker::group::event::{Commit, CommitOffset, Join, JoinedMember, Sync};
 use anabranch_broker::group::{GroupError, Heartbeat};
 use anabranch_broker::{Apply, Broker, BrokerConfig, NewTopic, Record};
 use anabranch_core::TopicPartition;
@@ -200,24 +201,65 @@ async fn a_consumer_survives_the_deletion_of_one_of_its_topics() {
     soon(consumer.commit()).await.unwrap();
 }
 
+/// What a client on the network sends, of a newer version than members in the process speak.
+fn client_join(member_id: &str) -> Join {
+    Join {
+        group: "g".into(),
+        member_id: member_id.into(),
+        instance_id: None,
+        client_id: "client".into(),
+        client_host: "/127.0.0.1".into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![("range".into(), Subscription::to(vec!["t".into()]).encode(3))],
+        require_known_member_id: false,
+        can_skip_assignment: true,
+    }
+}
+
+#[tokio::test]
+async fn a_member_in_the_process_follows_a_leader_on_the_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t").partitions(2)).await;
+    let groups = broker.groups();
+    let client = soon(groups.join(client_join(""))).await.unwrap().member_id;
+    let mut inside = join(&broker).await;
+    let leading = async {
+        let joined = loop {
+            let joined = groups.join(client_join(&client)).await.unwrap();
+            if joined.members.len() == 2 {
+                break joined;
+            }
+        };
+        let assign = |member: &JoinedMember| {
+            assert_eq!(Subscription::decode(&member.metadata).unwrap().topics, ["t"]);
+            let number = i32::from(member.member_id != client);
+            let partitions = vec![("t".to_owned(), vec![number])];
+            (member.member_id.clone(), Assignment { partitions, user_data: None }.encode(3))
+        };
+        let sync = Sync {
+            group: "g".into(),
+            member_id: client.clone(),
+            instance_id: None,
+            generation: joined.generation,
+            protocol_type: None,
+            protocol: None,
+            assignments: joined.members.iter().map(assign).collect(),
+        };
+        groups.sync(sync).await.unwrap()
+    };
+    let (synced, inside) = soon(async { tokio::join!(leading, assigned(&mut inside)) }).await;
+    assert_eq!(Assignment::decode(&synced.assignment).unwrap().partitions, [("t".to_owned(), vec![0])]);
+    assert_eq!(inside, [(TopicPartition::new("t", 1), None)]);
+}
+
 #[tokio::test]
 async fn a_silent_member_is_sent_away() {
     let dir = tempfile::tempdir().unwrap();
     let config = BrokerConfig::default().with("group.min.session.timeout.ms", "1").unwrap();
     let broker = Broker::builder().data(dir.path()).config(config).open().await.unwrap();
-    let join = Join {
-        group: "g".into(),
-        member_id: String::new(),
-        instance_id: None,
-        client_id: "silent".into(),
-        client_host: "/127.0.0.1".into(),
-        session_timeout_ms: 20,
-        rebalance_timeout_ms: 20,
-        protocol_type: "consumer".into(),
-        protocols: vec![("range".into(), "".into())],
-        require_known_member_id: false,
-        can_skip_assignment: false,
-    };
+    let join = Join { session_timeout_ms: 20, ..client_join("") };
     let joined = soon(broker.groups().join(join)).await.unwrap();
     soon(async {
         while !broker.groups().describe("g").await.unwrap().members.is_empty() {
