@@ -17,12 +17,15 @@ use crate::FlowError;
 use crate::aggregate::Aggregate;
 use crate::metrics::{Counts, Metrics};
 use crate::outbox::{Outgoing, Outlet};
-use crate::policy::{CommitEvery, Disorder, Late, Undecodable};
+use crate::policy::{Disorder, Late, Undecodable};
 use crate::run::{OpenFlow, blocking};
 use crate::state::{Found, Progress, Store, Table};
 use crate::watermark::{NO_WATERMARK, Watermarks};
 use crate::window::{Window, WindowKind};
 use crate::worker::{Aside, Decode, Encode, Logic, Options, Work, Worker};
+
+const COMMIT_RECORDS_DEFAULT: u64 = 20_000;
+const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 
 /// The beginning of a flow: its name.
 #[derive(Debug, Clone)]
@@ -76,7 +79,8 @@ pub struct Definition<T, K, A: Aggregate<T>> {
     encode: Encode<K, A::Output>,
     sink: String,
     emit_early: bool,
-    commit_every: CommitEvery,
+    commit_records: u64,
+    commit_interval: Duration,
 }
 
 impl Flow {
@@ -170,7 +174,8 @@ impl<T, K, A: Aggregate<T>> Aggregated<T, K, A> {
             encode: Box::new(encode),
             sink: topic.into(),
             emit_early: false,
-            commit_every: CommitEvery::default(),
+            commit_records: COMMIT_RECORDS_DEFAULT,
+            commit_interval: COMMIT_INTERVAL_DEFAULT,
         }
     }
 }
@@ -188,10 +193,12 @@ where
         self
     }
 
-    /// Commits after so many records, and after such a time. The default is [`CommitEvery::default`].
+    /// Stores state and appends results after so many records, and after such a time, whichever is first; unless told
+    /// otherwise, after 20,000 and after a second.
     #[must_use]
     pub fn commit_every(mut self, records: u64, interval: Duration) -> Self {
-        self.commit_every = CommitEvery { records, interval };
+        self.commit_records = records;
+        self.commit_interval = interval;
         self
     }
 
@@ -224,7 +231,7 @@ where
             None => beginning(&*engine, &sources).await?,
         };
         let now = clock.monotonic();
-        let commit_interval = self.commit_every.interval;
+        let commit_interval = self.commit_interval;
         let positions = found.progress.positions.iter().copied().map(Position).collect();
         let worker = self.into_worker(options, sources.clone(), Table::new(store), found, now);
         let metrics = Arc::new(Metrics::default());
@@ -283,7 +290,7 @@ where
             late,
             allowed_lateness_ms: windowed.late.allowed_ms(),
             emit_early: self.emit_early,
-            commit_records: self.commit_every.records,
+            commit_records: self.commit_records,
         })
     }
 
@@ -304,8 +311,16 @@ where
         if topics.iter().enumerate().any(|(index, topic)| topics[..index].contains(topic)) {
             return wrong("it names a source twice");
         }
-        if topics.contains(&self.sink) {
-            return wrong("it would read its own results");
+        let windowed = &self.aggregated.windowed;
+        let mut outlets = vec![&self.sink];
+        if let Undecodable::ToTopic(topic) = &windowed.keyed.timed.records.undecodable {
+            outlets.push(topic);
+        }
+        if let Late::ToTopic(topic) = &windowed.late {
+            outlets.push(topic);
+        }
+        if outlets.iter().any(|outlet| topics.contains(outlet)) {
+            return wrong("it would read what it writes");
         }
         Ok(())
     }

@@ -62,6 +62,6 @@ pub use aggregate::{Aggregate, Count, Max, Mean, Min, Sum};
 pub use error::FlowError;
 pub use flow::{Aggregated, Definition, Flow, Keyed, Records, Source, Timed, Windowed};
 pub use metrics::{Counts, Metrics, Snapshot};
-pub use policy::{CommitEvery, Disorder, Late, Undecodable};
+pub use policy::{Disorder, Late, Undecodable};
 pub use run::OpenFlow;
 pub use window::{Hopping, Session, Tumbling, Window, WindowKind};

@@ -71,18 +71,3 @@ impl Disorder {
         event_ms - self.bound_ms
     }
 }
-
-/// When a flow appends its results and stores its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CommitEvery {
-    /// After this many records at the latest.
-    pub records: u64,
-    /// After this time at the latest, when there is anything to store.
-    pub interval: Duration,
-}
-
-impl Default for CommitEvery {
-    fn default() -> Self {
-        Self { records: 20_000, interval: Duration::from_secs(1) }
-    }
-}

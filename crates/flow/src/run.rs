@@ -101,7 +101,8 @@ impl OpenFlow {
         let mut chunks = Vec::new();
         for (partition, &next) in self.positions.iter().enumerate() {
             match end_of(partition) {
-                Some(end) if next >= end => {
+                // (A position after the end is the engine's to refuse.)
+                Some(end) if next == end => {
                     let fetched = Fetched { batches: bytes::Bytes::new(), next, latest: end };
                     chunks.push(Chunk { partition, fetched, end: Some(end) });
                 }

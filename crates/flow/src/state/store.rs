@@ -16,9 +16,9 @@ use crate::outbox::Outgoing;
 const FORMAT: u32 = 1;
 
 /// Blocks that were read stay in memory up to this.
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 8 << 20;
 /// What was written stays in memory up to this, per keyspace, until it is sorted onto the disk.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+const MEMTABLE_BYTES: u64 = 8 << 20;
 /// Flushing and compaction of one flow's state need no more.
 const WORKER_THREADS: usize = 1;
 

@@ -1,13 +1,13 @@
 //! Input that is not what it should be.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
 use anabranch_core::engine::{EngineError, Position};
 use anabranch_core::seam::ManualClock;
 use anabranch_flow::{Count, Disorder, Flow, FlowError, Late, OpenFlow, Tumbling, Undecodable, header};
-use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::memory::MemoryEngine;
@@ -107,6 +107,16 @@ async fn a_source_that_is_not_there_is_told() {
     let state = tempfile::tempdir().unwrap();
     let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
     assert!(matches!(error, FlowError::Engine(EngineError::NotFound(_))), "{error}");
+}
+
+#[tokio::test]
+async fn a_flow_that_would_read_what_it_writes_is_refused() {
+    let engine = MemoryEngine::new(1);
+    engine.create("input", 1);
+    let state = tempfile::tempdir().unwrap();
+    let late = Late::ToTopic("input".into());
+    let error = run_to_end(flow(Kind::Tumbling, late), &engine, &state).await.unwrap_err();
+    assert_eq!(error.to_string(), "the flow test cannot be: it would read what it writes");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use crate::memory::MemoryEngine;
-use crate::model::{Event, Kind, event, flow, naive_with_late, run_to_end};
+use crate::model::{Event, Kind, event, flow, naive_with_late, run_to_end, small_state};
 
 const ALLOWED_MS: u64 = 25;
 
@@ -37,7 +37,7 @@ async fn check(kind: Kind, late: Late, events: &[Event], commit_records: u64) ->
     for events in events.chunks(3) {
         engine.write("input", 0, &events.iter().map(Event::to_record).collect::<Vec<_>>());
     }
-    let state = tempfile::tempdir().unwrap();
+    let state = small_state();
     let flow = flow(kind, late.clone()).commit_every(commit_records, Duration::from_secs(1));
     let counts = run_to_end(flow, &engine, &state).await.unwrap().counts;
 
@@ -78,7 +78,7 @@ async fn a_late_record_says_where_it_was_and_by_how_much_it_was_late() {
     engine.create("input", 1);
     let record = |at_ms| event("k", at_ms, 1).to_record().header("mine", "kept");
     engine.write("input", 0, &[record(100), record(3), record(95)]);
-    let state = tempfile::tempdir().unwrap();
+    let state = small_state();
     run_to_end(flow(Kind::Tumbling, Late::ToTopic("late".into())), &engine, &state).await.unwrap();
     let late = engine.records("late");
     assert_eq!(late.len(), 1);
@@ -102,7 +102,7 @@ async fn a_late_record_corrects_a_session_that_has_ended() {
     for at_ms in [0, 20, 60, 12, 200, 12] {
         engine.write("input", 0, &[event("k", at_ms, 1).to_record()]);
     }
-    let state = tempfile::tempdir().unwrap();
+    let state = small_state();
     let late = Late::Admit { allowed_lateness: Duration::from_millis(50) };
     let flow = flow(Kind::Session, late).commit_every(1, Duration::from_secs(1));
     let counts = run_to_end(flow, &engine, &state).await.unwrap().counts;
@@ -116,7 +116,7 @@ async fn what_comes_after_the_end_of_a_bounded_run_does_not_replace_its_results(
     let engine = MemoryEngine::new(1);
     engine.create("input", 1);
     engine.write("input", 0, &[event("k", 5, 1).to_record()]);
-    let state = tempfile::tempdir().unwrap();
+    let state = small_state();
     run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
     engine.write("input", 0, &[event("k", 6, 1).to_record(), event("k", 16, 1).to_record()]);
     let counts = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap().counts;

@@ -105,6 +105,12 @@ pub(crate) fn flow(kind: Kind, late: Late) -> TestFlow {
         })
 }
 
+/// A directory for the state of a small flow that is opened very often: in memory where there is such a place, since
+/// what is tested there is the death of the process, and not of the disk.
+pub(crate) fn small_state() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 pub(crate) async fn run_to_end(
     flow: TestFlow,
     engine: &Arc<MemoryEngine>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::batch::Record;
+use anabranch_core::engine::EngineError;
 use anabranch_core::seam::ManualClock;
 use anabranch_flow::{Aggregate, Disorder, Flow, FlowError, Late, Tumbling, Undecodable};
 
@@ -37,6 +38,16 @@ async fn state_of_another_definition_is_refused() {
     engine.create("input", 2);
     let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
     assert!(matches!(error, FlowError::OtherDefinition { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_source_that_is_shorter_than_what_was_read_of_it_is_told() {
+    let engine = one_event();
+    let state = tempfile::tempdir().unwrap();
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
+    engine.create("input", 1); // made anew, and empty
+    let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
+    assert!(matches!(error, FlowError::Engine(EngineError::OutOfRange { .. })), "{error}");
 }
 
 #[tokio::test]

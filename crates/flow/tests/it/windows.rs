@@ -10,7 +10,7 @@ use proptest::test_runner::TestCaseError;
 use tempfile::TempDir;
 
 use crate::memory::MemoryEngine;
-use crate::model::{DISORDER_MS, Event, Kind, event, flow, naive, run_to_end};
+use crate::model::{DISORDER_MS, Event, Kind, event, flow, naive, run_to_end, small_state};
 
 /// Events of one partition, none later than the disorder allows.
 fn partition() -> impl Strategy<Value = Vec<Event>> {
@@ -45,7 +45,7 @@ async fn check(
     if emit_early {
         flow = flow.emit_early();
     }
-    let state = tempfile::tempdir().unwrap();
+    let state = small_state();
     let end = run_to_end(flow, &engine, &state).await.unwrap();
     let all = partitions.concat();
     prop_assert_eq!(end.counts.late_dropped, 0);
@@ -94,7 +94,7 @@ async fn a_result_comes_when_the_watermark_passes_the_end_and_not_before() {
     engine.create("input", 1);
     let records = [0, 10, 29].map(|at_ms| event("k", at_ms, 1).to_record());
     engine.write("input", 0, &records);
-    let state = tempfile::tempdir().unwrap();
+    let state = small_state();
     run_until_read(3, &engine, &state).await;
     assert_eq!(engine.table("output").len(), 0, "29 - 20 is before the end of the first window");
     engine.write("input", 0, &[event("k", 30, 1).to_record()]);
@@ -110,7 +110,7 @@ async fn a_session_that_grows_takes_back_what_was_shown_of_it() {
     for at_ms in [0, 20, 10] {
         engine.write("input", 0, &[event("k", at_ms, 1).to_record()]);
     }
-    let state = tempfile::tempdir().unwrap();
+    let state = small_state();
     let flow = flow(Kind::Session, Late::Drop).emit_early().commit_every(1, Duration::from_secs(1));
     run_to_end(flow, &engine, &state).await.unwrap();
     let shown: Vec<_> = engine
