@@ -133,11 +133,11 @@ pub enum ProduceError {
     /// No such topic or partition.
     #[error("{0} does not exist")]
     Unknown(TopicPartition),
-    /// The bytes are not one whole batch, or it was damaged on its way.
+    /// The bytes are not one whole batch, or it was damaged on its way. Never [`BatchError::Invalid`].
     #[error(transparent)]
-    Batch(#[from] BatchError),
-    /// The batch is whole, and not allowed here: a control batch from a client, a record without a key in a compacted
-    /// topic, an empty batch.
+    Batch(BatchError),
+    /// The batch is whole, and contradicts itself or is not allowed here: a wrong record count, a control batch from a
+    /// client, a record without a key in a compacted topic, an empty batch.
     #[error("{0}")]
     InvalidRecord(&'static str),
     /// The client set what only the broker sets, or a record is too old or too far ahead for the topic.
@@ -168,6 +168,15 @@ pub enum ProduceError {
     /// The log refused, or failed.
     #[error(transparent)]
     Log(#[from] AppendError),
+}
+
+impl From<BatchError> for ProduceError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Invalid(reason) => Self::InvalidRecord(reason),
+            damaged => Self::Batch(damaged),
+        }
+    }
 }
 
 impl ProduceError {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::batch::{Batch, BatchError, BatchHeader, Compression, NO_TIMESTAMP, check_batch};
+use anabranch_core::batch::{Batch, BatchHeader, Compression, NO_TIMESTAMP, check_batch};
 use anabranch_core::seam::Clock;
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{Ack, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped, Waiter};
@@ -255,12 +255,7 @@ fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, Produc
 
 fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<(), ProduceError> {
     let header = batch.header();
-    let summary = batch.check_records().map_err(|error| match error {
-        // Bytes that cannot be inflated were damaged; everything else was written wrong.
-        BatchError::Undecompressable { .. } | BatchError::UnknownCodec(_) => ProduceError::Batch(error),
-        BatchError::Invalid(reason) => ProduceError::InvalidRecord(reason),
-        other => ProduceError::Batch(other),
-    })?;
+    let summary = batch.check_records()?;
     if rules.compacted && summary.keyless_count > 0 {
         return Err(ProduceError::InvalidRecord("a compacted topic takes no records without a key"));
     }
