@@ -134,6 +134,7 @@ apis! {
     CreateTopics, CreateTopicsRequest, CreateTopicsResponse, CREATE_TOPICS, 2, 2..=7;
     DeleteTopics, DeleteTopicsRequest, DeleteTopicsResponse, DELETE_TOPICS, 1, 1..=6;
     InitProducerId, InitProducerIdRequest, InitProducerIdResponse, INIT_PRODUCER_ID, 0, 0..=5;
+    DescribeAcls, DescribeAclsRequest, DescribeAclsResponse, DESCRIBE_ACLS, 1, 1..=3;
     DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse, DESCRIBE_CONFIGS, 1, 1..=4;
     AlterConfigs, AlterConfigsRequest, AlterConfigsResponse, ALTER_CONFIGS, 0, 0..=2;
     CreatePartitions, CreatePartitionsRequest, CreatePartitionsResponse, CREATE_PARTITIONS, 0, 0..=3;

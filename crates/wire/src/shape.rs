@@ -236,6 +236,9 @@ pub(crate) const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     always(NullableStruct(&[always(Text), always(I32)])),
 ];
 
+pub(crate) const DESCRIBE_ACLS: &[Field] =
+    &[always(BYTE), always(Text), always(BYTE), always(Text), always(Text), always(BYTE), always(BYTE)];
+
 /// Bytes being walked.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {

@@ -11,15 +11,15 @@ pub(super) type Refusal = (i16, Option<StrBytes>);
 
 pub(super) const NO_REFUSAL: Refusal = (anabranch_wire::NO_ERROR, None);
 
-pub(super) fn refusal(code: ErrorCode, why: impl ToString) -> Refusal {
-    (code.code(), Some(StrBytes::from_string(why.to_string())))
+pub(super) fn refusal(code: ErrorCode, why: impl Into<String>) -> Refusal {
+    (code.code(), Some(StrBytes::from_string(why.into())))
 }
 
 /// The outcome of a change of topics.
 pub(super) fn outcome<T>(result: Result<T, TopicError>) -> Refusal {
     match result {
         Ok(_) => NO_REFUSAL,
-        Err(error) => refusal(topic(&error), error),
+        Err(error) => refusal(topic(&error), error.to_string()),
     }
 }
 

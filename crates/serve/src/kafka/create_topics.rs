@@ -36,7 +36,7 @@ pub(super) async fn answer(door: &Door, request: CreateTopicsRequest) -> CreateT
         results.push(match new {
             Ok(topic) => created(door, result, &topic),
             Err(error) => {
-                let (code, message) = refusal(codes::topic(&error), error);
+                let (code, message) = refusal(codes::topic(&error), error.to_string());
                 // `TopicConfigErrorCode`: whether the configs may be shown; there are none to show.
                 result.with_error_code(code).with_error_message(message)
             }

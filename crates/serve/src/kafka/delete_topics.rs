@@ -40,6 +40,6 @@ async fn delete(door: &Door, asked: DeleteTopicState) -> DeletableTopicResult {
     };
     match door.broker.delete_topic(&name).await {
         Ok(topic) => result.with_name(Some(name)).with_topic_id(topic.id().0),
-        Err(error) => refused(refusal(codes::topic(&error), error)),
+        Err(error) => refused(refusal(codes::topic(&error), error.to_string())),
     }
 }

@@ -34,7 +34,7 @@ fn entries(door: &Door, resource: &DescribeConfigsResource) -> Result<Vec<Config
     let mut entries = match resource.resource_type {
         TOPIC => {
             let topic = door.broker.topic(&resource.resource_name);
-            let topic = topic.map_err(|error| refusal(codes::topic(&error), error))?;
+            let topic = topic.map_err(|error| refusal(codes::topic(&error), error.to_string()))?;
             door.broker.describe_topic_configs(&topic)
         }
         BROKER => {

@@ -31,7 +31,7 @@ pub(super) async fn answer(
             }
             Err(_) if version < 6 => described.with_group_state(text(DEAD)),
             Err(error) => {
-                let (code, message) = codes::refusal(codes::group(&error), error);
+                let (code, message) = codes::refusal(codes::group(&error), error.to_string());
                 described.with_group_state(text(DEAD)).with_error_code(code).with_error_message(message)
             }
         });

@@ -73,8 +73,9 @@ fn describe(
             .with_leader_epoch(partition.leader_epoch().0)
             .with_replica_nodes(vec![node])
             .with_isr_nodes(vec![node])
-            .with_eligible_leader_replicas(None)
-            .with_last_known_elr(None)
+            // The schema allows null here; Kafka never sends it, and its own Java client fails on it.
+            .with_eligible_leader_replicas(Some(Vec::new()))
+            .with_last_known_elr(Some(Vec::new()))
     });
     DescribeTopicPartitionsResponseTopic::default()
         .with_error_code(NO_ERROR)

@@ -11,6 +11,7 @@ mod create_partitions;
 mod create_topics;
 mod delete_groups;
 mod delete_topics;
+mod describe_acls;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
@@ -201,6 +202,7 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::CreateTopics(request) => create_topics::answer(door, request).await.into(),
         Request::DeleteTopics(request) => delete_topics::answer(door, version, request).await.into(),
         Request::CreatePartitions(request) => create_partitions::answer(door, request).await.into(),
+        Request::DescribeAcls(_) => describe_acls::answer().into(),
         Request::DescribeConfigs(request) => describe_configs::answer(door, &request).into(),
         Request::AlterConfigs(request) => alter_configs::answer(door, request).await.into(),
         Request::IncrementalAlterConfigs(request) => {

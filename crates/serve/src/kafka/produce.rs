@@ -17,9 +17,12 @@ use super::{Door, find_topic};
 /// A request whose batches are queued, each where it could be.
 #[derive(Debug)]
 pub(super) struct Producing {
-    topics: Vec<(TopicName, Uuid, Vec<(i32, Result<Queued, Refusal>)>)>,
+    topics: Vec<(TopicName, Uuid, Vec<Partitioned>)>,
     is_answered: bool,
 }
+
+/// A partition's number, and its batch on its way.
+type Partitioned = (i32, Result<Queued, Refusal>);
 
 impl Producing {
     /// Whether the client waits for an answer: not with acks=0.
@@ -34,9 +37,10 @@ impl Producing {
             let mut answered = Vec::with_capacity(partitions.len());
             for (index, queued) in partitions {
                 let produced = match queued {
-                    Ok(queued) => {
-                        queued.answer().await.map_err(|error| refusal(codes::produce(&error), error))
-                    }
+                    Ok(queued) => queued
+                        .answer()
+                        .await
+                        .map_err(|error| refusal(codes::produce(&error), error.to_string())),
                     Err(refused) => Err(refused),
                 };
                 answered.push(partition_response(index, produced));
@@ -100,8 +104,10 @@ async fn queue(
     if version < 7 && header.is_some_and(|header| header.compression() == Ok(Compression::Zstd)) {
         return Err(refusal(ErrorCode::UnsupportedCompressionType, "zstd needs produce version 7"));
     }
-    let queued =
-        partition.submit(records, ack).await.map_err(|error| refusal(codes::produce(&error), error))?;
+    let queued = partition
+        .submit(records, ack)
+        .await
+        .map_err(|error| refusal(codes::produce(&error), error.to_string()))?;
     door.metrics.records_in.add(header.map_or(0, |header| header.record_count.unsigned_abs().into()));
     Ok(queued)
 }

@@ -131,7 +131,7 @@ impl Client {
     }
 
     /// Fails unless the server closes the connection without another word.
-    pub(crate) async fn is_closed(mut self) {
+    pub(crate) async fn ends(mut self) {
         assert_eq!(self.frame().await, None);
     }
 

@@ -198,7 +198,7 @@ async fn acks_0_has_no_answer_and_an_error_closes_the_connection() {
     let request = fetch("t", &[(0, 0)]).with_max_wait_ms(20_000).with_min_bytes(three);
     assert_eq!(client.call(12, &request).await.responses[0].partitions[0].high_watermark, 3);
     client.send(9, &produce("no such topic", 0, 0, batch(&["d"]))).await;
-    client.is_closed().await;
+    client.ends().await;
     assert_eq!(node.metric("messaging_server_bugs_total").await, 0);
 }
 

@@ -40,7 +40,7 @@ async fn what_cannot_be_answered_closes_the_connection() {
     for (index, (what, bytes)) in hostile.iter().enumerate() {
         let mut client = node.connect().await;
         client.stream.write_all(bytes).await.unwrap();
-        client.is_closed().await;
+        client.ends().await;
         let refused = index as u64 + 1;
         node.metric_becomes("messaging_server_requests_refused_total", |count| count == refused).await;
         let answer = witness.call(4, &ApiVersionsRequest::default()).await;
@@ -76,13 +76,13 @@ async fn half_a_frame_is_waited_for_and_then_given_up() {
     for cut in [1, 3, 4, 7, whole.len() - 1] {
         let mut client = node.connect().await;
         client.stream.write_all(&whole[..cut]).await.unwrap();
-        client.is_closed().await;
+        client.ends().await;
     }
     // A peer that hangs up half way is no news to anybody either.
     let mut client = node.connect().await;
     client.stream.write_all(&whole[..7]).await.unwrap();
     client.stream.shutdown().await.unwrap();
-    client.is_closed().await;
+    client.ends().await;
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_frame_larger_than_the_budget_is_refused() {
     let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "1048576")]).await;
     let mut client = node.connect().await;
     client.stream.write_all(&(2_i32 << 20).to_be_bytes()).await.unwrap();
-    client.is_closed().await;
+    client.ends().await;
     let mut client = node.connect().await;
     assert!(client.call(9, &ProduceRequest::default().with_acks(1)).await.responses.is_empty());
 }

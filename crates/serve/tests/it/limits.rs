@@ -19,7 +19,7 @@ async fn one_connection_too_many_is_closed_at_once() {
     for client in [&mut one, &mut two] {
         client.call(4, &ApiVersionsRequest::default()).await;
     }
-    node.connect().await.is_closed().await;
+    node.connect().await.ends().await;
     assert_eq!(node.metric("messaging_server_connections_refused_total").await, 1);
     drop(one);
     node.metric_becomes("messaging_server_connections", |open| open == 1).await;
@@ -34,7 +34,7 @@ async fn an_idle_connection_is_closed_and_a_waiting_one_is_not() {
     // This takes longer than an idle connection lives.
     let request = fetch("t", &[(0, 0)]).with_max_wait_ms(300);
     assert_eq!(client.call(12, &request).await.responses[0].partitions[0].error_code, 0);
-    client.is_closed().await;
+    client.ends().await;
 }
 
 /// While the budget is spent, requests are not read; when it is free again, they are served.
@@ -199,7 +199,7 @@ async fn two_thousand_idle_connections() {
     let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     if files.current.is_some_and(|current| current < wanted) {
         files.current = Some(files.maximum.unwrap_or(wanted).min(wanted));
-        let raised = rustix::process::setrlimit(rustix::process::Resource::Nofile, files.clone());
+        let raised = rustix::process::setrlimit(rustix::process::Resource::Nofile, files);
         if raised.is_err() || files.current < Some(wanted) {
             println!("skipped: {wanted} open files are needed, and the limit is {files:?}");
             return;

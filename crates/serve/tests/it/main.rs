@@ -1,5 +1,7 @@
 //! The doors, through real sockets to a real broker in a temporary directory.
 
+#![allow(clippy::unwrap_used)]
+
 mod admin;
 mod client;
 mod data;
