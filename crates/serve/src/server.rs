@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_broker::Broker;
 use tokio::net::TcpListener;
@@ -32,13 +33,15 @@ pub enum ServeError {
     NothingToAdvertise(SocketAddr),
 }
 
+/// How long accepting rests when the operating system has no more connections to give.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Open doors. Dropping it closes them without waiting; [`Server::shutdown`] lets requests finish.
 #[derive(Debug)]
 pub struct Server {
     kafka_addr: SocketAddr,
     http_addr: Option<SocketAddr>,
     advertised: Advertised,
-    /// Dropping it tells every task to stop, as does sending `true`.
     stopping: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -109,6 +112,12 @@ impl Server {
                 tracing::error!(%error, "a door failed; this is a bug");
             }
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.send_replace(true);
     }
 }
 

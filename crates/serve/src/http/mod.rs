@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use anabranch_broker::Broker;
 use axum::Router;
@@ -22,9 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::Limits;
 use crate::metrics::Metrics;
-
-/// How long accepting rests when the operating system has no more connections to give.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::server::ACCEPT_PAUSE;
 
 /// What the pages show.
 #[derive(Debug, Clone)]
@@ -37,25 +34,19 @@ pub(crate) struct State {
 
 /// Serves until the door closes.
 pub(crate) async fn serve(listener: TcpListener, state: State) {
-    let mut stopping = state.stopping.clone();
-    let stopped = async move {
-        // An error means that the server was dropped, which is to stop as well.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
+    let (closing, limit) = (stopped(&state), state.limits.shutdown_max);
+    let deadline = async move {
+        closing.await;
+        tokio::time::sleep(limit).await;
     };
-    let deadline = {
-        let (stopped, limit) = (stopped_after(&state), state.limits.shutdown_max);
-        async move {
-            stopped.await;
-            tokio::time::sleep(limit).await;
-        }
-    };
+    let closing = stopped(&state);
     let slots = Arc::new(Semaphore::new(state.limits.http_connections_max.max(1)));
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(state);
-    let serving = axum::serve(Bounded { listener, slots }, router).with_graceful_shutdown(stopped);
+    let serving = axum::serve(Bounded { listener, slots }, router).with_graceful_shutdown(closing);
     tokio::select! {
         served = serving.into_future() => if let Err(error) = served {
             tracing::error!(%error, "the HTTP door failed");
@@ -64,9 +55,11 @@ pub(crate) async fn serve(listener: TcpListener, state: State) {
     }
 }
 
-fn stopped_after(state: &State) -> impl Future<Output = ()> + use<> {
+/// Returns when the door closes.
+fn stopped(state: &State) -> impl Future<Output = ()> + use<> {
     let mut stopping = state.stopping.clone();
     async move {
+        // An error means that the server is gone, which is to stop as well.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     }
 }

@@ -8,7 +8,7 @@ use anabranch_broker::group::event::{Join, JoinedMember};
 use anabranch_wire::messages::join_group_response::JoinGroupResponseMember;
 use anabranch_wire::messages::{JoinGroupRequest, JoinGroupResponse};
 
-use super::{Client, Door, codes, own, own_text, text};
+use super::{Client, Door, codes, own, own_text, text, unless_stopped};
 
 pub(super) async fn answer(door: &Door, client: Client<'_>, request: JoinGroupRequest) -> JoinGroupResponse {
     let version = client.version();
@@ -33,7 +33,7 @@ pub(super) async fn answer(door: &Door, client: Client<'_>, request: JoinGroupRe
         7.. => name.map(text),
         _ => Some(text(name.unwrap_or_default())),
     };
-    match door.broker.groups().join(join).await {
+    match unless_stopped(door, door.broker.groups().join(join)).await {
         Ok(joined) => JoinGroupResponse::default()
             .with_generation_id(joined.generation)
             .with_protocol_type(joined.protocol_type.as_deref().map(text))

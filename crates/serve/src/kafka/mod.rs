@@ -37,8 +37,8 @@ mod tally;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use anabranch_broker::group::GroupError;
 use anabranch_broker::{Broker, Topic};
 use anabranch_core::{LeaderEpoch, TopicId};
 use anabranch_wire::messages::{BrokerId, TopicName};
@@ -52,9 +52,7 @@ use uuid::Uuid;
 
 use crate::config::{Advertised, Limits};
 use crate::metrics::Metrics;
-
-/// How long accepting rests when the operating system has no more connections to give.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::server::ACCEPT_PAUSE;
 
 /// What every connection shares.
 #[derive(Debug)]
@@ -86,8 +84,19 @@ impl Door {
     /// Returns when the door closes.
     async fn stopped(&self) {
         let mut stopping = self.stopping.clone();
-        // An error means that the server was dropped, which is to stop as well.
+        // An error means that the server is gone, which is to stop as well.
         let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// What a group answers, however long it takes; but a door that closes waits for no group.
+async fn unless_stopped<T>(
+    door: &Door,
+    answer: impl Future<Output = Result<T, GroupError>>,
+) -> Result<T, GroupError> {
+    tokio::select! {
+        answer = answer => answer,
+        () = door.stopped() => Err(GroupError::CoordinatorNotAvailable),
     }
 }
 

@@ -5,7 +5,7 @@
 use anabranch_broker::group::event::Sync;
 use anabranch_wire::messages::{SyncGroupRequest, SyncGroupResponse};
 
-use super::{Door, codes, own, own_text, text};
+use super::{Door, codes, own, own_text, text, unless_stopped};
 
 pub(super) async fn answer(door: &Door, request: SyncGroupRequest) -> SyncGroupResponse {
     let assignments =
@@ -20,7 +20,7 @@ pub(super) async fn answer(door: &Door, request: SyncGroupRequest) -> SyncGroupR
         assignments: assignments.collect(),
     };
     drop(request);
-    match door.broker.groups().sync(sync).await {
+    match unless_stopped(door, door.broker.groups().sync(sync)).await {
         Ok(synced) => SyncGroupResponse::default()
             .with_protocol_type(synced.protocol_type.as_deref().map(text))
             .with_protocol_name(synced.protocol.as_deref().map(text))

@@ -27,7 +27,7 @@ fn group() -> GroupId {
     GroupId(text("g"))
 }
 
-fn join(member_id: &StrBytes) -> JoinGroupRequest {
+pub(crate) fn join(member_id: &StrBytes) -> JoinGroupRequest {
     let protocol = JoinGroupRequestProtocol::default()
         .with_name(text("range"))
         .with_metadata(Bytes::from_static(b"opaque"));
@@ -41,7 +41,7 @@ fn join(member_id: &StrBytes) -> JoinGroupRequest {
 }
 
 /// Joins as a new member, which takes two requests (KIP-394): the id.
-async fn first_join(client: &mut Client) -> StrBytes {
+pub(crate) async fn first_join(client: &mut Client) -> StrBytes {
     client.call(9, &join(&StrBytes::new())).await.member_id
 }
 

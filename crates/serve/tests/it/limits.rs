@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anabranch_serve::Limits;
-use anabranch_wire::messages::{ApiVersionsRequest, FetchRequest, ProduceRequest};
+use anabranch_wire::messages::{ApiVersionsRequest, FetchRequest, JoinGroupRequest, ProduceRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -177,6 +177,34 @@ async fn shutdown_under_load_answers_what_was_taken_and_loses_nothing() {
     }
     assert!(all > 20);
     broker.close().await;
+}
+
+/// Requests that wait for something else than the disk are answered at once, whether the server is shut down or dropped.
+#[tokio::test]
+async fn who_waits_for_others_is_told_that_the_door_closes() {
+    for dropped in [true, false] {
+        let node = Node::start().await;
+        let mut consumer = node.connect().await;
+        consumer.create_topic("t", 1).await;
+        let fetching = consumer.send(12, &fetch("t", &[(0, 0)]).with_max_wait_ms(600_000)).await;
+        let mut member = node.connect().await;
+        let first = crate::groups::first_join(&mut member).await;
+        assert_eq!(member.call(9, &crate::groups::join(&first)).await.error_code, 0);
+        let mut other = node.connect().await;
+        let second = crate::groups::first_join(&mut other).await;
+        let joining = other.send(9, &crate::groups::join(&second)).await;
+        node.metric_becomes(BUDGET_USED, |used| used == 2 << 10).await; // both requests, and no others
+        let Node { server, .. } = node;
+        if dropped {
+            drop(server);
+        } else {
+            timeout(SOON, server.shutdown()).await.expect("a shutdown ends");
+        }
+        let fetched = consumer.receive::<FetchRequest>(12, fetching).await;
+        assert_eq!(fetched.responses[0].partitions[0].error_code, 0);
+        const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+        assert_eq!(other.receive::<JoinGroupRequest>(9, joining).await.error_code, COORDINATOR_NOT_AVAILABLE);
+    }
 }
 
 #[tokio::test]
