@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::output::Output;
-pub(crate) use self::output::grouped;
+pub(crate) use self::output::{Column, grouped, table};
 use crate::demo;
 
 /// Message middleware in one binary: a durable log that speaks the Kafka protocol

@@ -15,7 +15,7 @@ pub(super) struct Output {
 
 /// A column of a table.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Column {
+pub(crate) enum Column {
     /// Words: to the left.
     Text(&'static str),
     /// Figures: to the right.
@@ -55,29 +55,32 @@ impl Output {
         self.out.flush().context("cannot write to standard output")
     }
 
-    /// A table without lines, as programs that print lists have it; nothing but the head when there are no rows.
+    /// A [`table`].
     pub(super) fn table(&mut self, columns: &[Column], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(columns.iter().map(|column| match column {
-            Column::Text(name) | Column::Number(name) => *name,
-        }));
-        for row in rows {
-            table.add_row(row);
-        }
-        for (index, column) in columns.iter().enumerate() {
-            let cells = table.column_mut(index).expect("the head has as many columns");
-            // The first column stands at the edge; between columns there are two blanks.
-            cells.set_padding((if index == 0 { 0 } else { 2 }, 0));
-            if let Column::Number(_) = column {
-                cells.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        for line in table.lines() {
-            self.line(line.trim_end())?;
-        }
-        Ok(())
+        self.line(table(columns, rows))
     }
+}
+
+/// A table without lines, as programs that print lists have it; nothing but the head when there are no rows.
+pub(crate) fn table(columns: &[Column], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(columns.iter().map(|column| match column {
+        Column::Text(name) | Column::Number(name) => *name,
+    }));
+    for row in rows {
+        table.add_row(row);
+    }
+    for (index, column) in columns.iter().enumerate() {
+        let cells = table.column_mut(index).expect("the head has as many columns");
+        // The first column stands at the edge; between columns there are two blanks.
+        cells.set_padding((if index == 0 { 0 } else { 2 }, 0));
+        if let Column::Number(_) = column {
+            cells.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
 }
 
 /// `1234567` as `1,234,567`.
