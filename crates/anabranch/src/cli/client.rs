@@ -249,8 +249,9 @@ pub(super) fn each_topic(results: Vec<TopicResult>) -> anyhow::Result<()> {
 
 /// Kafka's error code in words, and what to do about it where there is something to do.
 pub(super) fn code_error(code: RDKafkaErrorCode) -> anyhow::Error {
-    let words = code.to_string();
-    let words = words.trim_start_matches("Broker: ").trim_start_matches("Local: ").to_owned();
+    // "TopicAlreadyExists (Broker: Topic already exists)": the part between the brackets is for people.
+    let text = code.to_string();
+    let words = text.split_once(": ").map_or(&*text, |(_, words)| words.trim_end_matches(')'));
     let error = anyhow!("{words}");
     let advice = match code {
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {

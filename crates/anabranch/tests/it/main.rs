@@ -1,1 +1,8 @@
 //! The real binary, from outside.
+
+mod check;
+mod clients;
+mod harness;
+mod help;
+mod kill9;
+mod serve;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::of_group;
 use crate::cli::client::{ClusterArgs, Observer, Offsets};
 use crate::cli::failure::{Advise, usage};
-use crate::cli::output::{Column, Output};
+use crate::cli::output::{Column, Output, counted};
 use crate::cli::place::parse_time;
 
 /// Move a group that has no members to other offsets
@@ -97,8 +97,12 @@ pub(super) fn run(args: &ResetArgs, cluster: &ClusterArgs, output: &mut Output) 
     let found = observer.groups(Some(group))?;
     if let Some(busy) = found.groups().iter().find(|info| info.name() == group && !info.members().is_empty())
     {
-        return Err(anyhow!("group {group} is {} and has {} members", busy.state(), busy.members().len()))
-            .advise("Stop them first: they would not notice, and overwrite it.");
+        return Err(anyhow!(
+            "group {group} is {} and has {}",
+            busy.state(),
+            counted(busy.members().len() as u64, "member")
+        ))
+        .advise("Stop them first: they would not notice, and overwrite it.");
     }
     let moves = plan(args, &observer)?;
     if args.execute {
