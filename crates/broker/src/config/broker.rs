@@ -46,7 +46,7 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
     setting("auto.create.topics.enable", Boolean, "true", Range::Boolean,
         "Whether a topic that does not exist is created when a client first asks for it."),
     setting("group.initial.rebalance.delay.ms", Int, "0", Range::Between(0, I32_MAX),
-        "How long a new group waits for more members before its first rebalance. Kafka's default is 3000."),
+        "How long a new group waits for more members before its first rebalance. Kafka's default, and that of a server, is 3000."),
     setting("group.max.session.timeout.ms", Int, "1800000", Range::Between(1, I32_MAX),
         "The longest session timeout that a member of a group may ask for."),
     setting("group.max.size", Int, "10000", Range::Between(1, I32_MAX),

@@ -78,7 +78,7 @@ impl Settings {
             http: args.http.or(options.http),
             insecure_listen: args.insecure_listen || options.insecure_listen.unwrap_or(false),
             log_format: args.log_format.or(options.log_format).unwrap_or(LogFormat::Human),
-            broker: BrokerConfig::default(),
+            broker: defaults(),
             limits: Limits::default(),
             origins: BTreeMap::new(),
         };
@@ -158,6 +158,13 @@ impl Settings {
         entries.sort_by_key(|entry| entry.name);
         entries
     }
+}
+
+/// The broker's defaults, and Kafka's where a server is another thing than a library: its groups wait for the members of
+/// several processes that start together, and some clients stumble when they are made to join twice in a row.
+fn defaults() -> BrokerConfig {
+    let delay = BrokerConfig::default().with("group.initial.rebalance.delay.ms", "3000");
+    delay.expect("the setting exists and takes milliseconds")
 }
 
 fn known_names() -> impl Iterator<Item = &'static str> {
