@@ -69,12 +69,11 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(advised) = error.downcast_ref::<Advised>() {
         eprintln!("  {}", advised.advice.replace('\n', "\n  "));
     }
-    let is_usage = error.chain().any(|cause| cause.is::<Usage>()) || holds_usage(error);
-    ExitCode::from(if is_usage { 2 } else { 1 })
+    ExitCode::from(if is_usage(error) { 2 } else { 1 })
 }
 
-fn holds_usage(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Advised>().is_some_and(|advised| advised.error.is::<Usage>())
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<Usage>() || error.downcast_ref::<Advised>().is_some_and(|advised| is_usage(&advised.error))
 }
 
 /// The error and its causes in one line; a cause that the text before it ends with is not told twice.
@@ -118,7 +117,8 @@ mod tests {
     #[test]
     fn usage_is_recognised_under_advice() {
         let error = Err::<(), _>(usage("no")).advise("yes").unwrap_err();
-        assert!(holds_usage(&error));
+        assert!(is_usage(&error) && is_usage(&error.context("while trying")));
+        assert!(!is_usage(&anyhow::anyhow!("no")));
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Format {
                 'p' => into.extend_from_slice(record.partition.to_string().as_bytes()),
                 'o' => into.extend_from_slice(record.offset.to_string().as_bytes()),
                 'T' => {
-                    into.extend_from_slice(record.timestamp.to_millis().unwrap_or(-1).to_string().as_bytes())
+                    into.extend_from_slice(record.timestamp.to_millis().unwrap_or(-1).to_string().as_bytes());
                 }
                 'K' => into.extend_from_slice(len(record.key).as_bytes()),
                 'S' => into.extend_from_slice(len(record.value).as_bytes()),

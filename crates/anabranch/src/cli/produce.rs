@@ -1,5 +1,6 @@
 //! `anabranch produce`
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
@@ -100,7 +101,7 @@ pub(super) fn run(args: &ProduceArgs, output: &mut Output) -> anyhow::Result<Exi
         number += 1;
         match template.key_and_value(&line) {
             Some((key, value)) => send(&producer, args, &template, key, value, number)?,
-            None => producer.context().failed(format_args!("line {number}: it has no key delimiter")),
+            None => producer.context().failed(&format_args!("line {number}: it has no key delimiter")),
         }
         producer.poll(Duration::ZERO);
     }
@@ -143,6 +144,9 @@ fn open(args: &ProduceArgs) -> anyhow::Result<Box<dyn BufRead>> {
     })
 }
 
+/// Either may be null.
+type KeyAndValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// What makes a record of a line.
 struct Template {
     key_delimiter: Option<Vec<u8>>,
@@ -172,7 +176,7 @@ impl Template {
     }
 
     /// The line's key and value; `None` when it lacks the delimiter.
-    fn key_and_value<'a>(&'a self, line: &'a [u8]) -> Option<(Option<&'a [u8]>, Option<&'a [u8]>)> {
+    fn key_and_value<'a>(&'a self, line: &'a [u8]) -> Option<KeyAndValue<'a>> {
         let (key, value) = match &self.key_delimiter {
             None => (self.key.as_deref(), line),
             Some(delimiter) => {
@@ -223,7 +227,7 @@ fn send(
                 producer.poll(Duration::from_millis(100));
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
-                producer.context().failed(format_args!(
+                producer.context().failed(&format_args!(
                     "line {number}: it is larger than -X message.max.bytes allows (1,000,000 unless given)"
                 ));
                 return Ok(());
@@ -267,7 +271,7 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    fn failed(&self, why: impl ToString) {
+    fn failed(&self, why: &dyn Display) {
         let why = why.to_string();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if self.failed.fetch_add(1, Ordering::Relaxed) < TOLD_MAX && *last != why {
@@ -312,8 +316,7 @@ mod tests {
             headers: None,
             null_empty,
         };
-        type Split<'a> = Option<(Option<&'a [u8]>, Option<&'a [u8]>)>;
-        let check = |template: &Template, line: &str, expected: Split<'_>| {
+        let check = |template: &Template, line: &str, expected: Option<KeyAndValue<'_>>| {
             assert_eq!(template.key_and_value(line.as_bytes()), expected, "{line}");
         };
         check(&template(None, false), "v", Some((Some(b"fixed"), Some(b"v"))));

@@ -15,7 +15,9 @@ struct Home {
 
 fn home() -> Home {
     let directory = tempfile::tempdir().unwrap();
-    Home { server: Server::start(directory.path()), _directory: directory }
+    // Nobody else joins these groups: there is nobody to wait for.
+    let settings = ["--set", "group.initial.rebalance.delay.ms=0"];
+    Home { server: Server::start_at(directory.path(), "127.0.0.1:0", &settings), _directory: directory }
 }
 
 #[test]

@@ -133,10 +133,19 @@ fn write(producer: &BaseProducer<Context>, name: &str, stop: &AtomicBool, first:
     number
 }
 
+/// Offsets by topic and partition.
+type Positions = BTreeMap<(usize, i32), i64>;
+
+/// What the server has said yes to, and how often.
+#[derive(Debug, Clone, Default)]
+struct Committed {
+    positions: Positions,
+    times: u64,
+}
+
 /// A thread that commits how far `of` is acknowledged, on and on.
 struct Committer {
-    /// What the server has said yes to, and how often.
-    committed: Arc<Mutex<(BTreeMap<(usize, i32), i64>, u64)>>,
+    committed: Arc<Mutex<Committed>>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -144,7 +153,7 @@ struct Committer {
 impl Committer {
     fn start(bootstrap: &str, of: Arc<Acknowledged>) -> Self {
         let consumer: BaseConsumer = group_client(bootstrap);
-        let committed: Arc<Mutex<(BTreeMap<(usize, i32), i64>, u64)>> = Arc::default();
+        let committed: Arc<Mutex<Committed>> = Arc::default();
         let stop: Arc<AtomicBool> = Arc::default();
         let (yes, ending) = (Arc::clone(&committed), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
@@ -157,7 +166,7 @@ impl Committer {
                 // It fails whenever the server is dead; then nothing was promised.
                 if !ends.is_empty() && consumer.commit(&offsets, CommitMode::Sync).is_ok() {
                     let mut yes = yes.lock().unwrap();
-                    *yes = (ends, yes.1 + 1);
+                    *yes = Committed { positions: ends, times: yes.times + 1 };
                 }
                 std::thread::yield_now();
             }
@@ -165,14 +174,14 @@ impl Committer {
         Self { committed, stop, thread }
     }
 
-    fn promised(&self) -> BTreeMap<(usize, i32), i64> {
-        self.committed.lock().unwrap().0.clone()
+    fn committed(&self) -> Committed {
+        self.committed.lock().unwrap().clone()
     }
 }
 
 /// After the last acknowledged record of each partition.
-fn ends(acknowledged: &Acknowledged) -> BTreeMap<(usize, i32), i64> {
-    let mut ends = BTreeMap::new();
+fn ends(acknowledged: &Acknowledged) -> Positions {
+    let mut ends = Positions::new();
     let places = acknowledged.places.lock().unwrap();
     // Numbers go to the partitions in turn, so the last few have the end of each.
     for place in places.values().rev().take(64) {
@@ -276,7 +285,7 @@ fn what_was_acknowledged_survives_kill_9() {
         }
         // The moment of death is the point of the test, so it is waited for.
         std::thread::sleep(Duration::from_millis(dice.below(LIFE_MS_MAX)));
-        let promised = committer.promised();
+        let promised = committer.committed().positions;
         server.kill();
         let died = Instant::now();
         server = start(home.path());
@@ -285,9 +294,9 @@ fn what_was_acknowledged_survives_kill_9() {
     }
     committer.stop.store(true, Ordering::Relaxed);
     let (written, _) = (idempotent.finish(), plain.finish());
+    let Committed { positions, times: commits } = committer.committed();
     committer.thread.join().unwrap();
-    let (promised, commits) = committer.committed.lock().unwrap().clone();
-    check_group(&addr, &promised);
+    check_group(&addr, &positions);
 
     let records = read_all(&addr);
     server.stop();
@@ -308,7 +317,7 @@ fn what_was_acknowledged_survives_kill_9() {
 }
 
 /// The group stands where it was promised, or further.
-fn check_group(addr: &str, promised: &BTreeMap<(usize, i32), i64>) {
+fn check_group(addr: &str, promised: &Positions) {
     let consumer = group_client(addr);
     let mut asked = TopicPartitionList::new();
     for (topic, partition) in promised.keys() {

@@ -1,5 +1,7 @@
 //! The real binary, from outside.
 
+#![allow(clippy::unwrap_used)]
+
 mod check;
 mod clients;
 mod harness;

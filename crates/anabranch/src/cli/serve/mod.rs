@@ -12,6 +12,7 @@ use anabranch_broker::{Broker, BrokerError, OpenError};
 use anabranch_serve::{Advertised, ServeConfig, ServeError, Server, check_loopback};
 use anyhow::Context;
 use clap::ValueEnum;
+use clap::builder::BoolishValueParser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -70,7 +71,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDR", env = "ANABRANCH_HTTP", hide_env_values = true, value_parser = parse_addr)]
     http: Option<SocketAddr>,
     /// Listen on addresses that other machines can reach, although nothing asks who they are
-    #[arg(long, env = "ANABRANCH_INSECURE_LISTEN", hide_env_values = true)]
+    #[arg(long, env = "ANABRANCH_INSECURE_LISTEN", hide_env_values = true, value_parser = BoolishValueParser::new())]
     insecure_listen: bool,
     /// A TOML file with options and settings
     #[arg(
@@ -197,7 +198,7 @@ fn tell_start(
             "anabranch is up: Kafka clients connect to {}{}; data in {}; Ctrl-C stops it",
             server.advertised(),
             http.unwrap_or_default(),
-            data.display()
+            data.canonicalize().as_deref().unwrap_or(data).display()
         ))?;
     }
     output.flush()
