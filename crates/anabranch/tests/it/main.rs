@@ -4,6 +4,7 @@
 
 mod check;
 mod clients;
+mod flow_kill;
 mod harness;
 mod help;
 mod kill9;
