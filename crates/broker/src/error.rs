@@ -87,7 +87,7 @@ pub enum TopicError {
         reason: &'static str,
     },
     /// There is one.
-    #[error("topic {0:?} exists")]
+    #[error("topic {0:?} already exists")]
     Exists(String),
     /// Names that differ only in `.` and `_` have the same metrics in Kafka, which refuses the second.
     #[error("topic {name:?} collides with the existing topic {existing:?}: they differ only in '.' and '_'")]
