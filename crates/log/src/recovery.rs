@@ -250,7 +250,10 @@ fn cut_torn_tail(
     let point = DurablePoint { segment: last.base, bytes: recovered.whole, next: recovered.end };
     if torn > 0 || note != Some(point) {
         last.file.sync_data().map_err(failed)?;
-        DurableNote::new(directory).write(disk.as_ref(), point).map_err(failed)?;
+        if let Err(error) = DurableNote::new(directory).write(disk.as_ref(), point) {
+            // The disk is full, perhaps. Nothing is lost: the next recovery will look at more of the segment.
+            tracing::warn!(file = %last.path.display(), %error, "the durable point could not be noted");
+        }
     }
     Ok(())
 }

@@ -47,6 +47,24 @@ async fn a_full_disk_refuses_appends_and_takes_them_again_when_there_is_room() {
     assert_eq!(values(&open(dir.path()).open_partition("t", 0, config()).unwrap()), expected(0..2));
 }
 
+/// A topic created while the disk was full was there, and its partitions stopped until the next restart, for the want of
+/// 28 bytes that tell nothing but how far recovery may trust.
+#[tokio::test]
+async fn a_partition_opens_on_a_full_disk_and_takes_appends_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FailingDisk::default();
+    disk.faults.writes_fail.store(true, Ordering::SeqCst);
+    let store = open_on(Arc::new(disk.clone()), dir.path());
+    let log = store.open_partition("t", 0, config()).unwrap();
+    assert!(matches!(log.status(), LogStatus::Online), "{:?}", log.status());
+    let refused = log.append(batch(0..1), Ack::Durable).await;
+    assert!(matches!(refused, Err(AppendError::WriteFailed(_))), "{refused:?}");
+    disk.faults.writes_fail.store(false, Ordering::SeqCst);
+    log.append(batch(0..1), Ack::Durable).await.unwrap();
+    store.close().await;
+    assert_eq!(values(&open(dir.path()).open_partition("t", 0, config()).unwrap()), expected(0..1));
+}
+
 #[tokio::test]
 async fn a_disk_too_full_for_a_new_segment_refuses_and_goes_on_later() {
     let dir = tempfile::tempdir().unwrap();

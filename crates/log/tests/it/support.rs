@@ -105,7 +105,7 @@ impl Faults {
     }
 }
 
-/// The real disk, with [`Faults`] in files named `*.log`. A failing write writes half of its bytes first.
+/// The real disk, with [`Faults`] in `*.log` and `durable`. A failing write writes half of its bytes first.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct FailingDisk {
     pub(crate) faults: Arc<Faults>,
@@ -154,7 +154,7 @@ impl DiskFile for FailingFile {
 
 impl Disk for FailingDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        if path.extension().is_none_or(|extension| extension != "log") {
+        if path.extension().is_none_or(|extension| extension != "log") && !path.ends_with("durable") {
             return RealDisk.open(path, how);
         }
         if how == Open::Create && self.faults.creates_fail.load(Ordering::SeqCst) {
