@@ -15,7 +15,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing_subscriber::EnvFilter;
 
-use super::failure::{Advise, advised, usage};
+use super::failure::{Advise, advised, has_colours, usage};
 
 /// How long one request to the cluster may take.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(15);
@@ -114,8 +114,9 @@ fn connect(server: &str) -> io::Result<()> {
 fn start_logging() {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,librdkafka=error"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // It fails when it was started already, which is as good.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = lines.with_ansi(has_colours()).without_time().try_init();
 }
 
 pub(super) fn client_error(error: KafkaError) -> anyhow::Error {

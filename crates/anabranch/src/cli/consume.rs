@@ -30,39 +30,8 @@ const PRINT_BYTES: usize = 64 << 10;
 /// where the group stands is stored after records are printed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:
-  anabranch consume orders                                    From the beginning, and then what comes
-  anabranch consume orders --to end                           What is there now
-  anabranch consume orders --from end                         Only what comes
-  anabranch consume orders --from -10 --to end                The last ten records of each partition
-  anabranch consume orders --from @2013-07-01T00:00:00Z --to @2013-07-02T00:00:00Z
-  anabranch consume orders --group billing                    As a member of a group
-  anabranch consume orders -f '%p %o %k=%v\\n'
-  anabranch consume orders --json | jq .value",
-    after_long_help = "Examples:
-  anabranch consume orders                                    From the beginning, and then what comes
-  anabranch consume orders --to end                           What is there now
-  anabranch consume orders --from end                         Only what comes
-  anabranch consume orders --from -10 --to end                The last ten records of each partition
-  anabranch consume orders --from @2013-07-01T00:00:00Z --to @2013-07-02T00:00:00Z
-  anabranch consume orders --group billing                    As a member of a group
-  anabranch consume orders -f '%p %o %k=%v\\n'
-  anabranch consume orders --json | jq .value
-
-Places, for --from and --to:
-  beginning    the oldest record that is kept
-  end          after the newest record there is now
-  OFFSET       a number; --to stops before it
-  -N           N records before the end
-  @TIME        the first record at least as late; milliseconds since 1970, or RFC 3339
-
-Format fields:
-  %k key   %v value (also %s)   %t topic   %p partition   %o offset   %h headers
-  %T timestamp in ms   %K %S length of key and value, -1 when null   %% a per cent sign
-  \\n \\r \\t \\0 \\\\ \\xNN as usual
-
-With --json, each record is an object on a line; keys and values that are no UTF-8 text stand under key_base64 and
-value_base64."
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{PLACES_AND_FIELDS}")
 )]
 pub(super) struct ConsumeArgs {
     /// Which topic
@@ -100,6 +69,33 @@ pub(super) struct ConsumeArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  anabranch consume orders                     What is there, then what comes
+  anabranch consume orders --to end            What is there
+  anabranch consume orders --from end          What comes
+  anabranch consume orders --from -10          The last ten of each partition, then what comes
+  anabranch consume orders --from @2013-07-01T00:00:00Z --to @2013-07-02T00:00:00Z
+  anabranch consume orders --group billing     As a member of a group
+  anabranch consume orders -f '%p %o %k=%v\\n'
+  anabranch consume orders --json | jq .value";
+
+const PLACES_AND_FIELDS: &str = "\
+Places, for --from and --to:
+  beginning    the oldest record that is kept
+  end          after the newest record there is now
+  OFFSET       a number; --to stops before it
+  -N           N records before the end
+  @TIME        the first record at least as late; milliseconds since 1970, or RFC 3339
+
+Fields, for --format:
+  %k key   %v value (also %s)   %t topic   %p partition   %o offset   %h headers
+  %T timestamp in ms   %K %S length of key and value, -1 when null   %% a per cent sign
+  \\n \\r \\t \\0 \\\\ \\xNN as usual
+
+With --json, each record is an object on a line; keys and values that are no UTF-8 text stand under
+key_base64 and value_base64.";
 
 pub(super) fn run(args: &ConsumeArgs, output: &mut Output) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;

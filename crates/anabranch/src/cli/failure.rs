@@ -25,7 +25,7 @@ impl std::error::Error for Advised {
 
 /// What the user asked for makes no sense; nothing was tried. Exit code 2.
 #[derive(Debug)]
-pub(super) struct Usage(pub(super) String);
+struct Usage(String);
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,7 +35,7 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// A failure whose code the command promises. Its text is the whole message.
+/// A [`Usage`] error.
 pub(super) fn usage(text: impl Into<String>) -> anyhow::Error {
     Usage(text.into()).into()
 }
@@ -56,15 +56,17 @@ pub(super) fn advised(error: impl Into<anyhow::Error>, advice: impl Into<String>
     Advised { error: error.into(), advice: advice.into() }.into()
 }
 
+/// Whether standard error shows colours (<https://no-color.org>).
+pub(super) fn has_colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
 /// Tells the user on standard error, and gives the exit code. A reader that went away (`| head`) is no failure.
 pub(super) fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    let (mark, plain) = match io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-        true => ("\x1b[1;31m", "\x1b[0m"),
-        false => ("", ""),
-    };
+    let (mark, plain) = if has_colours() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     eprintln!("{mark}error:{plain} {}", chain(error));
     if let Some(advised) = error.downcast_ref::<Advised>() {
         eprintln!("  {}", advised.advice.replace('\n', "\n  "));

@@ -34,30 +34,11 @@ use crate::demo;
 #[command(
     name = "anabranch",
     version,
-    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 110,
     after_help = GETTING_STARTED,
-    after_long_help = concat!(
-        "Getting started:\n",
-        "  anabranch serve                          Keep a log in ./data, for Kafka clients at 127.0.0.1:9092\n",
-        "  anabranch topic create orders -p 3       Create a topic of three partitions\n",
-        "  echo 'o-1:two cups' | anabranch produce orders -K :\n",
-        "  anabranch consume orders                 Print what is there, then what comes\n",
-        "  anabranch demo                           A year of real flights through all of it\n",
-        "\n",
-        "Exit codes:\n",
-        "  0  it is done\n",
-        "  1  it failed, and standard error says what, why, and what to do; for `check`: there is damage\n",
-        "  2  it was not tried: the command line, the settings file or the environment says something wrong\n",
-        "\n",
-        "Environment:\n",
-        "  ANABRANCH_BOOTSTRAP  the broker of the client commands\n",
-        "  ANABRANCH_...        the options of `serve`; see `anabranch serve --help`\n",
-        "  RUST_LOG             what is logged to standard error, such as `debug` or `anabranch_log=trace`\n",
-        "  NO_COLOR             no colours, even on a terminal",
-    )
+    after_long_help = format!("{GETTING_STARTED}\n\n{EXIT_CODES_AND_ENVIRONMENT}"),
 )]
 struct Cli {
     /// Print data as JSON, for programs
@@ -69,10 +50,23 @@ struct Cli {
 
 const GETTING_STARTED: &str = "\
 Getting started:
-  anabranch serve                          Keep a log in ./data, for Kafka clients at 127.0.0.1:9092
-  anabranch topic create orders -p 3       Create a topic of three partitions
+  anabranch demo                           A year of real flights through all of it
+  anabranch serve                          A log in ./data, for Kafka clients at 127.0.0.1:9092
+  anabranch topic create orders -p 3       A topic of three partitions
   echo 'o-1:two cups' | anabranch produce orders -K :
-  anabranch consume orders                 Print what is there, then what comes";
+  anabranch consume orders                 What is there, then what comes";
+
+const EXIT_CODES_AND_ENVIRONMENT: &str = "\
+Exit codes:
+  0  it is done
+  1  it failed, and standard error says what, why, and what to do; for `check`: there is damage
+  2  it was not tried: the command line, the settings file or the environment says something wrong
+
+Environment:
+  ANABRANCH_BOOTSTRAP  the broker of the client commands
+  ANABRANCH_...        the options of `serve`; see `anabranch serve --help`
+  RUST_LOG             what is logged to standard error, such as `debug` or `anabranch_log=trace`
+  NO_COLOR             no colours, even on a terminal";
 
 #[derive(Debug, Subcommand)]
 enum Command {

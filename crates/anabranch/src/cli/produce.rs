@@ -6,11 +6,11 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -36,11 +36,11 @@ const TOLD_MAX: u64 = 10;
 #[command(after_help = "\
 Examples:
   echo hello | anabranch produce greetings
-  echo 'o-1:two cups' | anabranch produce orders -K :              The key before the colon, the value after it
+  echo 'o-1:two cups' | anabranch produce orders -K :    A key, a colon, a value
   anabranch produce orders --file orders.txt --compression zstd
   anabranch produce orders -H source=shop -H trace=17 < orders.txt
-  anabranch produce users -K : -Z <<< 'u-7:'                        An empty value as null: deletes the key
-  anabranch produce metrics --acks 1                                Survives the broker's death, not power loss")]
+  echo 'u-7:' | anabranch produce users -K : -Z         An empty value as null: deletes the key
+  anabranch produce metrics --acks 1 < metrics.txt      Survives the broker's death, not power loss")]
 pub(super) struct ProduceArgs {
     /// Which topic
     topic: String,
@@ -273,7 +273,7 @@ struct Deliveries {
 impl Deliveries {
     fn failed(&self, why: &dyn Display) {
         let why = why.to_string();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if self.failed.fetch_add(1, Ordering::Relaxed) < TOLD_MAX && *last != why {
             eprintln!("not written: {why}");
             *last = why;

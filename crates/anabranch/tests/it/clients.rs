@@ -48,6 +48,20 @@ fn topics_are_created_listed_changed_and_deleted() {
     assert_eq!(settings(server), json!([{ "name": "max.message.bytes", "value": "2000", "default": false }]));
     let described = server.client(&["topic", "describe", "orders", "--json"]).json();
     assert_eq!(described[0]["partitions"].as_array().unwrap().len(), 4);
+    // The client library says that all is well; it is not.
+    for (change, told) in [
+        (&["-c", "max.message.bytes=many"][..], "refused to set max.message.bytes"),
+        (&["-c", "max.message.byte=1"], "Did you mean max.message.bytes?"),
+        (&["-p", "1"], "cannot give it 1 partition"),
+    ] {
+        let error = server.client(&[&["topic", "alter", "orders"], change].concat()).fails(1);
+        assert!(error.contains(told), "{error}");
+    }
+    assert_eq!(settings(server).as_array().unwrap().len(), 1, "nothing changed");
+    server.client(&["topic", "alter", "orders", "-c", "max.message.bytes=02000"]).ok();
+    assert!(
+        server.client(&["topic", "alter", "nowhere", "-c", "retention.ms=1"]).fails(1).contains("nowhere")
+    );
 
     assert_eq!(server.client(&["topic", "delete", "orders"]).ok(), "deleted topic orders\n");
     let told = server.client(&["topic", "describe", "orders"]).fails(1);

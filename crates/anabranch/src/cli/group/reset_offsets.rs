@@ -28,6 +28,7 @@ use crate::cli::place::parse_time;
 )]
 pub(super) struct ResetArgs {
     /// Which group; it need not exist yet
+    #[arg(value_name = "GROUP")]
     name: String,
     /// A topic, or some of its partitions; may be given many times
     #[arg(

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use self::settings::Settings;
-use super::failure::{Advise, advised, usage};
+use super::failure::{Advise, advised, has_colours, usage};
 use super::output::{Column, Output};
 
 /// Keep a durable log in a directory, and serve it to Kafka clients
@@ -26,36 +26,8 @@ use super::output::{Column, Output};
 /// gracefully; a second one at once.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:
-  anabranch serve
-  anabranch serve --data /var/lib/anabranch --http 127.0.0.1:9093 --log-format json
-  anabranch serve --set num.partitions=3 --set log.segment.bytes=268435456
-  anabranch serve --show-settings           Every setting, its value, and where it comes from",
-    after_long_help = "Examples:
-  anabranch serve
-  anabranch serve --data /var/lib/anabranch --http 127.0.0.1:9093 --log-format json
-  anabranch serve --set num.partitions=3 --set log.segment.bytes=268435456
-  anabranch serve --show-settings           Every setting, its value, and where it comes from
-
-Settings have Kafka's property names where Kafka has them. What is said last in this list holds:
-  1. the default
-  2. the file given by --config:
-
-         data = \"/var/lib/anabranch\"
-         kafka = \"127.0.0.1:9092\"
-         http = \"127.0.0.1:9093\"
-         log-format = \"json\"
-
-         [set]
-         num.partitions = 3
-         log.segment.bytes = 268435456
-         auto.create.topics.enable = false
-
-  3. the environment: ANABRANCH_DATA, ANABRANCH_KAFKA, ... for options, and for settings ANABRANCH_SET_ with the name
-     in capitals and _ for every dot: ANABRANCH_SET_LOG_SEGMENT_BYTES=268435456
-  4. the command line
-
-On its HTTP address it answers /healthz, /readyz and /metrics (Prometheus)."
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{SETTINGS_HELP}")
 )]
 pub(super) struct ServeArgs {
     /// The data directory; created when missing [default: data]
@@ -92,6 +64,34 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FORMAT", env = "ANABRANCH_LOG_FORMAT", hide_env_values = true)]
     log_format: Option<LogFormat>,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  anabranch serve
+  anabranch serve --data /var/lib/anabranch --http 127.0.0.1:9093 --log-format json
+  anabranch serve --set num.partitions=3 --set log.segment.bytes=268435456
+  anabranch serve --show-settings           Every setting, its value, and where it comes from";
+
+const SETTINGS_HELP: &str = "\
+Settings have Kafka's property names where Kafka has them. What comes last in this list holds:
+  1. the default
+  2. the file given by --config:
+
+         data = \"/var/lib/anabranch\"
+         kafka = \"127.0.0.1:9092\"
+         http = \"127.0.0.1:9093\"
+         log-format = \"json\"
+
+         [set]
+         num.partitions = 3
+         log.segment.bytes = 268435456
+         auto.create.topics.enable = false
+
+  3. the environment: ANABRANCH_DATA, ANABRANCH_KAFKA, ... for options, and for settings ANABRANCH_SET_
+     with the name in capitals and _ for every dot: ANABRANCH_SET_LOG_SEGMENT_BYTES=268435456
+  4. the command line
+
+On its HTTP address it answers /healthz, /readyz and /metrics (Prometheus).";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -223,11 +223,7 @@ fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Human => {
-            use std::io::IsTerminal;
-            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            lines.with_ansi(colours).init();
-        }
+        LogFormat::Human => lines.with_ansi(has_colours()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
 }

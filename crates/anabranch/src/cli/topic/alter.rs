@@ -1,15 +1,12 @@
 //! `anabranch topic alter`
 
-use std::collections::BTreeMap;
-
-use anyhow::Context;
-use rdkafka::admin::{AlterConfig, ConfigSource, NewPartitions, ResourceSpecifier};
-use rdkafka::types::RDKafkaErrorCode;
+use anyhow::{Context, anyhow};
+use rdkafka::admin::{AlterConfig, NewPartitions, ResourceSpecifier};
 
 use super::settings;
-use crate::cli::client::{Admin, ClusterArgs, code_error, each_topic};
+use crate::cli::client::{Admin, ClusterArgs, each_topic};
 use crate::cli::failure::usage;
-use crate::cli::output::Output;
+use crate::cli::output::{Output, counted};
 
 /// Change a topic's settings, or give it more partitions
 ///
@@ -42,6 +39,7 @@ pub(super) fn run(args: &AlterArgs, cluster: &ClusterArgs, output: &mut Output) 
     if !changes_settings && args.partitions.is_none() {
         return Err(usage("nothing to change: give --config, --default or --partitions"));
     }
+    cluster.observe(&[])?.partitions(topic)?;
     let admin = cluster.admin()?;
     if changes_settings {
         alter_settings(&admin, args, &set).with_context(|| format!("cannot change topic {topic}"))?;
@@ -49,7 +47,9 @@ pub(super) fn run(args: &AlterArgs, cluster: &ClusterArgs, output: &mut Output) 
     if let Some(total) = args.partitions {
         let asked = NewPartitions::new(topic, total as usize);
         let results = admin.ask(async |client, options| client.create_partitions([&asked], options).await);
-        results.and_then(each_topic).with_context(|| format!("cannot give it {total} partitions"))?;
+        results
+            .and_then(each_topic)
+            .with_context(|| format!("cannot give it {}", counted(total.into(), "partition")))?;
     }
     if output.is_json() {
         output.json(&serde_json::json!({ "topic": topic, "changed": true }))
@@ -58,33 +58,33 @@ pub(super) fn run(args: &AlterArgs, cluster: &ClusterArgs, output: &mut Output) 
     }
 }
 
-/// librdkafka's safe face has only the request that replaces all settings.
+/// The client library has only the request that replaces all settings, and keeps its outcome to itself: so they are read
+/// before it and after it.
 fn alter_settings(admin: &Admin, args: &AlterArgs, set: &[(&str, &str)]) -> anyhow::Result<()> {
     let topic = &args.topic;
-    let mut settings: BTreeMap<String, String> = settings::describe(admin, topic)?
-        .into_iter()
-        .filter(|entry| entry.source == ConfigSource::DynamicTopic)
-        .filter_map(|entry| Some((entry.name, entry.value?)))
-        .collect();
+    let before = settings::of_topic(admin, topic)?;
+    let mut wanted = before.clone();
     for name in &args.defaults {
-        settings.remove(name);
+        wanted.remove(name);
     }
-    settings.extend(set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    wanted.extend(set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let mut change = AlterConfig::new(ResourceSpecifier::Topic(topic));
-    for (name, value) in &settings {
+    for (name, value) in &wanted {
         change = change.set(name, value);
     }
-    let results = admin.ask(async |client, options| client.alter_configs([&change], options).await)?;
-    for result in results {
-        if let Err((_, code)) = result {
-            let error = code_error(code);
-            return Err(match code {
-                RDKafkaErrorCode::InvalidConfig => {
-                    settings::explain(error, set.iter().map(|(name, _)| *name))
-                }
-                _ => error,
-            });
+    admin.ask(async |client, options| client.alter_configs([&change], options).await)?;
+    let after = settings::of_topic(admin, topic)?;
+    let is_done = |name: &str| match (wanted.get(name), after.get(name)) {
+        (Some(wanted), Some(stands)) => settings::is_same(stands, wanted),
+        (wanted, stands) => wanted.is_none() && stands.is_none(),
+    };
+    let named = set.iter().map(|(name, _)| *name).chain(args.defaults.iter().map(String::as_str));
+    let refused: Vec<&str> = named.filter(|name| !is_done(name)).collect();
+    match refused.is_empty() {
+        true => Ok(()),
+        false => {
+            let error = anyhow!("the cluster refused to set {}", refused.join(", "));
+            Err(settings::explain(error, refused.into_iter()))
         }
     }
-    Ok(())
 }

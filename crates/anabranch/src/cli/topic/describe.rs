@@ -1,10 +1,10 @@
 //! `anabranch topic describe`
 
 use anyhow::Context;
-use rdkafka::admin::{ConfigEntry, ConfigSource};
+use rdkafka::admin::ConfigEntry;
 use serde_json::{Value, json};
 
-use super::settings;
+use super::settings::{self, is_default};
 use crate::cli::client::{ClusterArgs, Observer, Span, code_error};
 use crate::cli::output::{Column, Output, counted, grouped};
 
@@ -72,10 +72,6 @@ fn partitions(observer: &Observer, topic: &str) -> anyhow::Result<Vec<Partition>
     }
     partitions.sort_by_key(|partition| partition.number);
     Ok(partitions)
-}
-
-fn is_default(entry: &ConfigEntry) -> bool {
-    entry.source != ConfigSource::DynamicTopic
 }
 
 fn to_json(topic: &str, partitions: &[Partition], settings: &[ConfigEntry]) -> Value {
