@@ -160,11 +160,12 @@ async fn serve(settings: Settings, output: &mut Output) -> anyhow::Result<ExitCo
             return Err(error).advise(advice);
         }
     };
-    let told = tell_start(&server, &broker, &data, output);
-    if told.is_ok() {
-        stop.asked().await;
-        tracing::info!("stopping: requests in flight finish; once more stops at once");
+    // Clients do not care whether anybody reads this.
+    if let Err(error) = tell_start(&server, &broker, &data, output) {
+        tracing::warn!(%error, "nobody reads where the server is");
     }
+    stop.asked().await;
+    tracing::info!("stopping: requests in flight finish; once more stops at once");
     tokio::select! {
         () = async { server.shutdown().await; broker.close().await } => {}
         () = stop.asked() => {
@@ -172,7 +173,6 @@ async fn serve(settings: Settings, output: &mut Output) -> anyhow::Result<ExitCo
             std::process::exit(1);
         }
     }
-    told?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
