@@ -2,10 +2,12 @@
 //!
 //! * `tidy` holds the laws that no compiler checks: which crate may use which, how long a file may grow, that the
 //!   documents name only what exists.
+//! * `bench` measures Anabranch and Apache Kafka side by side.
 //!
 //! A chore reads the repository at the edge (`tidy::repository`) and judges it in pure functions, so that every law
 //! has a test that breaks it and sees it caught.
 
+mod bench;
 mod tidy;
 
 use std::process::ExitCode;
@@ -18,10 +20,13 @@ use clap::Parser;
 enum Chore {
     /// Checks the laws that no compiler checks, and tells all that are broken; warnings do not fail.
     Tidy,
+    /// Measures Anabranch and Apache Kafka side by side; see bench/README.md.
+    Bench(bench::Options),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => tidy::run(),
+        Chore::Bench(options) => bench::run(&options),
     }
 }
