@@ -29,6 +29,11 @@ use self::results::{AtRest, Measurement, Results};
 use self::server::Server;
 use self::tool::Kafka;
 
+/// What every server serves before anything is measured. A young Java server handles its first ten thousand requests several
+/// times slower than later ones; this is about as many.
+const SERVER_WARM_UP: Load = Load { record_bytes: 1024, acks: Acks::All, partitions: 1 };
+const SERVER_WARM_UP_RECORDS: u64 = 150_000;
+
 /// The first round of a load knows no rate yet: it produces so many bytes, or so many records if they are small.
 const WARM_UP_BYTES: u64 = 16 << 20;
 const WARM_UP_RECORDS_MAX: u64 = 200_000;
@@ -47,7 +52,7 @@ const AT_REST_PARTITIONS: u32 = 10;
 
 #[derive(Debug, clap::Args, Serialize)]
 pub(crate) struct Options {
-    /// Other defaults, for a run of about 3 minutes; what is given beside it still holds
+    /// Other defaults, for a run of about 5 minutes; what is given beside it still holds
     #[arg(long)]
     quick: bool,
     /// Who is measured
@@ -91,8 +96,8 @@ pub(crate) struct Options {
     #[arg(
         long,
         value_parser = clap::value_parser!(u64).range(1..=120),
-        default_value = "6",
-        default_value_if("quick", "true", "3")
+        default_value = "10",
+        default_value_if("quick", "true", "5")
     )]
     seconds: u64,
     /// Give every producer so many records instead, however long they take (2 GiB at most)
@@ -192,6 +197,7 @@ impl Bench<'_> {
             eprintln!("bench: starting {}", contender.name());
             let server = Server::start(contender, &self.kafka, &self.binary, &self.work)?;
             results.at_rest.push(self.at_rest(&server)?);
+            self.warm_up(&server).with_context(|| format!("warming up {}", contender.name()))?;
             servers.push(server);
         }
         // Of the last round, by load and contender.
@@ -233,6 +239,15 @@ impl Bench<'_> {
                 fs::metadata(&self.binary)?.len()
             },
         })
+    }
+
+    fn warm_up(&self, server: &Server) -> anyhow::Result<()> {
+        let (kafka, topic) = (&self.kafka, "warm-up");
+        kafka.create_topic(server, topic, SERVER_WARM_UP.partitions)?;
+        kafka.produce(server, topic, SERVER_WARM_UP, SERVER_WARM_UP_RECORDS, None)?;
+        kafka.consume(server, topic, SERVER_WARM_UP_RECORDS)?;
+        kafka.delete_topic(server, topic)?;
+        sync()
     }
 
     /// All the work with one load on one server, on a new topic.
@@ -298,7 +313,7 @@ mod tests {
     #[test]
     fn quick_is_another_set_of_defaults() {
         let full = options(&[]);
-        assert_eq!((full.loads().len(), full.rounds, full.seconds), (8, 3, 6));
+        assert_eq!((full.loads().len(), full.rounds, full.seconds), (8, 3, 10));
         let quick = options(&["--quick"]);
         let load = |partitions| Load { record_bytes: 1024, acks: Acks::All, partitions };
         assert_eq!((quick.loads(), quick.rounds), (vec![load(1), load(16)], 2));
@@ -319,7 +334,7 @@ mod tests {
         for (load, rate, expect) in [
             (load, None, WARM_UP_BYTES / 1024),
             (small, None, WARM_UP_RECORDS_MAX),
-            (load, Some(1000.5), 6003),
+            (load, Some(1000.5), 10_005),
             (load, Some(0.0), RECORDS_MIN),
             (load, Some(1e12), RUN_BYTES_MAX / 1024),
             (load, Some(f64::INFINITY), RUN_BYTES_MAX / 1024),
