@@ -45,6 +45,8 @@ pub(crate) struct PartitionWriter {
     unsynced_since_ms: i64,
     /// `written` at the last checkpoint.
     checkpoint: u64,
+    /// A successor was begun, and may be in the directory though that failed: nothing more belongs here.
+    is_full: bool,
 }
 
 /// An append that is to be written. A duplicate has no batch to write and shares the group's fate: the batch that it
@@ -88,6 +90,7 @@ impl PartitionWriter {
             unsynced_records: 0,
             unsynced_since_ms: 0,
             checkpoint: written,
+            is_full: false,
         }
     }
 
@@ -160,36 +163,45 @@ impl PartitionWriter {
         let too_far = last.0 - self.segment.base.0 > i64::from(i32::MAX);
         if bytes == 0 {
             self.began_ms = now_ms;
-        } else if too_large || too_old || too_far {
-            self.write(now_ms);
+        } else if self.is_full || too_large || too_old || too_far {
+            self.write(now_ms)?;
             self.sync(disk.as_ref());
             if let Some(stopped) = self.stopped() {
                 return Err(stopped);
             }
-            self.roll(disk).map_err(|error| AppendError::WriteFailed(Arc::new(error)))?;
+            self.is_full = true;
+            self.roll(disk)?;
             self.began_ms = now_ms;
         }
         Ok(())
     }
 
     /// Begins a new segment. Everything before it is synced: only the last segment can have a torn tail.
-    fn roll(&mut self, disk: &Arc<dyn Disk>) -> io::Result<()> {
-        self.segment.index.lock().seal(disk.as_ref())?;
-        self.save_producers(disk.as_ref())?;
-        let segment = Arc::new(Segment::create(disk, &self.shared.directory, self.next)?);
-        disk.sync_dir(&self.shared.directory)?;
+    fn roll(&mut self, disk: &Arc<dyn Disk>) -> Result<(), AppendError> {
+        let failed = |error| AppendError::WriteFailed(Arc::new(error));
+        self.segment.index.lock().seal(disk.as_ref()).map_err(failed)?;
+        self.save_producers(disk.as_ref()).map_err(failed)?;
+        let segment = Segment::create(disk, &self.shared.directory, self.next).map_err(failed)?;
+        let segment = Arc::new(segment);
+        disk.sync_dir(&self.shared.directory).map_err(|error| {
+            let fault = segment.fault(0, FaultCause::SyncFailed(Arc::new(error)));
+            self.shared.stop(&fault);
+            AppendError::Stopped(fault)
+        })?;
         self.shared.segments.write().push(Arc::clone(&segment));
         self.shared.bounds.lock().visible = Visible { next: self.next, segment: segment.base, bytes: 0 };
         self.spacing = Spacing::from_start(segment.base);
         self.segment = segment;
         (self.written, self.synced, self.checkpoint) = (0, 0, 0);
+        self.is_full = false;
         Ok(())
     }
 
-    /// Writes what is staged, with one call, and answers whoever waits for no more than that.
-    pub(crate) fn write(&mut self, now_ms: i64) {
+    /// Writes what is staged, with one call, and answers whoever waits for no more than that. When it fails, everybody
+    /// staged has been told.
+    pub(crate) fn write(&mut self, now_ms: i64) -> Result<(), AppendError> {
         if self.staged.is_empty() {
-            return;
+            return Ok(());
         }
         let staged = std::mem::take(&mut self.staged);
         let bytes = std::mem::take(&mut self.staged_bytes);
@@ -199,8 +211,11 @@ impl PartitionWriter {
             .flat_map(|(batch, prefix)| [&prefix[..], &batch.bytes()[prefix.len()..]])
             .collect();
         match self.segment.file.write_all_at(&parts, self.written) {
-            Ok(()) => self.written(staged, bytes, now_ms),
-            Err(error) => self.take_back(staged, error),
+            Ok(()) => {
+                self.written(staged, bytes, now_ms);
+                Ok(())
+            }
+            Err(error) => Err(self.take_back(staged, error)),
         }
     }
 
@@ -243,7 +258,7 @@ impl PartitionWriter {
     }
 
     /// The write failed, with some of it done perhaps: cut it off again, so that the log is as it was.
-    fn take_back(&mut self, staged: Vec<Staged>, error: io::Error) {
+    fn take_back(&mut self, staged: Vec<Staged>, error: io::Error) -> AppendError {
         tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
         let failed = match self.segment.file.set_len(self.written) {
             Ok(()) => AppendError::WriteFailed(Arc::new(error)),
@@ -261,11 +276,12 @@ impl PartitionWriter {
             }
             let _ = staged.reply.send(Err(failed.clone()));
         }
+        failed
     }
 
     /// Whether what is written must be synced now.
     pub(crate) fn sync_is_due(&self, now_ms: i64) -> bool {
-        if !self.is_relaxed() {
+        if !self.is_relaxed() || !self.awaiting_sync.is_empty() {
             return self.is_busy();
         }
         let due = self.flush_due_ms().is_some_and(|due_ms| now_ms >= due_ms);
@@ -314,6 +330,9 @@ impl PartitionWriter {
 
     /// Saves the index and the producers' state when much was written since the last time. Right after a sync.
     pub(crate) fn checkpoint_if_due(&mut self, disk: &dyn Disk, oldest_producer_ms: i64) {
+        if self.stopped().is_some() {
+            return;
+        }
         let mut index = self.segment.index.lock();
         if index.wants_flush()
             && let Err(error) = index.flush(disk)

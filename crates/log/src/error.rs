@@ -53,9 +53,9 @@ pub enum FaultCause {
     /// The segment that held the durable point is gone.
     #[error("damaged: this segment was durable and is missing")]
     SegmentMissing,
-    /// Records that were durable are gone from the end.
+    /// Records that were durable are gone from the end, or the last ones have other offsets.
     #[error("damaged: the log ends at offset {end}, and was durable up to {durable}")]
-    EndsEarly {
+    EndsElsewhere {
         /// After the last record that is there.
         end: Offset,
         /// After the last record that was.
@@ -107,7 +107,7 @@ pub enum ReadError {
         asked: Offset,
         /// The oldest.
         start: Offset,
-        /// After the newest visible one.
+        /// After the newest.
         end: Offset,
     },
     /// The bytes are damaged, or the disk cannot read them.

@@ -207,19 +207,19 @@ impl PartitionLog {
     }
 
     /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is
-    /// larger. Empty at the high watermark. Blocks on the disk.
+    /// larger. Empty from the high watermark to the end of the log. Blocks on the disk.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadSlice, ReadError> {
         self.check_status()?;
         let bounds = *self.shared.bounds.lock();
-        let (start, end) = (bounds.log_start, bounds.visible.next);
+        let (start, end) = (bounds.log_start, bounds.log_end);
         if from < start || from > end {
             return Err(ReadError::OutOfRange { asked: from, start, end });
         }
         let mut batches = Bytes::new();
-        if from < end {
+        if from < bounds.visible.next {
             for segment in self.segments_from(from) {
                 batches = self.read_segment(&segment, from, bytes_max, bounds.visible)?;
                 if !batches.is_empty() {

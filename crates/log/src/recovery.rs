@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::active::PartitionWriter;
 use crate::durable::{DurableNote, DurablePoint};
+use crate::index::Index;
 use crate::partition::{Bounds, LogConfig, LogStatus, Shared, Visible};
 use crate::producers::Producers;
 use crate::segment::{
@@ -46,8 +47,16 @@ pub(crate) fn open(
         false => Listing::default(),
     };
     if listing.segments.is_empty() && note.is_none() {
-        create(disk, &directory)?;
+        disk.create_dir_all(&directory)?;
+        Segment::create(disk, &directory, Offset(0))?;
         listing.segments.push(Offset(0));
+    }
+    // A segment is in the note only after its name is durable: without, whoever created it may not have come so far.
+    if note.is_none_or(|note| listing.segments.last() != Some(&note.segment)) {
+        // The names of the partition and of the topic, too.
+        for parent in directory.ancestors().take(3) {
+            disk.sync_dir(parent)?;
+        }
     }
     let recovered = recover(disk, &directory, &listing, note, now_ms)
         .and_then(|recovered| cut_torn_tail(disk, &directory, &recovered, note).map(|()| recovered));
@@ -69,17 +78,6 @@ struct Recovered {
     snapshots: Vec<Offset>,
 }
 
-fn create(disk: &Arc<dyn Disk>, directory: &Path) -> io::Result<()> {
-    disk.create_dir_all(directory)?;
-    Segment::create(disk, directory, Offset(0))?;
-    disk.sync_dir(directory)?;
-    // The names of the partition and of the topic, too.
-    for parent in directory.ancestors().skip(1).take(2) {
-        disk.sync_dir(parent)?;
-    }
-    Ok(())
-}
-
 fn recover(
     disk: &Arc<dyn Disk>,
     directory: &Path,
@@ -90,9 +88,10 @@ fn recover(
     let segments = open_segments(disk, directory, listing, note)?;
     let (producers, from) = newest_snapshot(disk, directory, listing);
     let last = segments.last().expect("a partition has a segment");
-    let durable = note.filter(|note| note.segment == last.base).map_or(0, |note| note.bytes);
-    if last.len() < durable {
-        return Err(last.fault(last.len(), FaultCause::Shortened { durable_bytes: durable }));
+    let nothing = DurablePoint { segment: last.base, bytes: 0, next: last.base };
+    let durable = note.filter(|note| note.segment == last.base).unwrap_or(nothing);
+    if last.len() < durable.bytes {
+        return Err(last.fault(last.len(), FaultCause::Shortened { durable_bytes: durable.bytes }));
     }
     let first =
         segments.partition_point(|segment| segment.base <= from.unwrap_or(Offset(0))).saturating_sub(1);
@@ -110,7 +109,7 @@ fn recover(
     // A snapshot is written after a sync, so that it tells of durable records just as the note does.
     let durable_next = note.map(|note| note.next).max(from).unwrap_or(Offset(0));
     if walk.next < durable_next {
-        return Err(last.fault(whole, FaultCause::EndsEarly { end: walk.next, durable: durable_next }));
+        return Err(last.fault(whole, FaultCause::EndsElsewhere { end: walk.next, durable: durable_next }));
     }
     Ok(Recovered {
         end: walk.next,
@@ -183,42 +182,43 @@ impl Walk {
     }
 
     /// The last segment: right up to `durable`, and possibly torn after it. Returns where it is torn, or its length.
-    fn last(&mut self, segment: &Segment, durable: u64) -> Result<u64, Fault> {
+    fn last(&mut self, segment: &Segment, durable: DurablePoint) -> Result<u64, Fault> {
         let failed = |error| segment.io_fault("reading the index of", 0, error);
         let mut index = segment.index.lock();
         // Beyond the durable point an entry may tell of a batch that was never whole.
-        index.keep_valid_below(durable).map_err(failed)?;
+        index.keep_valid_below(durable.bytes).map_err(failed)?;
         let place = index.last_where(|place| place.offset <= self.from).map_err(failed)?;
         let place = place.expect("the entries that were kept are valid");
         index.keep_valid_below(place.position + 1).map_err(failed)?;
         self.spacing = Spacing::from_place(place);
-        let mut scan = segment.scan(place.position, segment.len(), SCAN_WINDOW_BYTES);
-        scan = scan.after(self.next.max(place.offset));
         self.next = self.next.max(place.offset);
+        let mut scan = segment.scan(place.position, durable.bytes, SCAN_WINDOW_BYTES).after(self.next);
+        while let Some((position, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
+            self.pass_last(&mut index, position, &header);
+        }
+        // Offsets lie outside the checksum, and the last one has none after it that would not fit.
+        if self.next != durable.next {
+            let cause = FaultCause::EndsElsewhere { end: self.next, durable: durable.next };
+            return Err(segment.fault(durable.bytes, cause));
+        }
+        let mut scan = segment.scan(durable.bytes, segment.len(), SCAN_WINDOW_BYTES).after(self.next);
         loop {
             let start = scan.position();
-            let next = match start < durable {
-                true => scan.next_header(),
-                false => {
-                    scan.next_batch().map(|next| next.map(|(position, batch)| (position, *batch.header())))
+            match scan.next_batch() {
+                // Nothing was ever taken out of the last segment, so that each offset is the next.
+                Ok(Some((position, batch))) if batch.header().base_offset == self.next => {
+                    self.pass_last(&mut index, position, batch.header());
                 }
-            };
-            match next {
-                Ok(None) => return Ok(start),
-                Ok(Some((position, header))) => {
-                    self.pass(&header);
-                    let place = self.spacing.step(
-                        position,
-                        header.base_offset,
-                        &header,
-                        DEFAULT_INDEX_INTERVAL_BYTES,
-                    );
-                    place.into_iter().for_each(|place| index.push(place));
-                }
-                Err(ScanError::Damaged(..)) if start >= durable => return Ok(start),
+                Ok(_) | Err(ScanError::Damaged(..)) => return Ok(start),
                 Err(error) => return Err(segment.scan_fault(error)),
             }
         }
+    }
+
+    fn pass_last(&mut self, index: &mut Index, position: u64, header: &BatchHeader) {
+        self.pass(header);
+        let place = self.spacing.step(position, header.base_offset, header, DEFAULT_INDEX_INTERVAL_BYTES);
+        place.into_iter().for_each(|place| index.push(place));
     }
 
     fn pass(&mut self, header: &BatchHeader) {

@@ -77,7 +77,7 @@ impl Store {
     pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
         let (disk, root) = (config.disk.as_ref(), config.root.as_path());
         check_format(disk, root)?;
-        disk.create_dir_all(root).map_err(failed("create", root))?;
+        create_root(disk, root)?;
         let lock = root.join(LOCK);
         let lock = disk.try_lock(&lock).map_err(failed("lock", &lock))?;
         let lock = lock.ok_or_else(|| OpenError::InUse(root.to_owned()))?;
@@ -215,6 +215,26 @@ fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
         true => Ok(()),
         false => Err(OpenError::NotADataDirectory(root.to_owned())),
     }
+}
+
+/// Creates the directory, and makes its name and those of its new parents durable.
+fn create_root(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
+    let mut missing = Vec::new();
+    for directory in root.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
+        if disk.exists(directory).map_err(failed("look for", directory))? {
+            break;
+        }
+        missing.push(directory);
+    }
+    disk.create_dir_all(root).map_err(failed("create", root))?;
+    for directory in missing {
+        let parent = match directory.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        disk.sync_dir(parent).map_err(failed("sync", parent))?;
+    }
+    Ok(())
 }
 
 fn write_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {

@@ -69,33 +69,28 @@ pub fn verify_partition(
         report.faults.push(Fault { file, position: 0, cause: FaultCause::SegmentMissing });
     }
     for base in &listing.segments {
-        let durable = match note.filter(|note| Some(*base) == last || note.segment == *base) {
-            Some(note) if note.segment == *base => note.bytes,
-            // The last segment is younger than the note, or nothing is known.
-            _ if Some(*base) == last => 0,
-            _ => u64::MAX,
-        };
-        verify_segment(disk, &directory, *base, durable, Some(*base) == last, &mut report)?;
+        let noted = note.filter(|note| note.segment == *base);
+        verify_segment(disk, &directory, *base, noted, Some(*base) == last, &mut report)?;
     }
     for offset in &listing.snapshots {
         let path = snapshot_path(&directory, *offset);
         if Producers::decode(&disk.read(&path)?).is_none() {
             report.derived_wrong.push(path);
         } else if *offset > report.end && report.faults.is_empty() {
-            let cause = FaultCause::EndsEarly { end: report.end, durable: *offset };
+            let cause = FaultCause::EndsElsewhere { end: report.end, durable: *offset };
             report.faults.push(Fault { file: path, position: 0, cause });
         }
     }
     Ok(report)
 }
 
-/// Reads one segment to its end or to the first damage. `durable` bytes of it must be right; what follows may be torn if
-/// it is the last.
+/// Reads one segment to its end or to the first damage. Up to the point that was noted in it, it must be right; what
+/// follows may be torn if it is the last.
 fn verify_segment(
     disk: &dyn Disk,
     directory: &Path,
     base: Offset,
-    durable: u64,
+    noted: Option<DurablePoint>,
     is_last: bool,
     report: &mut PartitionReport,
 ) -> io::Result<()> {
@@ -103,6 +98,8 @@ fn verify_segment(
     let file: Arc<dyn DiskFile> = disk.open(&path, Open::Read)?;
     let len = file.len()?;
     let fault = |position, cause| Fault { file: path.clone(), position, cause };
+    // The last segment is younger than the note, or nothing is known.
+    let durable = noted.map_or(if is_last { 0 } else { u64::MAX }, |noted| noted.bytes);
     if is_last && len < durable {
         report.faults.push(fault(len, FaultCause::Shortened { durable_bytes: durable }));
     }
@@ -118,6 +115,12 @@ fn verify_segment(
                 report.bytes += header.len_bytes as u64;
                 report.end = header.next_offset();
                 batches.push((position, header));
+                let wrong = noted
+                    .filter(|noted| noted.bytes == scan.position() && noted.next != header.next_offset());
+                if let Some(DurablePoint { next, .. }) = wrong {
+                    let cause = FaultCause::EndsElsewhere { end: header.next_offset(), durable: next };
+                    report.faults.push(fault(scan.position(), cause));
+                }
             }
             Err(ScanError::Damaged(position, cause)) => break Some((position, cause)),
             Err(ScanError::Io(position, error)) => {

@@ -182,7 +182,7 @@ impl Writer {
         // for the write has the answer then.
         for number in &self.busy {
             if let Some(partition) = self.partitions.get_mut(number) {
-                partition.write(now_ms);
+                let _ = partition.write(now_ms); // whoever it concerns has been told
             }
         }
         let oldest_producer_ms = now_ms.saturating_sub(self.producer_expiration_ms);

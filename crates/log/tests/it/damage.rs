@@ -114,7 +114,7 @@ async fn a_log_shorter_than_what_was_durable_stops() {
     stopped(|cause| matches!(cause, FaultCause::Shortened { .. }));
     // Without the note, the snapshot still tells how far the log was durable.
     fs::remove_file(file(dir.path(), "durable")).unwrap();
-    stopped(|cause| matches!(cause, FaultCause::EndsEarly { .. }));
+    stopped(|cause| matches!(cause, FaultCause::EndsElsewhere { .. }));
     assert_eq!(fs::metadata(file(dir.path(), FIRST)).unwrap().len(), ends[9]);
 }
 
@@ -163,4 +163,27 @@ async fn a_wrong_or_missing_index_is_made_anew() {
         store.close().await;
         assert!(verify_partition(&RealDisk, dir.path(), "t", 0).unwrap().derived_wrong.is_empty());
     }
+}
+
+/// Offsets lie outside the checksum. One that grew in the very last batch had none after it to tell: the log went on from
+/// there, up to 2^56 records further.
+#[tokio::test]
+async fn a_last_offset_that_grew_stops_the_partition() {
+    let dir = tempfile::tempdir().unwrap();
+    let ends = ten_batches(dir.path()).await;
+    let whole = fs::read(file(dir.path(), FIRST)).unwrap();
+    for at in [ends[9], ends[9] + 3, ends[9] + 6] {
+        let mut bytes = whole.clone();
+        bytes[at as usize] ^= 1;
+        fs::write(file(dir.path(), FIRST), &bytes).unwrap();
+        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        assert_eq!(report.faults.len(), 1, "byte {at}: {report:?}");
+        let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+        assert!(matches!(log.status(), LogStatus::Stopped(_)), "byte {at}: {:?}", log.status());
+    }
+    // Past the durable point it is part of what was torn.
+    let _ = fs::remove_file(file(dir.path(), "durable"));
+    let _ = fs::remove_file(file(dir.path(), "00000000000000000020.snapshot"));
+    let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+    assert_eq!(values(&log), expected(0..18));
 }

@@ -1,7 +1,7 @@
 //! What the tests share: a store in a temporary directory, batches, and a disk whose failures are told beforehand.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -87,20 +87,31 @@ pub(crate) fn offset(offset: i64) -> Offset {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) writes_fail: AtomicBool,
+    /// The next write of batches.
+    pub(crate) next_write_fails: AtomicBool,
     pub(crate) syncs_fail: AtomicBool,
+    /// A file that could not be created is there all the same: what failed came after.
     pub(crate) creates_fail: AtomicBool,
-    /// Syncs wait while this is set.
-    held: Mutex<bool>,
+    pub(crate) dir_syncs_fail: AtomicBool,
+    /// Directories whose names were made durable.
+    pub(crate) synced_dirs: Mutex<Vec<PathBuf>>,
+    /// Syncs wait while this is set; with how many may pass.
+    held: Mutex<Option<u32>>,
     released: Condvar,
 }
 
 impl Faults {
     pub(crate) fn hold_syncs(&self) {
-        *self.held.lock() = true;
+        *self.held.lock() = Some(0);
+    }
+
+    pub(crate) fn release_one_sync(&self) {
+        *self.held.lock() = Some(1);
+        self.released.notify_all();
     }
 
     pub(crate) fn release_syncs(&self) {
-        *self.held.lock() = false;
+        *self.held.lock() = None;
         self.released.notify_all();
     }
 }
@@ -123,7 +134,9 @@ impl DiskFile for FailingFile {
     }
 
     fn write_all_at(&self, parts: &[&[u8]], position: u64) -> io::Result<()> {
-        if self.faults.writes_fail.load(Ordering::SeqCst) {
+        // Batches are written in parts, and the note of the durable point is not.
+        let fails_once = parts.len() > 1 && self.faults.next_write_fails.swap(false, Ordering::SeqCst);
+        if fails_once || self.faults.writes_fail.load(Ordering::SeqCst) {
             let bytes = parts.concat();
             self.file.write_all_at(&[&bytes[..bytes.len() / 2]], position)?;
             return Err(io::ErrorKind::StorageFull.into());
@@ -133,9 +146,10 @@ impl DiskFile for FailingFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut held = self.faults.held.lock();
-        while *held {
+        while *held == Some(0) {
             self.faults.released.wait(&mut held);
         }
+        *held = held.map(|left| left - 1);
         drop(held);
         if self.faults.syncs_fail.load(Ordering::SeqCst) {
             return Err(io::Error::other("planted"));
@@ -158,6 +172,7 @@ impl Disk for FailingDisk {
             return RealDisk.open(path, how);
         }
         if how == Open::Create && self.faults.creates_fail.load(Ordering::SeqCst) {
+            RealDisk.open(path, how)?;
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(Arc::new(FailingFile { file: RealDisk.open(path, how)?, faults: Arc::clone(&self.faults) }))
@@ -168,6 +183,10 @@ impl Disk for FailingDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        if self.faults.dir_syncs_fail.load(Ordering::SeqCst) {
+            return Err(io::Error::other("planted"));
+        }
+        self.faults.synced_dirs.lock().push(path.to_owned());
         RealDisk.sync_dir(path)
     }
 
