@@ -53,6 +53,14 @@ pub enum FaultCause {
     /// The segment that held the durable point is gone.
     #[error("damaged: this segment was durable and is missing")]
     SegmentMissing,
+    /// Segments do not join: the one before this is missing, or its end is.
+    #[error("damaged: offsets {from} to {base} are missing before this segment")]
+    Gap {
+        /// After the last record of what stands before.
+        from: Offset,
+        /// Where this segment begins.
+        base: Offset,
+    },
     /// Records that were durable are gone from the end, or the last ones have other offsets.
     #[error("damaged: the log ends at offset {end}, and was durable up to {durable}")]
     EndsElsewhere {

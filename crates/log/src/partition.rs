@@ -221,6 +221,7 @@ impl PartitionLog {
         let mut batches = Bytes::new();
         if from < bounds.visible.next {
             for segment in self.segments_from(from) {
+                self.stop_if_damaged(segment.check_joins(from))?;
                 batches = self.read_segment(&segment, from, bytes_max, bounds.visible)?;
                 if !batches.is_empty() {
                     break;

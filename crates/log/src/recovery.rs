@@ -171,6 +171,7 @@ struct Walk {
 impl Walk {
     /// A segment that is complete and was synced: every header must be right.
     fn sealed(&mut self, segment: &Segment) -> Result<(), Fault> {
+        segment.check_joins(self.next)?;
         let Some((position, _)) = segment.find(self.from, segment.len())? else {
             return Ok(());
         };
@@ -183,6 +184,7 @@ impl Walk {
 
     /// The last segment: right up to `durable`, and possibly torn after it. Returns where it is torn, or its length.
     fn last(&mut self, segment: &Segment, durable: DurablePoint) -> Result<u64, Fault> {
+        segment.check_joins(self.next)?;
         let failed = |error| segment.io_fault("reading the index of", 0, error);
         let mut index = segment.index.lock();
         // Beyond the durable point an entry may tell of a batch that was never whole.

@@ -94,6 +94,14 @@ impl Segment {
         self.len.store(len, Ordering::Release);
     }
 
+    /// Demands that this segment begins where the records before it end, at `next`: a missing one shows by nothing else.
+    pub(crate) fn check_joins(&self, next: Offset) -> Result<(), Fault> {
+        match self.base > next {
+            true => Err(self.fault(0, FaultCause::Gap { from: next, base: self.base })),
+            false => Ok(()),
+        }
+    }
+
     pub(crate) fn fault(&self, position: u64, cause: FaultCause) -> Fault {
         Fault { file: self.path.clone(), position, cause }
     }

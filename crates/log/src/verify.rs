@@ -69,6 +69,11 @@ pub fn verify_partition(
         report.faults.push(Fault { file, position: 0, cause: FaultCause::SegmentMissing });
     }
     for base in &listing.segments {
+        if *base > report.end && report.faults.is_empty() {
+            let file = directory.join(format!("{:020}.log", base.0));
+            let cause = FaultCause::Gap { from: report.end, base: *base };
+            report.faults.push(Fault { file, position: 0, cause });
+        }
         let noted = note.filter(|note| note.segment == *base);
         verify_segment(disk, &directory, *base, noted, Some(*base) == last, &mut report)?;
     }

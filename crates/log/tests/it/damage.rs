@@ -129,6 +129,65 @@ async fn a_missing_segment_stops_the_partition() {
     );
 }
 
+/// A segment in the middle that was removed, emptied or cut between two batches was read over in silence, and `check` found
+/// everything whole: every batch that is left is right, and only offsets tell.
+#[tokio::test]
+async fn a_gap_between_segments_is_told_and_not_read_over() {
+    let settings = LogConfig { segment_bytes: 400, ..config() };
+    let harm: [fn(&Path); 3] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| fs::write(file, []).unwrap(),
+        |file| {
+            let first = u32::from_be_bytes(fs::read(file).unwrap()[8..12].try_into().unwrap()) as usize + 12;
+            let whole = fs::read(file).unwrap();
+            assert!(whole.len() > first, "the segment has a second batch");
+            fs::write(file, &whole[..first]).unwrap();
+        },
+    ];
+    // With the newest snapshot only the last segment is walked at the start; without any, all are.
+    for (harm, keeps_snapshots) in harm.iter().flat_map(|harm| [(harm, true), (harm, false)]) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let log = store.open_partition("t", 0, settings).unwrap();
+        for value in 0..30 {
+            log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
+        }
+        store.close().await;
+        let names =
+            || fs::read_dir(dir.path().join("topics/t/0")).unwrap().map(|entry| entry.unwrap().path());
+        let mut segments: Vec<PathBuf> =
+            names().filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+        segments.sort();
+        assert!(segments.len() > 4);
+        harm(&segments[2]);
+        if !keeps_snapshots {
+            names()
+                .filter(|path| path.extension().is_some_and(|e| e == "snapshot"))
+                .for_each(|path| fs::remove_file(path).unwrap());
+        }
+        let is_gap = |cause: &FaultCause| matches!(cause, FaultCause::Gap { .. });
+        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        assert!(report.faults.iter().any(|fault| is_gap(&fault.cause)), "{report:?}");
+        let store = open(dir.path());
+        let log = store.open_partition("t", 0, settings).unwrap();
+        let mut from = offset(0);
+        let fault = loop {
+            match log.read(from, 1) {
+                Ok(slice) => {
+                    let batch = anabranch_core::batch::check_batch(&slice.batches).unwrap();
+                    assert_eq!(batch.header().base_offset, from, "what is missing was read over");
+                    from = batch.header().next_offset();
+                }
+                Err(error) => break error,
+            }
+        };
+        assert!(fault.to_string().contains("are missing before this segment"), "{fault}");
+        let LogStatus::Stopped(fault) = log.status() else { panic!("it must have stopped") };
+        assert!(is_gap(&fault.cause) && fault.position == 0, "{fault}");
+        store.close().await;
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_or_missing_index_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
