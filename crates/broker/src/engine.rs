@@ -6,7 +6,7 @@ use anabranch_core::engine::{
     Support, TopicSpec,
 };
 use anabranch_core::{Offset, TopicPartition};
-use anabranch_log::{Ack, AppendError, LogStatus, ReadError, ReadSlice, Waiter};
+use anabranch_log::{Ack, AppendError, ReadError, ReadSlice, Waiter};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -115,6 +115,7 @@ impl Broker {
 
     /// The offset of `place` in `partition`.
     pub(crate) async fn find(&self, partition: &Partition, place: Place) -> Result<Offset, EngineError> {
+        partition.check_status().map_err(|error| self.blame(partition.id(), error))?;
         let offsets = partition.offsets();
         match place {
             Place::Earliest => Ok(offsets.log_start),
@@ -168,11 +169,10 @@ impl Broker {
 /// Reads, and fails where there is nothing to wait for. Blocks on the disk.
 pub(crate) fn read(partition: &Partition, from: Offset, bytes_max: usize) -> Result<ReadSlice, FetchError> {
     let slice = partition.fetch(from, bytes_max, None)?;
-    match partition.status() {
-        LogStatus::Stopped(fault) if slice.batches.is_empty() => Err(ReadError::Fault(fault).into()),
-        LogStatus::Closed if slice.batches.is_empty() => Err(ReadError::Closed.into()),
-        _ => Ok(slice),
+    if slice.batches.is_empty() {
+        partition.check_status()?;
     }
+    Ok(slice)
 }
 
 fn fetched(slice: &ReadSlice, from: Offset) -> Result<Fetched, EngineError> {

@@ -66,7 +66,8 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     let (snapshot, refused) =
         blocking(move || open_topics(&opening, &opened_store, &offsets, &restored)).await?;
 
-    groups.delete_orphans(|topic| snapshot.get(topic).is_some()).await;
+    // Records that nobody explains may be explained again, and their offsets with them.
+    groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
     let budget = usize::try_from(builder.config.number("queued.max.request.bytes")).unwrap_or(usize::MAX);
     Ok(Broker(Arc::new(Shared {
         config: builder.config,
@@ -100,7 +101,8 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
     catalogue.read_all(|record| restored.take(record, &builder.config))?;
     let configs =
         restored.topics.get(OFFSETS_TOPIC).map_or_else(internal_configs, |known| known.configs.clone());
-    let offsets = Journal::open(&store, OFFSETS_TOPIC, TopicRules::of(&configs, &builder.config).log)?;
+    let rules = TopicRules::of(&configs, &builder.config).durable();
+    let offsets = Journal::open(&store, OFFSETS_TOPIC, rules.log)?;
     Ok(Internal { store, catalogue, offsets, restored })
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anabranch_core::batch::{Batch, BatchHeader, Compression, NO_TIMESTAMP, check_batch};
 use anabranch_core::seam::Clock;
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
-use anabranch_log::{Ack, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped, Waiter};
+use anabranch_log::{
+    Ack, LogStatus, Offsets, PartitionLog, Pending, ReadError, ReadSlice, Timestamped, Waiter,
+};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
@@ -165,6 +167,7 @@ impl Partition {
     /// # Errors
     /// [`FetchError`].
     pub fn locate(&self, at: At) -> Result<Option<Timestamped>, FetchError> {
+        self.check_status()?;
         let bound = |offset: Offset| Some(Timestamped { offset, timestamp_ms: NO_TIMESTAMP });
         Ok(match at {
             At::Earliest => bound(self.offsets().log_start),
@@ -189,6 +192,19 @@ impl Partition {
     #[must_use]
     pub fn status(&self) -> LogStatus {
         self.0.log.status()
+    }
+
+    /// Fails unless it works: the bounds of a partition that was damaged when it was opened are not known, and must not
+    /// be told to anybody who would go by them.
+    ///
+    /// # Errors
+    /// [`ReadError::Fault`] and [`ReadError::Closed`].
+    pub fn check_status(&self) -> Result<(), FetchError> {
+        match self.status() {
+            LogStatus::Online => Ok(()),
+            LogStatus::Stopped(fault) => Err(ReadError::Fault(fault).into()),
+            LogStatus::Closed => Err(ReadError::Closed.into()),
+        }
     }
 
     /// Bytes of all segments.

@@ -178,6 +178,12 @@ impl TopicRules {
             compacted: list(&text("cleanup.policy")).any(|policy| policy == "compact"),
         }
     }
+
+    /// The same for an internal topic: what it acknowledges is durable, whatever is set on it.
+    pub(crate) fn durable(mut self) -> Self {
+        self.log.flush_messages = 1;
+        self
+    }
 }
 
 /// Applies `ops` to `configs`, all or none.

@@ -204,6 +204,7 @@ async fn records_that_the_catalogue_does_not_know_are_left_alone() {
     let broker = broker_with(dir.path(), NewTopic::new("known")).await;
     broker.create_topic(NewTopic::new("empty"), Apply::Now).await.unwrap();
     broker.topic("known").unwrap().append(Record::keyless("x")).await.unwrap();
+    broker.groups().commit(crate::groups::simple_commit("stranger", 1)).await.unwrap();
     broker.close().await;
     plant_stranger(dir.path(), "known", "stranger");
     plant_stranger(dir.path(), "empty", "nothing");
@@ -213,6 +214,11 @@ async fn records_that_the_catalogue_does_not_know_are_left_alone() {
     let refused = broker.create_topic(NewTopic::new("stranger"), Apply::Now).await;
     assert!(matches!(refused, Err(TopicError::Storage(_))));
     assert!(dir.path().join("topics/stranger/0").exists());
+    assert_eq!(
+        broker.groups().fetch_all_offsets("g", true).await.len(),
+        1,
+        "nor what groups have read of them"
+    );
     assert!(!dir.path().join("topics/nothing").exists());
     broker.create_topic(NewTopic::new("nothing"), Apply::Now).await.unwrap();
 }

@@ -141,7 +141,7 @@ async fn two_consumers_read_everything_between_them() {
     assert_eq!(seen.iter().map(|(partition, _)| *partition).collect::<BTreeSet<_>>().len(), 4);
 }
 
-fn simple_commit(topic: &str, offset: i64) -> Commit {
+pub(crate) fn simple_commit(topic: &str, offset: i64) -> Commit {
     Commit {
         group: "g".into(),
         member_id: String::new(),

@@ -46,3 +46,20 @@ async fn the_offsets_topic_shows_as_compacted() {
         broker.describe_topic_configs(&topic).into_iter().find(|entry| entry.name == "cleanup.policy");
     assert_eq!(policy.unwrap().value.as_deref(), Some("compact"));
 }
+
+/// `flush.messages` could be set on the groups' topic, and commits were acknowledged without a sync from then on.
+#[tokio::test]
+async fn commits_are_durable_whatever_is_set_on_their_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let relaxed = [ConfigOp::Set("flush.messages".into(), "1000000".into())];
+    for round in 0..2 {
+        let broker = crate::open(dir.path()).await;
+        broker.alter_topic_configs("__consumer_offsets", &relaxed, Apply::Now).await.unwrap();
+        // The note of the durable point moves with each sync.
+        let noted = || std::fs::read(dir.path().join("topics/__consumer_offsets/0/durable")).unwrap();
+        let before = noted();
+        broker.groups().commit(crate::groups::simple_commit("t", round)).await.unwrap();
+        assert_ne!(noted(), before, "round {round}");
+        broker.close().await;
+    }
+}

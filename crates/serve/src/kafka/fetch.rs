@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anabranch_broker::{LogStatus, Partition, Waiter, check_leader_epoch};
+use anabranch_broker::{Partition, Waiter, check_leader_epoch};
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::budget::Permit;
 use anabranch_core::{LeaderEpoch, Offset};
@@ -166,13 +166,12 @@ impl Wanted {
     fn read(&self, limit: usize, is_soft: bool, is_committed: bool) -> Result<PartitionData, ErrorCode> {
         let partition = self.partition.as_ref().map_err(|code| *code)?;
         check_leader_epoch(self.leader_epoch).map_err(|error| codes::fetch(&error))?;
+        // Before the bounds: "out of range" would have a consumer of a damaged partition begin anew elsewhere.
+        partition.check_status().map_err(|error| codes::fetch(&error))?;
         let mut bounds = partition.offsets();
         let mut records = Bytes::new();
         if self.from < bounds.log_start || self.from > bounds.log_end {
             return Err(ErrorCode::OffsetOutOfRange);
-        }
-        if let LogStatus::Stopped(_) = partition.status() {
-            return Err(ErrorCode::KafkaStorageError);
         }
         if self.from < bounds.high_watermark && (is_soft || limit > 0) {
             let slice = partition.fetch(self.from, limit, self.leader_epoch);

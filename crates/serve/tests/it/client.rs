@@ -35,7 +35,11 @@ impl Node {
     }
 
     pub(crate) async fn with(limits: Limits, settings: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::over(tempfile::tempdir().unwrap(), limits, settings).await
+    }
+
+    /// A node over a data directory that may hold something.
+    pub(crate) async fn over(dir: tempfile::TempDir, limits: Limits, settings: &[(&str, &str)]) -> Self {
         let mut config = BrokerConfig::default();
         config.set("group.initial.rebalance.delay.ms", "0").unwrap();
         for (name, value) in settings {

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use anabranch_core::batch::{BatchBuilder, Compression, Record, split_batches};
 use anabranch_core::{ProducerEpoch, ProducerId};
+use anabranch_serve::Limits;
 use anabranch_wire::messages::delete_topics_request::DeleteTopicState;
-use anabranch_wire::messages::{DeleteTopicsRequest, FetchRequest, InitProducerIdRequest, ProduceRequest};
+use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use anabranch_wire::messages::{
+    DeleteTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, ProduceRequest,
+};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -20,6 +24,7 @@ const INVALID_REQUIRED_ACKS: i16 = 21;
 const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
+const KAFKA_STORAGE_ERROR: i16 = 56;
 const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
 const FENCED_LEADER_EPOCH: i16 = 74;
 const UNKNOWN_LEADER_EPOCH: i16 = 75;
@@ -314,4 +319,31 @@ async fn two_halves_of_two_requests_on_two_connections() {
     one.stream.write_all(&frames[0][middle..]).await.unwrap();
     let first = timeout(Duration::from_secs(20), one.receive::<ProduceRequest>(9, 1)).await.unwrap();
     assert_eq!(first.responses[0].partition_responses[0].base_offset, 1);
+}
+
+/// A partition that was damaged when it was opened said that it ends at offset 0, and that every other is out of range. A
+/// consumer that hears this begins anew at one end or the other, commits that, and has forgotten where it was.
+#[tokio::test]
+async fn a_damaged_partition_tells_nobody_where_it_begins_or_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = anabranch_broker::Broker::open(dir.path()).await.unwrap();
+    let new = anabranch_broker::NewTopic::new("t");
+    let created = broker.create_topic(new, anabranch_broker::Apply::Now).await.unwrap();
+    created.append(Record::new("k", "v")).await.unwrap();
+    broker.close().await;
+    let file = dir.path().join("topics/t/0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[16] = 9;
+    std::fs::write(&file, bytes).unwrap();
+
+    let node = Node::over(dir, Limits::default(), &[]).await;
+    let mut client = node.connect().await;
+    assert_eq!(client.fetch("t", 1).await.error_code, KAFKA_STORAGE_ERROR);
+    for timestamp in [-1, -2, 0] {
+        let asked = ListOffsetsPartition::default().with_timestamp(timestamp);
+        let asked = ListOffsetsTopic::default().with_name(topic("t")).with_partitions(vec![asked]);
+        let request = ListOffsetsRequest::default().with_topics(vec![asked]);
+        let answer = &client.call(7, &request).await.topics[0].partitions[0];
+        assert_eq!((answer.error_code, answer.offset), (KAFKA_STORAGE_ERROR, -1), "{timestamp}");
+    }
 }
