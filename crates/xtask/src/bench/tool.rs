@@ -13,7 +13,7 @@ use super::load::Load;
 use super::server::Server;
 
 /// A tool that has not ended by then hangs.
-const TOOL_MAX: Duration = Duration::from_secs(300);
+const TOOL_MAX: Duration = Duration::from_secs(600);
 
 /// How often a running tool is asked whether it has ended.
 const ASK_INTERVAL: Duration = Duration::from_millis(10);
