@@ -2,7 +2,7 @@
 
 use anabranch_core::Offset;
 use anabranch_core::batch::{BatchBuilder, Compression, Record, RecordAt, check_batch, split_batches};
-use anabranch_log::{Ack, AppendError, LogConfig, LogStatus, PartitionLog, ReadError, Store};
+use anabranch_log::{Absent, Ack, AppendError, LogConfig, LogStatus, PartitionLog, ReadError, Store};
 
 use crate::error::BrokerError;
 
@@ -17,12 +17,17 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal `topic`, creating it when there is none. Blocks on the disk.
+    /// Opens the journal `topic`; `absent` says what it means when there is none. Blocks on the disk.
     ///
     /// # Errors
     /// [`BrokerError::InternalTopic`] when it is damaged.
-    pub(crate) fn open(store: &Store, topic: &str, config: LogConfig) -> Result<Self, BrokerError> {
-        let log = store.open_partition(topic, 0, config)?;
+    pub(crate) fn open(
+        store: &Store,
+        topic: &str,
+        config: LogConfig,
+        absent: Absent,
+    ) -> Result<Self, BrokerError> {
+        let log = store.open_partition(topic, 0, config, absent)?;
         match log.status() {
             LogStatus::Online => Ok(Self { log }),
             LogStatus::Stopped(fault) => Err(BrokerError::InternalTopic { topic: topic.to_owned(), fault }),

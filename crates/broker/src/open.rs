@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use anabranch_core::TopicId;
 use anabranch_core::batch::{Record, RecordAt};
 use anabranch_core::budget::Budget;
-use anabranch_log::{LogStatus, Store, StoreConfig};
+use anabranch_log::{Absent, LogStatus, Store, StoreConfig};
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
 
@@ -96,13 +96,17 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
         producer_expiration_ms: number("producer.id.expiration.ms"),
     })?;
     let rules = TopicRules::of(&internal_configs(), &BrokerConfig::default());
-    let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log)?;
+    let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log, Absent::Create)?;
     let mut restored = Restored::default();
     catalogue.read_all(|record| restored.take(record, &builder.config))?;
     let configs =
         restored.topics.get(OFFSETS_TOPIC).map_or_else(internal_configs, |known| known.configs.clone());
     let rules = TopicRules::of(&configs, &builder.config).durable();
-    let offsets = Journal::open(&store, OFFSETS_TOPIC, rules.log)?;
+    let absent = match restored.topics.contains_key(OFFSETS_TOPIC) {
+        true => Absent::Damage,
+        false => Absent::Create,
+    };
+    let offsets = Journal::open(&store, OFFSETS_TOPIC, rules.log, absent)?;
     Ok(Internal { store, catalogue, offsets, restored })
 }
 
@@ -196,7 +200,8 @@ fn open_topics(
         for number in 0..record.partitions {
             let log = match name == OFFSETS_TOPIC {
                 true => offsets.log().clone(),
-                false => store.open_partition(name, number, rules.log)?,
+                // It was durable before the catalogue knew it.
+                false => store.open_partition(name, number, rules.log, Absent::Damage)?,
             };
             if let LogStatus::Stopped(fault) = log.status() {
                 tracing::error!(topic = name, partition = number, %fault, "the partition is damaged and has stopped");

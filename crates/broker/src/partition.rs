@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::batch::{Batch, BatchHeader, Compression, NO_TIMESTAMP, check_batch};
+use anabranch_core::batch::{Batch, BatchHeader, Compression, NO_TIMESTAMP, RecordSummary, check_batch};
 use anabranch_core::seam::Clock;
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
@@ -19,7 +19,7 @@ pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 /// Checking takes about a microsecond for every few KiB; a batch larger than this is checked off the async threads.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// So is a compressed batch larger than this, since what it holds is larger.
-const INLINE_COMPRESSED_BYTES_MAX: usize = 4 << 10;
+const INLINE_COMPRESSED_BYTES_MAX: usize = 1 << 10;
 
 /// One partition of a topic. Cheap to clone; all clones are the same partition.
 #[derive(Debug, Clone)]
@@ -262,14 +262,18 @@ fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, Produc
     if header.is_transactional() {
         return Err(ProduceError::Transactional);
     }
-    check_records(&batch, rules, now_ms)?;
-    match rules.log_append_time {
-        true => Ok(batch.with_log_append_time(now_ms)),
-        false => Ok(batch),
+    let max_timestamp_ms = check_records(&batch, rules, now_ms)?.max_timestamp_ms;
+    if rules.log_append_time {
+        return Ok(batch.with_log_append_time(now_ms));
+    }
+    // Kafka corrects a header that claims another time than the records have, too (`LogValidator`).
+    match max_timestamp_ms == header.max_timestamp_ms {
+        true => Ok(batch),
+        false => Ok(batch.with_max_timestamp(max_timestamp_ms)),
     }
 }
 
-fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<(), ProduceError> {
+fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<RecordSummary, ProduceError> {
     let header = batch.header();
     let summary = batch.check_records()?;
     if rules.compacted && summary.keyless_count > 0 {
@@ -281,7 +285,7 @@ fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<(), P
         ));
     }
     if rules.log_append_time {
-        return Ok(());
+        return Ok(summary);
     }
     if summary.max_timestamp_ms.saturating_sub(now_ms) > rules.after_ms_max {
         return Err(ProduceError::InvalidTimestamp(
@@ -295,5 +299,5 @@ fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<(), P
             "a record is further in the past than message.timestamp.before.max.ms allows",
         ));
     }
-    Ok(())
+    Ok(summary)
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU32;
 
 use anabranch_core::TopicId;
 use anabranch_core::batch::Record;
-use anabranch_log::PartitionLog;
+use anabranch_log::{Absent, PartitionLog};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::broker::{Broker, NODE_ID, Shared};
@@ -339,7 +339,7 @@ impl Shared {
         let (logs, failed) = blocking(move || {
             let mut logs: Vec<PartitionLog> = Vec::new();
             for number in first..count {
-                match shared.store.open_partition(&name, number, rules.log) {
+                match shared.store.open_partition(&name, number, rules.log, Absent::Create) {
                     Ok(log) => logs.push(log),
                     Err(error) => return (logs, Some(error)),
                 }

@@ -130,7 +130,7 @@ pub enum ReadError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{} is in use by another process (its lock is held)", .0.display())]
+    #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
     /// Written by a version that is newer, or by something else.
     #[error("{} has format {found:?}, and this version reads {expected:?}; it was left as it is", file.display())]
@@ -143,7 +143,7 @@ pub enum OpenError {
         expected: &'static str,
     },
     /// There are files in it that are not ours, and no format file.
-    #[error("{} is not empty and not a data directory; give an empty or new one", .0.display())]
+    #[error("{} is not a data directory, and not empty", .0.display())]
     NotADataDirectory(PathBuf),
     /// The operating system refuses.
     #[error("cannot {action} {}: {error}", path.display())]

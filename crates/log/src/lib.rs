@@ -6,7 +6,6 @@
 //! timer: while one group syncs, the next one gathers).
 //!
 //! ```text
-//! DIR/lock                       held while a process owns DIR
 //! DIR/format                     version of this layout; an unknown one is refused
 //! DIR/topics/NAME/P/
 //!     00000000000000000000.log       record batches, one after another
@@ -26,6 +25,7 @@ mod active;
 mod durable;
 mod error;
 mod index;
+mod offline;
 mod partition;
 mod producers;
 mod recovery;
@@ -36,9 +36,10 @@ mod waiters;
 mod writer;
 
 pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError};
+pub use offline::Offline;
 pub use partition::{
-    Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,
+    Absent, Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,
 };
 pub use store::{Store, StoreConfig};
-pub use verify::{PartitionReport, verify_partition};
+pub use verify::PartitionReport;
 pub use waiters::Waiter;

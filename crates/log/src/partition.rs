@@ -39,6 +39,15 @@ pub struct LogConfig {
     pub index_interval_bytes: u32,
 }
 
+/// What it means when there is no log where one is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// It is new: create it.
+    Create,
+    /// It was there: it opens as stopped, and nothing is created in its place.
+    Damage,
+}
+
 /// Where an append ended up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {

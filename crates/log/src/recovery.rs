@@ -16,10 +16,11 @@ use parking_lot::{Mutex, RwLock};
 use crate::active::PartitionWriter;
 use crate::durable::{DurableNote, DurablePoint};
 use crate::index::Index;
-use crate::partition::{Bounds, LogConfig, LogStatus, Shared, Visible};
+use crate::partition::{Absent, Bounds, LogConfig, LogStatus, Shared, Visible};
 use crate::producers::Producers;
 use crate::segment::{
-    DEFAULT_INDEX_INTERVAL_BYTES, Listing, SCAN_WINDOW_BYTES, ScanError, Segment, Spacing, snapshot_path,
+    DEFAULT_INDEX_INTERVAL_BYTES, Listing, SCAN_WINDOW_BYTES, ScanError, Segment, Spacing, segment_path,
+    snapshot_path,
 };
 use crate::waiters::Waiters;
 use crate::{Fault, FaultCause};
@@ -30,12 +31,13 @@ pub(crate) struct Opened {
     pub(crate) writer: Option<PartitionWriter>,
 }
 
-/// Opens the partition in `directory`, creating it durably when there is none.
+/// Opens the partition in `directory`. When there is none it is created durably, or is damage, as `absent` says.
 pub(crate) fn open(
     disk: &Arc<dyn Disk>,
     directory: PathBuf,
     id: TopicPartition,
     config: LogConfig,
+    absent: Absent,
     now_ms: i64,
 ) -> io::Result<Opened> {
     let note = match disk.exists(&directory)? {
@@ -46,6 +48,11 @@ pub(crate) fn open(
         true => Listing::of(disk.as_ref(), &directory)?,
         false => Listing::default(),
     };
+    if listing.segments.is_empty() && note.is_none() && absent == Absent::Damage {
+        let file = segment_path(&directory, Offset(0));
+        let fault = Fault { file, position: 0, cause: FaultCause::SegmentMissing };
+        return Ok(stopped(directory, id, config, &fault));
+    }
     if listing.segments.is_empty() && note.is_none() {
         disk.create_dir_all(&directory)?;
         Segment::create(disk, &directory, Offset(0))?;
@@ -127,11 +134,7 @@ fn open_segments(
     listing: &Listing,
     note: Option<DurablePoint>,
 ) -> Result<Vec<Arc<Segment>>, Fault> {
-    let fault = |base: Offset, cause| Fault {
-        file: directory.join(format!("{:020}.log", base.0)),
-        position: 0,
-        cause,
-    };
+    let fault = |base: Offset, cause| Fault { file: segment_path(directory, base), position: 0, cause };
     if let Some(note) = note
         && listing.segments.last().is_none_or(|last| *last < note.segment)
     {
@@ -145,13 +148,16 @@ fn open_segments(
     listing.segments.iter().map(open).collect()
 }
 
-/// The newest snapshot that is right, and the offset it stands for. A damaged one is made good by reading more.
+/// The newest snapshot that is right, and the offset it stands for. A wrong one is made good by reading more.
 fn newest_snapshot(disk: &Arc<dyn Disk>, directory: &Path, listing: &Listing) -> (Producers, Option<Offset>) {
     for offset in listing.snapshots.iter().rev() {
         let path = snapshot_path(directory, *offset);
-        match disk.read(&path).ok().and_then(|bytes| Producers::decode(&bytes)) {
-            Some(producers) => return (producers, Some(*offset)),
-            None => tracing::warn!(file = %path.display(), "this snapshot of producer state is damaged"),
+        match disk.read(&path).map(|bytes| Producers::decode(&bytes)) {
+            Ok(Some(producers)) => return (producers, Some(*offset)),
+            Ok(None) => tracing::warn!(file = %path.display(), "this snapshot of producer state is damaged"),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "cannot read this snapshot of producer state");
+            }
         }
     }
     (Producers::default(), None)
@@ -316,7 +322,7 @@ fn shared(
 /// Whether a directory holds segments with any bytes in them.
 pub(crate) fn holds_records(disk: &dyn Disk, directory: &Path) -> io::Result<bool> {
     for base in Listing::of(disk, directory)?.segments {
-        let path = directory.join(format!("{:020}.log", base.0));
+        let path = segment_path(directory, base);
         if !disk.open(&path, Open::Read)?.is_empty()? {
             return Ok(true);
         }

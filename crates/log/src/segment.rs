@@ -23,6 +23,10 @@ fn path_of(directory: &Path, offset: Offset, extension: &str) -> PathBuf {
     directory.join(format!("{:020}.{extension}", offset.0))
 }
 
+pub(crate) fn segment_path(directory: &Path, base: Offset) -> PathBuf {
+    path_of(directory, base, LOG)
+}
+
 pub(crate) fn snapshot_path(directory: &Path, offset: Offset) -> PathBuf {
     path_of(directory, offset, SNAPSHOT)
 }
@@ -76,7 +80,7 @@ impl Segment {
     }
 
     fn new(disk: &Arc<dyn Disk>, directory: &Path, base: Offset, how: Open) -> io::Result<Self> {
-        let path = path_of(directory, base, LOG);
+        let path = segment_path(directory, base);
         let file = disk.open(&path, how)?;
         let len = AtomicU64::new(file.len()?);
         let mut index = Index::open(disk.as_ref(), path_of(directory, base, INDEX), base)?;

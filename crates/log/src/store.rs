@@ -7,16 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::seam::{Clock, Disk};
+use anabranch_core::seam::{Clock, Disk, Lock};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::writer::{Command, Queue, Writer};
-use crate::{LogConfig, OpenError, PartitionLog, recovery};
+use crate::{Absent, LogConfig, OpenError, PartitionLog, recovery};
 
-const LOCK: &str = "lock";
-const FORMAT: &str = "format";
-const TOPICS: &str = "topics";
+pub(crate) const FORMAT: &str = "format";
+pub(crate) const TOPICS: &str = "topics";
 /// What the format file of this version says.
 const FORMAT_TEXT: &str = "anabranch data directory, format 1\n";
 
@@ -78,9 +77,7 @@ impl Store {
         let (disk, root) = (config.disk.as_ref(), config.root.as_path());
         check_format(disk, root)?;
         create_root(disk, root)?;
-        let lock = root.join(LOCK);
-        let lock = disk.try_lock(&lock).map_err(failed("lock", &lock))?;
-        let lock = lock.ok_or_else(|| OpenError::InUse(root.to_owned()))?;
+        let lock = lock(disk, root)?;
         write_format(disk, root)?;
         let (queue, commands) = Queue::new(config.queue_appends_max);
         let writer = Writer::new(
@@ -123,8 +120,8 @@ impl Store {
         any().map_err(failed("look into", &directory))
     }
 
-    /// Opens the log of a partition of `topic`, recovering it, or creates it durably when there is none. A damaged log
-    /// opens as stopped ([`crate::LogStatus`]), so that others go on. Blocks on the disk.
+    /// Opens the log of a partition of `topic`, recovering it; `absent` says what it means when there is none. A damaged
+    /// log opens as stopped ([`crate::LogStatus`]), so that others go on. Blocks on the disk.
     ///
     /// # Errors
     /// [`OpenError::Io`] when it cannot even be looked at or created.
@@ -133,11 +130,12 @@ impl Store {
         topic: &str,
         partition: i32,
         config: LogConfig,
+        absent: Absent,
     ) -> Result<PartitionLog, OpenError> {
         let directory = self.topic_directory(topic).join(partition.to_string());
         let id = TopicPartition::new(topic, partition);
         let now_ms = self.inner.config.clock.now_ms();
-        let opened = recovery::open(&self.inner.config.disk, directory.clone(), id, config, now_ms)
+        let opened = recovery::open(&self.inner.config.disk, directory.clone(), id, config, absent, now_ms)
             .map_err(failed("open", &directory))?;
         let number = self.inner.next_number.fetch_add(1, Ordering::Relaxed);
         if let Some(writer) = opened.writer {
@@ -192,8 +190,13 @@ impl Store {
     }
 }
 
+pub(crate) fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn Lock>, OpenError> {
+    let lock = disk.try_lock(root).map_err(failed("lock", root))?;
+    lock.ok_or_else(|| OpenError::InUse(root.to_owned()))
+}
+
 /// Refuses what is not ours before anything is touched: an unknown format, or a directory with other things in it.
-fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
+pub(crate) fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
     if !disk.exists(root).map_err(failed("look for", root))? {
         return Ok(());
     }
@@ -208,8 +211,8 @@ fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
             }
         };
     }
-    // A crash in the middle of the first start leaves these; `lost+found` is the file system's own.
-    let ours = [LOCK, "format.tmp", "lost+found"];
+    // A crash in the middle of the first start leaves the one; the other is the file system's own.
+    let ours = ["format.tmp", "lost+found"];
     let entries = disk.list(root).map_err(failed("list", root))?;
     match entries.iter().all(|entry| ours.contains(&entry.name.as_str())) {
         true => Ok(()),
@@ -249,7 +252,7 @@ fn write_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
     move |error| OpenError::Io { action, path, error }
 }

@@ -11,10 +11,10 @@ use anabranch_core::seam::{Disk, DiskFile, Open};
 use crate::durable::DurablePoint;
 use crate::index::{Place, read_entries};
 use crate::producers::Producers;
-use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, snapshot_path};
+use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, segment_path, snapshot_path};
 use crate::{Fault, FaultCause};
 
-/// What [`verify_partition`] found.
+/// What [`crate::Offline::verify`] found.
 #[derive(Debug, Clone)]
 pub struct PartitionReport {
     /// Segments there are.
@@ -33,23 +33,16 @@ pub struct PartitionReport {
     pub faults: Vec<Fault>,
     /// What recovery would cut off the end, in bytes: a torn tail past the durable point.
     pub torn_tail_bytes: u64,
+    /// The note of the durable point is missing or torn: damage in the last segment cannot be told from a torn tail.
+    pub durable_point_unknown: bool,
     /// Derived files that are wrong, and that the broker makes anew when it meets them.
     pub derived_wrong: Vec<PathBuf>,
 }
 
-/// Verifies the partition `partition` of `topic` in the data directory `root`.
-///
-/// # Errors
-/// The operating system's, when the directory cannot be read.
-pub fn verify_partition(
-    disk: &dyn Disk,
-    root: &Path,
-    topic: &str,
-    partition: i32,
-) -> io::Result<PartitionReport> {
-    let directory = root.join("topics").join(topic).join(partition.to_string());
-    let listing = Listing::of(disk, &directory)?;
-    let note = DurablePoint::read(disk, &directory)?;
+/// See [`crate::Offline::verify`].
+pub(crate) fn verify_partition(disk: &dyn Disk, directory: &Path) -> io::Result<PartitionReport> {
+    let listing = Listing::of(disk, directory)?;
+    let note = DurablePoint::read(disk, directory)?;
     let start = listing.segments.first().copied().unwrap_or(Offset(0));
     let mut report = PartitionReport {
         segments: listing.segments.len(),
@@ -60,25 +53,26 @@ pub fn verify_partition(
         end: start,
         faults: Vec::new(),
         torn_tail_bytes: 0,
+        durable_point_unknown: note.is_none(),
         derived_wrong: Vec::new(),
     };
     let last = listing.segments.last().copied();
     if let Some(missing) = note.map(|note| note.segment).filter(|noted| last.is_none_or(|last| last < *noted))
     {
-        let file = directory.join(format!("{:020}.log", missing.0));
+        let file = segment_path(directory, missing);
         report.faults.push(Fault { file, position: 0, cause: FaultCause::SegmentMissing });
     }
     for base in &listing.segments {
         if *base > report.end && report.faults.is_empty() {
-            let file = directory.join(format!("{:020}.log", base.0));
+            let file = segment_path(directory, *base);
             let cause = FaultCause::Gap { from: report.end, base: *base };
             report.faults.push(Fault { file, position: 0, cause });
         }
         let noted = note.filter(|note| note.segment == *base);
-        verify_segment(disk, &directory, *base, noted, Some(*base) == last, &mut report)?;
+        verify_segment(disk, directory, *base, noted, Some(*base) == last, &mut report)?;
     }
     for offset in &listing.snapshots {
-        let path = snapshot_path(&directory, *offset);
+        let path = snapshot_path(directory, *offset);
         if Producers::decode(&disk.read(&path)?).is_none() {
             report.derived_wrong.push(path);
         } else if *offset > report.end && report.faults.is_empty() {
@@ -99,7 +93,7 @@ fn verify_segment(
     is_last: bool,
     report: &mut PartitionReport,
 ) -> io::Result<()> {
-    let path = directory.join(format!("{:020}.log", base.0));
+    let path = segment_path(directory, base);
     let file: Arc<dyn DiskFile> = disk.open(&path, Open::Read)?;
     let len = file.len()?;
     let fault = |position, cause| Fault { file: path.clone(), position, cause };

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anabranch_core::seam::{Disk, Lock, RealDisk};
-use anabranch_log::{PartitionReport, verify_partition};
+use anabranch_core::TopicPartition;
+use anabranch_core::seam::RealDisk;
+use anabranch_log::{Offline, OpenError, PartitionReport};
 use serde_json::{Value, json};
 
-use super::failure::{Advise, usage};
+use super::failure::{advised, usage};
 use super::output::{Column, Output, counted, grouped};
 
 /// Verify every batch in a data directory, offline
@@ -30,9 +32,6 @@ pub(super) struct CheckArgs {
     directory: PathBuf,
 }
 
-/// What the format file of this version says.
-const FORMAT: &str = "anabranch data directory, format 1\n";
-
 /// One partition's outcome.
 struct Checked {
     topic: String,
@@ -42,11 +41,8 @@ struct Checked {
 
 pub(super) fn run(args: &CheckArgs, output: &mut Output) -> anyhow::Result<ExitCode> {
     let root = &args.directory;
-    check_format(root)?;
-    let _held = lock(root)?;
-    let checked = check_all(root)
-        .map_err(|(path, error)| usage(format!("cannot read {}: {error}", path.display())))
-        .advise("Run it as a user who may read the directory.")?;
+    let offline = Offline::open(Arc::new(RealDisk), root).map_err(|error| refused(&error))?;
+    let checked = check_all(&offline).map_err(|error| refused(&error))?;
     let is_damaged = checked.iter().any(|checked| !checked.report.faults.is_empty());
     if output.is_json() {
         let partitions: Vec<Value> = checked.iter().map(to_json).collect();
@@ -58,63 +54,23 @@ pub(super) fn run(args: &CheckArgs, output: &mut Output) -> anyhow::Result<ExitC
     Ok(if is_damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn check_format(root: &Path) -> anyhow::Result<()> {
-    let file = root.join("format");
-    match std::fs::read(&file) {
-        Ok(found) if found == FORMAT.as_bytes() => Ok(()),
-        Ok(found) => {
-            let found: String = String::from_utf8_lossy(&found).trim().chars().take(80).collect();
-            Err(usage(format!(
-                "{} has format {found:?}, and this version reads {:?}",
-                file.display(),
-                FORMAT.trim()
-            )))
-            .advise("Check it with the version that wrote it.")
-        }
-        Err(error) => {
-            Err(usage(format!("{} is not a data directory: its format file: {error}", root.display())))
-                .advise("A data directory is what `anabranch serve --data DIR` makes.")
-        }
-    }
+fn check_all(offline: &Offline) -> Result<Vec<Checked>, OpenError> {
+    let check = |partition: TopicPartition| {
+        let report = offline.verify(&partition)?;
+        Ok(Checked { topic: partition.topic, partition: partition.partition, report })
+    };
+    offline.partitions()?.into_iter().map(check).collect()
 }
 
-/// Nobody may write while it is read. A directory without a lock file was never served, and does not get one.
-fn lock(root: &Path) -> anyhow::Result<Option<Box<dyn Lock>>> {
-    let file = root.join("lock");
-    if !file.exists() {
-        return Ok(None);
-    }
-    match RealDisk.try_lock(&file) {
-        Ok(Some(lock)) => Ok(Some(lock)),
-        Ok(None) => Err(usage(format!("{} is in use by another process (its lock is held)", root.display())))
-            .advise("Stop the server first, or check a copy of the directory."),
-        // A directory that cannot be written, such as a read-only backup, is nobody's.
-        Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(None),
-        Err(error) => Err(usage(format!("cannot lock {}: {error}", file.display())))
-            .advise("Run it as the user who owns the directory."),
-    }
-}
-
-fn check_all(root: &Path) -> Result<Vec<Checked>, (PathBuf, std::io::Error)> {
-    let disk = RealDisk;
-    let list = |path: &Path| disk.list(path).map_err(|error| (path.to_owned(), error));
-    let topics = root.join("topics");
-    let mut checked = Vec::new();
-    for topic in list(&topics)?.into_iter().filter(|entry| entry.is_dir) {
-        let directory = topics.join(&topic.name);
-        let mut numbers: Vec<i32> = list(&directory)?
-            .iter()
-            .filter(|entry| entry.is_dir)
-            .filter_map(|entry| entry.name.parse().ok())
-            .collect();
-        numbers.sort_unstable();
-        for partition in numbers {
-            let report = verify_partition(&disk, root, &topic.name, partition)
-                .map_err(|error| (directory.join(partition.to_string()), error))?;
-            checked.push(Checked { topic: topic.name.clone(), partition, report });
-        }
-    }
-    Ok(checked)
+/// It could not be checked, which says nothing about damage.
+fn refused(error: &OpenError) -> anyhow::Error {
+    let advice = match error {
+        OpenError::InUse(_) => "Stop the server first, or check a copy of the directory.",
+        OpenError::UnknownFormat { .. } => "Check it with the version that wrote it.",
+        OpenError::NotADataDirectory(_) => "A data directory is what `anabranch serve --data DIR` makes.",
+        OpenError::Io { .. } => "Run it as a user who may read the directory.",
+    };
+    advised(usage(error.to_string()), advice)
 }
 
 fn to_json(checked: &Checked) -> Value {
@@ -132,6 +88,7 @@ fn to_json(checked: &Checked) -> Value {
         "start_offset": report.start.0,
         "end_offset": report.end.0,
         "torn_tail_bytes": report.torn_tail_bytes,
+        "durable_point_unknown": report.durable_point_unknown,
         "derived_wrong": report.derived_wrong,
         "faults": faults.collect::<Vec<Value>>(),
     })
@@ -184,9 +141,11 @@ fn print(root: &Path, checked: &[Checked], output: &mut Output) -> anyhow::Resul
 }
 
 fn state(report: &PartitionReport) -> String {
-    match (report.faults.len(), report.torn_tail_bytes) {
-        (0, 0) => "whole".to_owned(),
-        (0, torn) => format!("whole; torn tail of {}", counted(torn, "byte")),
-        _ => "DAMAGED".to_owned(),
+    let torn = counted(report.torn_tail_bytes, "byte");
+    match (report.faults.is_empty(), report.torn_tail_bytes > 0, report.durable_point_unknown) {
+        (false, _, _) => "DAMAGED".to_owned(),
+        (true, false, _) => "whole".to_owned(),
+        (true, true, false) => format!("whole; torn tail of {torn}"),
+        (true, true, true) => format!("torn tail or damage of {torn}: the durable point is not known"),
     }
 }

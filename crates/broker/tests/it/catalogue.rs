@@ -9,7 +9,7 @@ use anabranch_broker::{Apply, Broker, BrokerConfig, BrokerError, NewTopic, Recor
 
 use anabranch_core::batch::{BatchBuilder, Compression, check_batch};
 use anabranch_core::seam::{Clock, RealDisk, SystemClock};
-use anabranch_log::{Ack, LogConfig, Store, StoreConfig};
+use anabranch_log::{Absent, Ack, LogConfig, LogStatus, Store, StoreConfig};
 
 use crate::disk::DyingDisk;
 use crate::{broker_with, open};
@@ -288,7 +288,7 @@ async fn forge_catalogue(root: &Path, key: &'static str, value: &str) {
         flush_ms: i64::MAX,
         index_interval_bytes: 4096,
     };
-    let log = store.open_partition("__anabranch_catalogue", 0, log_config).unwrap();
+    let log = store.open_partition("__anabranch_catalogue", 0, log_config, Absent::Create).unwrap();
     let mut builder = BatchBuilder::new(Compression::None);
     let bytes = builder.push(&Record::new(key, value.to_owned()).at(1)).build().unwrap();
     log.append(check_batch(&bytes).unwrap(), Ack::Durable).await.unwrap();
@@ -323,4 +323,24 @@ async fn a_catalogue_that_cannot_be_understood_is_refused() {
     open(dir.path()).await.close().await;
     forge_catalogue(dir.path(), "topic/x", &topic(0, 2, "{}")).await;
     assert_eq!(open(dir.path()).await.topic("x").unwrap().partitions().len(), 2, "a right one is taken");
+}
+
+/// A partition's directory was removed. The next start made an empty one in its place, and its consumers began at 0.
+#[tokio::test]
+async fn a_partition_whose_directory_is_gone_stops_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path()).await;
+    let topic = broker.create_topic(NewTopic::new("t").partitions(2), Apply::Now).await.unwrap();
+    for partition in 0..2 {
+        topic.append_batch(partition, vec![Record::keyless("x")], Ack::Durable).await.unwrap();
+    }
+    broker.close().await;
+    fs::remove_dir_all(dir.path().join("topics/t/1")).unwrap();
+
+    let broker = open(dir.path()).await;
+    let topic = broker.topic("t").unwrap();
+    assert!(matches!(topic.partition(1).unwrap().status(), LogStatus::Stopped(_)));
+    assert!(topic.append_batch(1, vec![Record::keyless("y")], Ack::Durable).await.is_err());
+    topic.append_batch(0, vec![Record::keyless("y")], Ack::Durable).await.unwrap();
+    assert!(!dir.path().join("topics/t/1").exists());
 }

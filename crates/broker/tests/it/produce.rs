@@ -1,6 +1,6 @@
 //! What the door refuses, and what it lets in.
 
-use anabranch_broker::{Ack, AppendError, Apply, Broker, NewTopic, ProduceError};
+use anabranch_broker::{Ack, AppendError, Apply, At, Broker, NewTopic, ProduceError};
 use anabranch_core::batch::{BatchBuilder, BatchError, Compression, Record, split_batches};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
@@ -171,4 +171,23 @@ async fn a_deleted_topic_refuses_its_producers() {
     let error = partition.produce(batch(&["a"]), Ack::Durable).await.unwrap_err();
     assert!(matches!(error, ProduceError::Log(AppendError::Closed)), "{error:?}");
     assert!(partition.fetch(Offset(0), 100, None).is_err());
+}
+
+/// A batch's header said that its newest record was of the year 5138. Every search by time in its segment ended there.
+#[tokio::test]
+async fn a_largest_timestamp_that_no_record_has_is_corrected() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_at(dir.path(), NewTopic::new("t")).await;
+    let partition = broker.partition(&TopicPartition::new("t", 0)).unwrap();
+    let honest = of(&Record::new("k", "v").at(NOW_MS), Compression::None);
+    let liar = forged(&honest, |bytes| bytes[35..43].copy_from_slice(&100_000_000_000_000_i64.to_be_bytes()));
+    partition.produce(liar, Ack::Durable).await.unwrap();
+    partition
+        .produce(of(&Record::new("k", "w").at(NOW_MS + 5), Compression::None), Ack::Durable)
+        .await
+        .unwrap();
+    let found = partition.locate(At::Time(NOW_MS + 1)).unwrap().unwrap();
+    assert_eq!((found.offset, found.timestamp_ms), (Offset(1), NOW_MS + 5));
+    assert!(partition.locate(At::Time(NOW_MS + 6)).unwrap().is_none());
+    assert_eq!(partition.locate(At::MaxTimestamp).unwrap().unwrap().offset, Offset(1));
 }

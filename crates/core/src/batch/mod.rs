@@ -46,6 +46,8 @@ const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
 const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
+/// The attribute that says who set the timestamps.
+const LOG_APPEND_TIME: i16 = 0x08;
 
 /// Why bytes are not a batch. All of these are the fault of whoever wrote the bytes: a client, or the disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -195,7 +197,7 @@ impl BatchHeader {
     /// Whether the broker, not the producer, set the timestamps.
     #[must_use]
     pub fn is_log_append_time(&self) -> bool {
-        self.attributes & 0x08 != 0
+        self.attributes & LOG_APPEND_TIME != 0
     }
 
     /// Whether the batch is part of a transaction.
@@ -312,17 +314,27 @@ impl Batch {
         prefix
     }
 
-    /// The same batch stamped with the broker's time (`message.timestamp.type=LogAppendTime`): the one change inside
-    /// the checksum, so this copies and computes the checksum anew.
+    /// The same batch stamped with the broker's time (`message.timestamp.type=LogAppendTime`).
     #[must_use]
     pub fn with_log_append_time(&self, now_ms: i64) -> Self {
+        self.with_times(self.header.attributes | LOG_APPEND_TIME, now_ms)
+    }
+
+    /// The same batch with the largest timestamp that its records really have. A producer may claim another, and searches
+    /// by time believe the header.
+    #[must_use]
+    pub fn with_max_timestamp(&self, max_timestamp_ms: i64) -> Self {
+        self.with_times(self.header.attributes, max_timestamp_ms)
+    }
+
+    /// The one change inside the checksum, so this copies and computes the checksum anew.
+    fn with_times(&self, attributes: i16, max_timestamp_ms: i64) -> Self {
         let mut bytes = self.bytes.to_vec();
-        let attributes = self.header.attributes | 0x08;
         bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
-        bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&now_ms.to_be_bytes());
+        bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&max_timestamp_ms.to_be_bytes());
         let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
-        let header = BatchHeader { attributes, max_timestamp_ms: now_ms, crc, ..self.header };
+        let header = BatchHeader { attributes, max_timestamp_ms, crc, ..self.header };
         Self { header, bytes: bytes.into() }
     }
 }

@@ -83,7 +83,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Whether there is such a file or directory.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
-    /// Takes the exclusive lock file at `path`, creating it; `None` while another process (or handle) holds it.
+    /// Takes the exclusive lock of the directory at `path`; `None` while another process (or handle) holds it. It leaves
+    /// no trace, and follows the directory wherever it is moved.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
 
     /// Replaces the file at `path` with `bytes`, durably: afterwards, whatever happens, it has the old bytes or the new.
@@ -166,7 +167,7 @@ impl Disk for RealDisk {
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let file = File::open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -244,12 +245,12 @@ mod tests {
     #[test]
     fn a_lock_is_exclusive_until_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let held = RealDisk.try_lock(&path).unwrap();
+        let held = RealDisk.try_lock(dir.path()).unwrap();
         assert!(held.is_some());
-        assert!(RealDisk.try_lock(&path).unwrap().is_none());
+        assert!(RealDisk.try_lock(dir.path()).unwrap().is_none());
         drop(held);
-        assert!(RealDisk.try_lock(&path).unwrap().is_some());
+        assert!(RealDisk.try_lock(dir.path()).unwrap().is_some());
+        assert!(RealDisk.list(dir.path()).unwrap().is_empty());
     }
 
     #[test]

@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anabranch_core::seam::RealDisk;
-use anabranch_log::{Ack, AppendError, FaultCause, LogConfig, LogStatus, verify_partition};
+use anabranch_log::{Absent, Ack, AppendError, FaultCause, LogConfig, LogStatus};
 
-use crate::support::{batch, config, expected, offset, open, values};
+use crate::support::{batch, config, expected, offset, open, values, verify};
 
 fn file(root: &Path, name: &str) -> PathBuf {
     root.join("topics/t/0").join(name)
@@ -17,7 +16,7 @@ const FIRST: &str = "00000000000000000000.log";
 /// Ten batches of two records, closed; the sizes of the log file after each.
 async fn ten_batches(root: &Path) -> Vec<u64> {
     let store = open(root);
-    let log = store.open_partition("t", 0, config()).unwrap();
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
     let mut ends = vec![0];
     for value in 0..10 {
         log.append(batch(value * 2..value * 2 + 2), Ack::Durable).await.unwrap();
@@ -40,15 +39,15 @@ async fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
         }
         let batches = ends.iter().filter(|end| **end > 0 && **end <= bytes).count() as i64;
         let torn = bytes - ends[batches as usize];
-        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        let report = verify(dir.path());
         assert_eq!((report.torn_tail_bytes, report.end, report.faults.len()), (torn, offset(batches * 2), 0));
         let store = open(dir.path());
-        let log = store.open_partition("t", 0, config()).unwrap();
+        let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
         assert_eq!(values(&log), expected(0..batches * 2), "cut at {bytes}");
         let next = batches * 2;
         assert_eq!(log.append(batch(next..next + 1), Ack::Durable).await.unwrap().base_offset, offset(next));
         store.close().await;
-        let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+        let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
         assert_eq!(values(&log), expected(0..next + 1));
         for snapshot in [next, next + 1] {
             let _ = fs::remove_file(file(dir.path(), &format!("{snapshot:020}.snapshot")));
@@ -65,14 +64,14 @@ async fn a_changed_byte_below_the_durable_point_stops_the_partition_and_is_left_
         let mut bytes = whole.clone();
         bytes[at as usize] ^= 1;
         fs::write(file(dir.path(), FIRST), &bytes).unwrap();
-        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        let report = verify(dir.path());
         assert_eq!(report.faults.len(), 1, "byte {at}");
         // An offset that grew shows at the batch that follows it.
         let shows = if at < ends[3] + 8 { ends[4] } else { ends[3] };
         assert_eq!((report.faults[0].position, report.torn_tail_bytes), (shows, 0), "byte {at}");
         let store = open(dir.path());
-        let log = store.open_partition("t", 0, config()).unwrap();
-        let other = store.open_partition("t", 1, config()).unwrap();
+        let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
+        let other = store.open_partition("t", 1, config(), Absent::Create).unwrap();
         // A reader meets it at the latest: damaged bytes are never served.
         let mut read = Vec::new();
         let mut from = offset(0);
@@ -103,9 +102,9 @@ async fn a_log_shorter_than_what_was_durable_stops() {
     let whole = fs::read(file(dir.path(), FIRST)).unwrap();
     fs::write(file(dir.path(), FIRST), &whole[..ends[9] as usize]).unwrap();
     let stopped = |cause: fn(&FaultCause) -> bool| {
-        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        let report = verify(dir.path());
         assert!(report.faults.iter().any(|fault| cause(&fault.cause)), "{report:?}");
-        let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+        let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
         match log.status() {
             LogStatus::Stopped(fault) => assert!(cause(&fault.cause), "{fault}"),
             other => panic!("{other:?}"),
@@ -123,7 +122,7 @@ async fn a_missing_segment_stops_the_partition() {
     let dir = tempfile::tempdir().unwrap();
     ten_batches(dir.path()).await;
     fs::remove_file(file(dir.path(), FIRST)).unwrap();
-    let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+    let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
     assert!(
         matches!(log.status(), LogStatus::Stopped(fault) if matches!(fault.cause, FaultCause::SegmentMissing))
     );
@@ -148,7 +147,7 @@ async fn a_gap_between_segments_is_told_and_not_read_over() {
     for (harm, keeps_snapshots) in harm.iter().flat_map(|harm| [(harm, true), (harm, false)]) {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
-        let log = store.open_partition("t", 0, settings).unwrap();
+        let log = store.open_partition("t", 0, settings, Absent::Create).unwrap();
         for value in 0..30 {
             log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
         }
@@ -166,10 +165,10 @@ async fn a_gap_between_segments_is_told_and_not_read_over() {
                 .for_each(|path| fs::remove_file(path).unwrap());
         }
         let is_gap = |cause: &FaultCause| matches!(cause, FaultCause::Gap { .. });
-        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        let report = verify(dir.path());
         assert!(report.faults.iter().any(|fault| is_gap(&fault.cause)), "{report:?}");
         let store = open(dir.path());
-        let log = store.open_partition("t", 0, settings).unwrap();
+        let log = store.open_partition("t", 0, settings, Absent::Create).unwrap();
         let mut from = offset(0);
         let fault = loop {
             match log.read(from, 1) {
@@ -193,7 +192,7 @@ async fn a_wrong_or_missing_index_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let settings = LogConfig { segment_bytes: 4000, ..config() };
     let store = open(dir.path());
-    let log = store.open_partition("t", 0, settings).unwrap();
+    let log = store.open_partition("t", 0, settings, Absent::Create).unwrap();
     for value in 0..100 {
         log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
     }
@@ -213,14 +212,14 @@ async fn a_wrong_or_missing_index_is_made_anew() {
     .unwrap();
     for wrong in [&zeros[..], &right[1..], &other[..], &[][..]] {
         fs::write(&index, wrong).unwrap();
-        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        let report = verify(dir.path());
         assert_eq!(report.derived_wrong.len(), usize::from(wrong.len() >= 20));
         let store = open(dir.path());
-        let log = store.open_partition("t", 0, settings).unwrap();
+        let log = store.open_partition("t", 0, settings, Absent::Create).unwrap();
         assert_eq!(values(&log), expected(0..100));
         assert_eq!(log.find_by_time(155).unwrap().unwrap().offset, offset(16));
         store.close().await;
-        assert!(verify_partition(&RealDisk, dir.path(), "t", 0).unwrap().derived_wrong.is_empty());
+        assert!(verify(dir.path()).derived_wrong.is_empty());
     }
 }
 
@@ -235,14 +234,14 @@ async fn a_last_offset_that_grew_stops_the_partition() {
         let mut bytes = whole.clone();
         bytes[at as usize] ^= 1;
         fs::write(file(dir.path(), FIRST), &bytes).unwrap();
-        let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+        let report = verify(dir.path());
         assert_eq!(report.faults.len(), 1, "byte {at}: {report:?}");
-        let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+        let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
         assert!(matches!(log.status(), LogStatus::Stopped(_)), "byte {at}: {:?}", log.status());
     }
     // Past the durable point it is part of what was torn.
     let _ = fs::remove_file(file(dir.path(), "durable"));
     let _ = fs::remove_file(file(dir.path(), "00000000000000000020.snapshot"));
-    let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+    let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
     assert_eq!(values(&log), expected(0..18));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anabranch_log::{Ack, AppendError, FaultCause, LogConfig, LogStatus, ReadError};
+use anabranch_log::{Absent, Ack, AppendError, FaultCause, LogConfig, LogStatus, ReadError};
 
 use crate::support::{FailingDisk, batch, config, expected, offset, open, open_on, producer_batch, values};
 
@@ -12,7 +12,8 @@ use crate::support::{FailingDisk, batch, config, expected, offset, open, open_on
 async fn nothing_is_seen_or_acknowledged_as_durable_before_the_sync() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
-    let log = open_on(Arc::new(disk.clone()), dir.path()).open_partition("t", 0, config()).unwrap();
+    let log =
+        open_on(Arc::new(disk.clone()), dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
     disk.faults.hold_syncs();
     let written = log.append(batch(0..2), Ack::Written).await.unwrap();
     assert_eq!(written.last_offset, offset(1));
@@ -31,7 +32,7 @@ async fn a_full_disk_refuses_appends_and_takes_them_again_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, config()).unwrap();
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
     log.append(producer_batch(0, 0, "value 0"), Ack::Durable).await.unwrap();
     disk.faults.writes_fail.store(true, Ordering::SeqCst);
     for _ in 0..3 {
@@ -44,7 +45,10 @@ async fn a_full_disk_refuses_appends_and_takes_them_again_when_there_is_room() {
     assert!(!log.append(producer_batch(0, 1, "value 1"), Ack::Durable).await.unwrap().duplicate);
     assert_eq!(values(&log), expected(0..2));
     store.close().await;
-    assert_eq!(values(&open(dir.path()).open_partition("t", 0, config()).unwrap()), expected(0..2));
+    assert_eq!(
+        values(&open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap()),
+        expected(0..2)
+    );
 }
 
 /// A topic created while the disk was full was there, and its partitions stopped until the next restart, for the want of
@@ -55,14 +59,17 @@ async fn a_partition_opens_on_a_full_disk_and_takes_appends_when_there_is_room()
     let disk = FailingDisk::default();
     disk.faults.writes_fail.store(true, Ordering::SeqCst);
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, config()).unwrap();
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
     assert!(matches!(log.status(), LogStatus::Online), "{:?}", log.status());
     let refused = log.append(batch(0..1), Ack::Durable).await;
     assert!(matches!(refused, Err(AppendError::WriteFailed(_))), "{refused:?}");
     disk.faults.writes_fail.store(false, Ordering::SeqCst);
     log.append(batch(0..1), Ack::Durable).await.unwrap();
     store.close().await;
-    assert_eq!(values(&open(dir.path()).open_partition("t", 0, config()).unwrap()), expected(0..1));
+    assert_eq!(
+        values(&open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap()),
+        expected(0..1)
+    );
 }
 
 #[tokio::test]
@@ -70,7 +77,8 @@ async fn a_disk_too_full_for_a_new_segment_refuses_and_goes_on_later() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }).unwrap();
+    let log =
+        store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }, Absent::Create).unwrap();
     log.append(batch(0..1), Ack::Durable).await.unwrap();
     disk.faults.creates_fail.store(true, Ordering::SeqCst);
     let refused = log.append(batch(1..2), Ack::Durable).await;
@@ -85,8 +93,8 @@ async fn after_a_failed_sync_the_partition_stops_and_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, config()).unwrap();
-    let other = store.open_partition("t", 1, config()).unwrap();
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
+    let other = store.open_partition("t", 1, config(), Absent::Create).unwrap();
     log.append(batch(0..1), Ack::Durable).await.unwrap();
     disk.faults.syncs_fail.store(true, Ordering::SeqCst);
     let refused = log.append(batch(1..2), Ack::Durable).await;
@@ -101,7 +109,7 @@ async fn after_a_failed_sync_the_partition_stops_and_others_go_on() {
     other.append(batch(0..1), Ack::Durable).await.unwrap();
     store.close().await;
     let store = open(dir.path());
-    let log = store.open_partition("t", 0, config()).unwrap();
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
     assert_eq!(values(&log)[..1], expected(0..1));
     log.append(batch(9..10), Ack::Durable).await.unwrap();
 }
@@ -113,7 +121,9 @@ async fn a_failed_sync_leaves_no_witness_of_what_was_never_durable() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, LogConfig { segment_bytes: 1 << 26, ..config() }).unwrap();
+    let log = store
+        .open_partition("t", 0, LogConfig { segment_bytes: 1 << 26, ..config() }, Absent::Create)
+        .unwrap();
     log.append(producer_batch(0, 0, "value 0"), Ack::Durable).await.unwrap();
     let durable_bytes = log.size_bytes();
     disk.faults.syncs_fail.store(true, Ordering::SeqCst);
@@ -122,7 +132,7 @@ async fn a_failed_sync_leaves_no_witness_of_what_was_never_durable() {
     store.close().await;
     let file = dir.path().join("topics/t/0/00000000000000000000.log");
     std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(durable_bytes).unwrap();
-    let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+    let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
     assert!(matches!(log.status(), LogStatus::Online), "{:?}", log.status());
     assert_eq!(values(&log), expected(0..1));
 }
@@ -134,7 +144,8 @@ async fn nothing_goes_into_a_segment_after_its_successor_was_begun() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }).unwrap();
+    let log =
+        store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }, Absent::Create).unwrap();
     log.append(batch(0..1), Ack::Durable).await.unwrap();
     disk.faults.creates_fail.store(true, Ordering::SeqCst);
     let refused = log.append(batch(1..2), Ack::Durable).await;
@@ -143,7 +154,10 @@ async fn nothing_goes_into_a_segment_after_its_successor_was_begun() {
     log.set_config(config());
     log.append(batch(1..2), Ack::Durable).await.unwrap();
     store.close().await;
-    assert_eq!(values(&open(dir.path()).open_partition("t", 0, config()).unwrap()), expected(0..2));
+    assert_eq!(
+        values(&open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap()),
+        expected(0..2)
+    );
 }
 
 /// A failed sync of the directory was retried like a full disk, and the retry believed: the new segment's name, and with
@@ -153,7 +167,8 @@ async fn a_failed_sync_of_the_directory_stops_the_partition() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }).unwrap();
+    let log =
+        store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }, Absent::Create).unwrap();
     log.append(batch(0..1), Ack::Durable).await.unwrap();
     // What comes before the new segment is done when this has failed, so that the next failure is that of its name.
     disk.faults.creates_fail.store(true, Ordering::SeqCst);
@@ -172,8 +187,9 @@ async fn a_batch_is_refused_with_those_that_it_follows() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let log = store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }).unwrap();
-    let other = store.open_partition("t", 1, config()).unwrap();
+    let log =
+        store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }, Absent::Create).unwrap();
+    let other = store.open_partition("t", 1, config(), Absent::Create).unwrap();
     // The writer waits here, so that the two batches that follow are one group.
     disk.faults.hold_syncs();
     let held = other.submit(batch(0..1), Ack::Durable).await.unwrap();
@@ -202,7 +218,8 @@ async fn whoever_waits_for_a_sync_gets_it_also_when_durability_is_relaxed_meanwh
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
     let store = open_on(Arc::new(disk.clone()), dir.path());
-    let [first, second] = [0, 1].map(|partition| store.open_partition("t", partition, config()).unwrap());
+    let [first, second] =
+        [0, 1].map(|partition| store.open_partition("t", partition, config(), Absent::Create).unwrap());
     // The writer waits twice: with a group of its own, so that the two appends that follow are one group, and before the
     // sync of the first of these, with the second written.
     disk.faults.hold_syncs();
@@ -238,7 +255,12 @@ async fn names_that_may_not_be_durable_are_made_so_before_they_are_used() {
         async move {
             disk.faults.synced_dirs.lock().clear();
             let store = open_on(Arc::new(disk.clone()), &root);
-            store.open_partition("t", 0, settings).unwrap().append(batch(0..1), Ack::Durable).await.unwrap();
+            store
+                .open_partition("t", 0, settings, Absent::Create)
+                .unwrap()
+                .append(batch(0..1), Ack::Durable)
+                .await
+                .unwrap();
             let synced = disk.faults.synced_dirs.lock().clone();
             store.close().await;
             synced
@@ -265,7 +287,8 @@ async fn names_that_may_not_be_durable_are_made_so_before_they_are_used() {
 async fn what_is_written_and_not_yet_visible_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FailingDisk::default();
-    let log = open_on(Arc::new(disk.clone()), dir.path()).open_partition("t", 0, config()).unwrap();
+    let log =
+        open_on(Arc::new(disk.clone()), dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
     disk.faults.hold_syncs();
     log.append(batch(0..2), Ack::Written).await.unwrap();
     let reads = [0, 1, 2, 3].map(|from| log.read(offset(from), 1000));

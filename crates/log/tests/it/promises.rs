@@ -2,17 +2,17 @@
 
 use anabranch_core::Offset;
 use anabranch_core::seam::RealDisk;
-use anabranch_log::{Ack, AppendError, LogConfig, OpenError, ReadError, Waiter, verify_partition};
+use anabranch_log::{Absent, Ack, AppendError, LogConfig, OpenError, ReadError, Waiter};
 use proptest::prelude::*;
 
-use crate::support::{batch, config, expected, offset, open, producer_batch, values};
+use crate::support::{batch, config, expected, offset, open, producer_batch, values, verify};
 
 #[tokio::test]
 async fn records_are_read_as_they_were_written_before_and_after_a_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let small = LogConfig { segment_bytes: 2000, ..config() };
-    let log = store.open_partition("t", 0, small).unwrap();
+    let log = store.open_partition("t", 0, small, Absent::Create).unwrap();
     for value in 0..200 {
         let appended = log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
         assert_eq!((appended.base_offset, appended.duplicate), (offset(value), false));
@@ -23,7 +23,7 @@ async fn records_are_read_as_they_were_written_before_and_after_a_reopening() {
     assert!(matches!(log.append(batch(0..1), Ack::Durable).await, Err(AppendError::Closed)));
 
     let store = open(dir.path());
-    let log = store.open_partition("t", 0, small).unwrap();
+    let log = store.open_partition("t", 0, small, Absent::Create).unwrap();
     assert_eq!(values(&log), expected(0..200));
     assert_eq!(log.append(batch(200..203), Ack::Written).await.unwrap().last_offset, offset(202));
     let ends = log.offsets();
@@ -34,7 +34,7 @@ async fn records_are_read_as_they_were_written_before_and_after_a_reopening() {
 #[tokio::test]
 async fn offsets_out_of_range_are_told_with_the_range() {
     let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+    let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
     log.append(batch(0..5), Ack::Durable).await.unwrap();
     for asked in [-1, 6, i64::MAX] {
         let refused = log.read(Offset(asked), 100).unwrap_err();
@@ -48,7 +48,7 @@ async fn offsets_out_of_range_are_told_with_the_range() {
 #[tokio::test]
 async fn appends_are_stored_in_the_order_in_which_they_are_submitted() {
     let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path()).open_partition("t", 0, config()).unwrap();
+    let log = open(dir.path()).open_partition("t", 0, config(), Absent::Create).unwrap();
     let mut pending = Vec::new();
     for value in 0..500 {
         pending.push(log.submit(batch(value..value + 1), Ack::Durable).await.unwrap());
@@ -63,7 +63,8 @@ async fn appends_are_stored_in_the_order_in_which_they_are_submitted() {
 async fn a_waiter_is_woken_by_an_append_to_any_of_its_partitions() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let logs = [0, 1].map(|partition| store.open_partition("t", partition, config()).unwrap());
+    let logs =
+        [0, 1].map(|partition| store.open_partition("t", partition, config(), Absent::Create).unwrap());
     for log in &logs {
         let waiter = Waiter::new();
         logs.iter().for_each(|log| log.register(&waiter));
@@ -77,7 +78,7 @@ async fn a_retried_batch_is_stored_once_also_after_a_reopening_without_snapshot(
     let dir = tempfile::tempdir().unwrap();
     for round in 0..3 {
         let store = open(dir.path());
-        let log = store.open_partition("t", 0, config()).unwrap();
+        let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
         for sequence in 0..=round {
             let appended = log.append(producer_batch(0, sequence, "x"), Ack::Durable).await.unwrap();
             assert_eq!(appended.base_offset, offset(i64::from(sequence)));
@@ -99,7 +100,8 @@ async fn a_retried_batch_is_stored_once_also_after_a_reopening_without_snapshot(
 async fn records_are_found_by_time_also_when_times_go_back_and_forth() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let log = store.open_partition("t", 0, LogConfig { segment_bytes: 3000, ..config() }).unwrap();
+    let log =
+        store.open_partition("t", 0, LogConfig { segment_bytes: 3000, ..config() }, Absent::Create).unwrap();
     assert!(log.find_by_time(0).unwrap().is_none());
     assert!(log.find_max_time().unwrap().is_none());
     // 0 50 10 51 20 52 ...: the even places grow by ten, the odd ones by one.
@@ -122,11 +124,11 @@ async fn relaxed_durability_shows_and_acknowledges_what_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let relaxed = LogConfig { flush_messages: i64::MAX, flush_ms: 50, ..config() };
-    let log = store.open_partition("t", 0, relaxed).unwrap();
+    let log = store.open_partition("t", 0, relaxed, Absent::Create).unwrap();
     log.append(batch(0..3), Ack::Durable).await.unwrap();
     assert_eq!(log.offsets().high_watermark, offset(3));
     store.close().await;
-    let log = open(dir.path()).open_partition("t", 0, relaxed).unwrap();
+    let log = open(dir.path()).open_partition("t", 0, relaxed, Absent::Create).unwrap();
     assert_eq!(values(&log), expected(0..3));
 }
 
@@ -157,7 +159,7 @@ async fn a_directory_has_one_owner_and_one_format() {
 async fn closing_a_partition_refuses_further_appends_and_lets_the_topic_be_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let log = store.open_partition("t", 0, config()).unwrap();
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
     log.append(batch(0..3), Ack::Written).await.unwrap();
     assert!(store.topic_holds_records("t").unwrap());
     store.close_partition(&log).await;
@@ -165,7 +167,7 @@ async fn closing_a_partition_refuses_further_appends_and_lets_the_topic_be_remov
     assert!(matches!(log.read(offset(0), 10), Err(ReadError::Closed)));
     store.remove_topic("t").unwrap();
     assert!(store.topic_directories().unwrap().is_empty());
-    let log = store.open_partition("t", 0, config()).unwrap();
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
     assert_eq!(log.offsets().log_end, offset(0));
 }
 
@@ -186,7 +188,7 @@ proptest! {
             let dir = tempfile::tempdir().unwrap();
             let settings = LogConfig { segment_bytes, index_interval_bytes, ..config() };
             let mut store = open(dir.path());
-            let mut log = store.open_partition("t", 0, settings).unwrap();
+            let mut log = store.open_partition("t", 0, settings, Absent::Create).unwrap();
             let mut next = 0;
             for (at, size) in sizes.iter().enumerate() {
                 log.append(batch(next..next + size), Ack::Durable).await.unwrap();
@@ -202,7 +204,7 @@ proptest! {
                         }
                     }
                     store = open(dir.path());
-                    log = store.open_partition("t", 0, settings).unwrap();
+                    log = store.open_partition("t", 0, settings, Absent::Create).unwrap();
                 }
             }
             assert_eq!(values(&log), expected(0..next));
@@ -214,7 +216,7 @@ proptest! {
             }
             assert_eq!(log.find_max_time().unwrap().unwrap().offset, Offset(next - 1));
             store.close().await;
-            let report = verify_partition(&RealDisk, dir.path(), "t", 0).unwrap();
+            let report = verify(dir.path());
             assert_eq!((report.records as i64, report.end.0, report.torn_tail_bytes), (next, next, 0));
             assert!(report.faults.is_empty() && report.derived_wrong.is_empty(), "{report:?}");
         });

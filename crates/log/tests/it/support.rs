@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, check_batch, split_batches};
 use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, ManualClock, Open, RealDisk};
-use anabranch_core::{Offset, ProducerEpoch, ProducerId};
-use anabranch_log::{LogConfig, PartitionLog, Store, StoreConfig};
+use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
+use anabranch_log::{LogConfig, Offline, PartitionLog, PartitionReport, Store, StoreConfig};
 use parking_lot::{Condvar, Mutex};
 
 pub(crate) fn config() -> LogConfig {
@@ -34,6 +34,14 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, root: &Path) -> Store {
 
 pub(crate) fn open(root: &Path) -> Store {
     open_on(Arc::new(RealDisk), root)
+}
+
+/// What the offline check says of partition 0 of `t`.
+pub(crate) fn verify(root: &Path) -> PartitionReport {
+    let offline = Offline::open(Arc::new(RealDisk), root).unwrap();
+    let partition = TopicPartition::new("t", 0);
+    assert!(offline.partitions().unwrap().contains(&partition));
+    offline.verify(&partition).unwrap()
 }
 
 /// A batch of one record per value; timestamps are what the values say, times 10.

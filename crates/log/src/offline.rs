@@ -1,0 +1,66 @@
+//! A data directory that is looked at, and not changed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_core::TopicPartition;
+use anabranch_core::seam::{Disk, Lock};
+
+use crate::store::{FORMAT, TOPICS, check_format, failed, lock};
+use crate::verify::verify_partition;
+use crate::{OpenError, PartitionReport};
+
+/// A data directory that is looked at, and not changed. While this lives, nobody else can own it.
+#[derive(Debug)]
+pub struct Offline {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    _lock: Box<dyn Lock>,
+}
+
+impl Offline {
+    /// Takes the directory.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it is in use, of another format, or no data directory.
+    pub fn open(disk: Arc<dyn Disk>, root: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let root = root.into();
+        check_format(disk.as_ref(), &root)?;
+        let format = root.join(FORMAT);
+        if !disk.exists(&format).map_err(failed("look for", &format))? {
+            return Err(OpenError::NotADataDirectory(root));
+        }
+        let lock = lock(disk.as_ref(), &root)?;
+        Ok(Self { disk, root, _lock: lock })
+    }
+
+    /// Every partition for which there is a directory, by topic and number.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`].
+    pub fn partitions(&self) -> Result<Vec<TopicPartition>, OpenError> {
+        let topics = self.root.join(TOPICS);
+        let mut partitions = Vec::new();
+        for topic in self.directories(&topics)? {
+            let numbers = self.directories(&topics.join(&topic))?;
+            let numbers = numbers.iter().filter_map(|name| name.parse().ok());
+            partitions.extend(numbers.map(|number: i32| TopicPartition::new(topic.clone(), number)));
+        }
+        partitions.sort();
+        Ok(partitions)
+    }
+
+    /// Reads all of a partition: what is right, what is damaged, and what recovery would do.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`].
+    pub fn verify(&self, partition: &TopicPartition) -> Result<PartitionReport, OpenError> {
+        let directory = self.root.join(TOPICS).join(&partition.topic).join(partition.partition.to_string());
+        verify_partition(self.disk.as_ref(), &directory).map_err(failed("read", &directory))
+    }
+
+    fn directories(&self, path: &Path) -> Result<Vec<String>, OpenError> {
+        let entries = self.disk.list(path).map_err(failed("list", path))?;
+        Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
+    }
+}
