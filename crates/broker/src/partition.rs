@@ -1,6 +1,7 @@
 //! One partition of a topic: the log behind the rules of the door.
 
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock};
 
 use anabranch_core::batch::{Batch, BatchHeader, Compression, NO_TIMESTAMP, RecordSummary, check_batch};
 use anabranch_core::seam::Clock;
@@ -10,6 +11,7 @@ use anabranch_log::{
 };
 use bytes::Bytes;
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
 use crate::config::topic::TopicRules;
 use crate::error::{FetchError, ProduceError};
@@ -20,6 +22,11 @@ pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// So is a compressed batch larger than this, since what it holds is larger.
 const INLINE_COMPRESSED_BYTES_MAX: usize = 1 << 10;
+
+/// As many batches are checked off the async threads at a time as there are processors: each takes one, and a
+/// decompressor's window, which zstd lets a client choose up to 128 MiB.
+static CHECKS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
 
 /// One partition of a topic. Cheap to clone; all clones are the same partition.
 #[derive(Debug, Clone)]
@@ -132,6 +139,7 @@ impl Partition {
         let batch = if is_quick(&bytes) {
             check(&bytes, &rules, now_ms)?
         } else {
+            let _turn = CHECKS.acquire().await.expect("the semaphore is never closed");
             let checked = tokio::task::spawn_blocking(move || check(&bytes, &rules, now_ms)).await;
             checked.expect("the check of a batch does not panic")?
         };
