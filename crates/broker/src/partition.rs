@@ -300,9 +300,7 @@ fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<Recor
             "a record is further in the future than message.timestamp.after.max.ms allows",
         ));
     }
-    // A record without a timestamp has -1, which is no age.
-    if summary.min_timestamp_ms >= 0 && now_ms.saturating_sub(summary.min_timestamp_ms) > rules.before_ms_max
-    {
+    if now_ms.saturating_sub(summary.min_timestamp_ms) > rules.before_ms_max {
         return Err(ProduceError::InvalidTimestamp(
             "a record is further in the past than message.timestamp.before.max.ms allows",
         ));

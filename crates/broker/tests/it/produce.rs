@@ -44,6 +44,8 @@ async fn bad_batches_are_refused_and_leave_nothing_behind() {
     let large = "x".repeat(2000);
     let mut idempotent = BatchBuilder::new(Compression::None);
     idempotent.producer(ProducerId(1), ProducerEpoch(0), -1).push(&Record::new("k", "v").at(NOW_MS));
+    let mut beside = BatchBuilder::new(Compression::None);
+    beside.push(&Record::new("k", "v")).push(&Record::new("k", "v").at(NOW_MS - 1001));
 
     type Expected = fn(&ProduceError) -> bool;
     let cases: Vec<(&str, Bytes, Expected)> = vec![
@@ -91,6 +93,9 @@ async fn bad_batches_are_refused_and_leave_nothing_behind() {
             matches!(e, ProduceError::InvalidTimestamp(_))
         }),
         ("too old", plain(Record::new("k", "v").at(NOW_MS - 1001)), |e| {
+            matches!(e, ProduceError::InvalidTimestamp(_))
+        }),
+        ("too old beside one without a time", beside.build().unwrap(), |e| {
             matches!(e, ProduceError::InvalidTimestamp(_))
         }),
         ("from the future", plain(Record::new("k", "v").at(NOW_MS + 2001)), |e| {

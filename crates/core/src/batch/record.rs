@@ -118,7 +118,7 @@ pub struct RecordSummary {
     pub keyless_count: i32,
     /// The largest timestamp, ms; [`NO_TIMESTAMP`] when there is none.
     pub max_timestamp_ms: i64,
-    /// The smallest timestamp, ms.
+    /// The smallest timestamp, ms; `i64::MAX` when there is none.
     pub min_timestamp_ms: i64,
 }
 
@@ -183,7 +183,9 @@ fn walk(header: &BatchHeader, source: impl BufRead, bytes_max: u64) -> io::Resul
         }
         summary.keyless_count += i32::from(!has_key);
         summary.max_timestamp_ms = summary.max_timestamp_ms.max(timestamp_ms);
-        summary.min_timestamp_ms = summary.min_timestamp_ms.min(timestamp_ms);
+        if timestamp_ms != NO_TIMESTAMP {
+            summary.min_timestamp_ms = summary.min_timestamp_ms.min(timestamp_ms);
+        }
     }
     match source.source.fill_buf()?.is_empty() {
         true => Ok(summary),
