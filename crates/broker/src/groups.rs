@@ -279,7 +279,7 @@ impl GroupService {
 }
 
 impl Drop for GroupService {
-    /// Without [`GroupService::close`], what nobody was told of is not stored.
+    /// When it was not closed before, what nobody was told of is not stored.
     fn drop(&mut self) {
         self.timer.abort();
         if let Some(writer) = self.writer.get_mut() {

@@ -36,6 +36,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+pub use codec::CodecError;
 pub use config::GroupConfig;
 pub use error::{GroupError, StoreError};
 pub use event::{Effect, GroupState, Heartbeat, Now, RequestId, Response, StoreToken};
