@@ -30,7 +30,8 @@ impl Default for ServeConfig {
     }
 }
 
-/// Every bound of the doors. Bytes in flight over all connections are bounded by the broker's budget.
+/// Every bound of the doors. Bytes in flight over all connections are bounded by the broker's budget; small requests are
+/// read outside of it, 24 KiB at most for each of `connections_max`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// `socket.request.max.bytes`.
@@ -41,10 +42,12 @@ pub struct Limits {
     pub http_connections_max: usize,
     /// How many requests of one connection may wait for their answers to leave. Only produce requests overlap.
     pub requests_in_flight_max: u32,
-    /// `connections.max.idle.ms`: how long a connection may say nothing, or leave an answer unread.
+    /// `connections.max.idle.ms`: how long a connection may say nothing.
     pub idle_max: Duration,
     /// How long a request that has begun may stand still.
     pub frame_stall_max: Duration,
+    /// How long a client may read nothing of an answer that waits for it.
+    pub answer_stall_max: Duration,
     /// `fetch.max.bytes`: the most that one fetch brings, whatever the client asks for.
     pub fetch_bytes_max: usize,
     /// `max.request.partition.size.limit`: partitions that one DescribeTopicPartitions tells.
@@ -65,6 +68,7 @@ impl Default for Limits {
             requests_in_flight_max: 256,
             idle_max: Duration::from_secs(600),
             frame_stall_max: Duration::from_secs(30),
+            answer_stall_max: Duration::from_secs(30),
             fetch_bytes_max: 55 * 1024 * 1024,
             describe_partitions_max: 2000,
             metrics_partitions_max: 1000,

@@ -60,6 +60,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Counter,
     /// Requests that had no answer but closing the connection.
     pub(crate) requests_refused: Counter,
+    /// Connections closed because their client did not read.
+    pub(crate) answers_unread: Counter,
     /// Panics and responses that could not be encoded.
     pub(crate) bugs: Counter,
 }
@@ -77,6 +79,7 @@ impl Metrics {
             connections_closed: Counter::default(),
             connections_refused: Counter::default(),
             requests_refused: Counter::default(),
+            answers_unread: Counter::default(),
             bugs: Counter::default(),
         }
     }

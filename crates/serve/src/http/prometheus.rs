@@ -105,6 +105,11 @@ fn traffic(page: &mut Page, state: &State) {
         "Requests answered by closing the connection: malformed, unknown, or never finished.",
         &metrics.requests_refused,
     );
+    page.counter(
+        "messaging_server_answers_unread_total",
+        "Kafka connections closed because their client did not read an answer.",
+        &metrics.answers_unread,
+    );
     page.counter("messaging_server_bugs_total", "Failures that are ours. Please report them.", &metrics.bugs);
     let budget = state.broker.budget();
     page.gauge(

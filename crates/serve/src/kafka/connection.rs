@@ -6,14 +6,15 @@
 //! to `requests_in_flight_max`, or one answer of any other kind. A client that does not read its answers therefore stalls
 //! itself alone.
 //!
-//! Memory: a permit of the broker's budget is taken when a frame's length is known, before its bytes are read, and given
-//! back when its answer has been written. While there is none to be had, the connection is not read.
+//! Memory: a frame that does not fit in what is read ahead takes its bytes from the broker's budget before it is read on;
+//! a small one that produces takes them when it is there. They are given back when the answer has been written. While
+//! there are none to be had, the connection is not read. See `memory`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_core::budget::{OverBudget, Permit};
+use anabranch_core::budget::Permit;
 use anabranch_wire::messages::ApiKey;
 use anabranch_wire::{
     DecodeError, EncodeError, FrameDecoder, FrameError, Head, Next, Request, Response, decode_request,
@@ -26,11 +27,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
+use super::memory::{Held, READ_AHEAD_BYTES};
 use super::produce::{self, Producing};
 use super::{Client, Door, fetch, tally};
-
-/// Read at once while nothing is known of the frame to come; so much is held per connection outside of the budget.
-const READ_AHEAD_BYTES: usize = 8 * 1024;
 
 /// Why a connection was closed by us.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +38,6 @@ enum Closed {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Request(#[from] DecodeError),
-    #[error("the frame is larger than the whole memory budget: {0}")]
-    OverBudget(#[from] OverBudget),
     #[error("the peer hung up in the middle of a request")]
     HungUp,
     #[error("the peer said nothing for {0:?}")]
@@ -65,7 +62,7 @@ struct Outgoing {
     answer: Answer,
     began: Instant,
     /// The frame's bytes.
-    _request: Permit,
+    _request: Option<Permit>,
     /// The place in the queue: see [`Connection::place`].
     _place: OwnedSemaphorePermit,
 }
@@ -73,8 +70,8 @@ struct Outgoing {
 #[derive(Debug)]
 enum Answer {
     Ready(Response),
-    /// The permit is for the bytes of the answer.
-    Fetched(Response, Option<Permit>),
+    /// And the memory for its records.
+    Fetched(Response, Option<Held>),
     Producing(Producing),
 }
 
@@ -89,6 +86,7 @@ pub(super) async fn serve(door: Arc<Door>, stream: TcpStream, peer: SocketAddr) 
         Err(closed) => {
             match closed {
                 Closed::Encode(_) => door.metrics.bugs.add(1),
+                Closed::NotRead(_) => door.metrics.answers_unread.add(1),
                 _ => door.metrics.requests_refused.add(1),
             }
             tracing::warn!(%peer, reason = %closed, "closed a connection");
@@ -106,7 +104,7 @@ async fn run(door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) -> Result<()
         peer,
         reader,
         input: BytesMut::new(),
-        frames: FrameDecoder::new(door.limits.request_bytes_max),
+        frames: FrameDecoder::new(door.limits.request_bytes_max.min(door.memory.frame_bytes_max())),
         places: Arc::new(Semaphore::new(places as usize)),
         places_max: places,
         answers,
@@ -130,9 +128,17 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// Ends when the peer has said all, or the door closes.
     async fn read_requests(mut self) -> Result<(), Closed> {
-        while let Some((mut frame, permit)) = self.next_frame().await? {
+        while let Some((mut frame, mut permit)) = self.next_frame().await? {
+            let bytes = frame.len();
             let (head, request) = decode_request(&mut frame)?;
             drop(frame);
+            // Of small requests, a connection can have many only if they produce.
+            if permit.is_none() && (bytes > READ_AHEAD_BYTES || head.key == ApiKey::Produce) {
+                tokio::select! {
+                    () = self.door.stopped() => break,
+                    got = self.door.memory.finished(bytes) => permit = Some(got),
+                }
+            }
             let began = Instant::now();
             let place = self.place(head.key).await;
             let answer = self.answer(&head, request).await?;
@@ -159,8 +165,8 @@ impl Connection<'_> {
                 Answer::Producing(produce::submit(self.door, head.version, request).await)
             }
             Request::Fetch(request) => {
-                let (response, permit) = fetch::answer(self.door, head.version, request).await;
-                Answer::Fetched(response.into(), permit)
+                let (response, held) = fetch::answer(self.door, head.version, request).await;
+                Answer::Fetched(response.into(), held)
             }
             request => {
                 // Boxed, for the largest of these futures would otherwise lie in every idle connection.
@@ -170,27 +176,32 @@ impl Connection<'_> {
         })
     }
 
-    /// The next frame and the permit for its bytes; `None` when the peer has said all, or the door closes.
-    async fn next_frame(&mut self) -> Result<Option<(Bytes, Permit)>, Closed> {
-        let mut permit = None;
+    /// The next frame, and the permit for its bytes if it had to have one before it was whole; `None` when the peer has
+    /// said all, or the door closes.
+    async fn next_frame(&mut self) -> Result<Option<(Bytes, Option<Permit>)>, Closed> {
+        let mut announced = None;
+        let mut held: Option<Held> = None;
         loop {
             match self.frames.next(&mut self.input)? {
                 Next::Frame(frame) => {
                     self.door.metrics.bytes_in.add(frame.len() as u64);
-                    let permit = permit.take().expect("a frame is announced before it is there");
-                    return Ok(Some((frame, permit)));
+                    return Ok(Some((frame, held.map(Held::finish))));
                 }
-                Next::Length(bytes) => {
-                    tokio::select! {
-                        () = self.door.stopped() => return Ok(None),
-                        got = self.door.broker.budget().acquire(bytes) => permit = Some(got?),
-                    }
-                    self.input.reserve(bytes.saturating_sub(self.input.len()));
-                }
+                Next::Length(bytes) => announced = Some(bytes),
                 Next::More => {
+                    if let Some(bytes) = announced
+                        && held.is_none()
+                        && self.input.len() >= READ_AHEAD_BYTES
+                    {
+                        tokio::select! {
+                            () = self.door.stopped() => return Ok(None),
+                            got = self.door.memory.unfinished(bytes) => held = Some(got),
+                        }
+                        self.input.reserve(bytes - self.input.len());
+                    }
                     let more = tokio::select! {
                         () = self.door.stopped() => return Ok(None),
-                        more = fill(&mut self.reader, &mut self.input, permit.is_some(), self.door) => more?,
+                        more = fill(&mut self.reader, &mut self.input, announced.is_some(), self.door) => more?,
                     };
                     if !more {
                         let is_clean = !self.frames.is_inside(&self.input);
@@ -238,9 +249,9 @@ async fn write_answers(
     mut writer: OwnedWriteHalf,
 ) -> Result<(), Closed> {
     while let Some(outgoing) = queue.recv().await {
-        let (response, permit) = match outgoing.answer {
+        let (response, held) = match outgoing.answer {
             Answer::Ready(response) => (response, None),
-            Answer::Fetched(response, permit) => (response, permit),
+            Answer::Fetched(response, held) => (response, held),
             Answer::Producing(producing) => {
                 let is_answered = producing.is_answered();
                 let response = Response::from(producing.answer().await);
@@ -259,14 +270,14 @@ async fn write_answers(
         let frame = encode_response(&outgoing.head, &response)?;
         drop(response);
         write(door, &mut writer, &frame).await?;
-        drop(permit);
+        drop(held);
     }
     Ok(writer.shutdown().await?)
 }
 
-/// Writes a whole frame; every piece of it may take as long as a connection may be idle.
+/// Writes a whole frame, as long as the peer goes on reading it.
 async fn write(door: &Door, writer: &mut OwnedWriteHalf, mut frame: &[u8]) -> Result<(), Closed> {
-    let patience = door.limits.idle_max;
+    let patience = door.limits.answer_stall_max;
     while !frame.is_empty() {
         let written =
             timeout(patience, writer.write(frame)).await.map_err(|_| Closed::NotRead(patience))??;

@@ -4,11 +4,12 @@
 //! limits are hard. Fetch sessions (KIP-227) are declined, as a broker may: session id 0 says so, and the client sends
 //! whole requests. One node is never fetched from by followers, so replica fields are ignored.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use anabranch_broker::{Partition, Waiter, check_leader_epoch};
 use anabranch_core::batch::BatchHeader;
-use anabranch_core::budget::Permit;
 use anabranch_core::{LeaderEpoch, Offset};
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::fetch_request::FetchTopic;
@@ -18,12 +19,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::memory::Held;
 use super::{Door, codes, find_topic};
 
-/// A fetch that cannot have this much of the budget brings nothing: a batch of the default size must fit.
-const FETCH_PERMIT_BYTES_MIN: usize = 1 << 20;
-/// The part of the budget that answers leave to requests: a quarter. Slow readers can then not keep producers out.
-const BUDGET_SHARE_OF_REQUESTS: usize = 4;
 /// `READ_COMMITTED` of `FetchRequest.json`'s IsolationLevel.
 const READ_COMMITTED: i8 = 1;
 
@@ -53,17 +51,18 @@ struct Found {
     has_error: bool,
 }
 
-/// Waits until there is as much as the client wants, or it has waited long enough. The permit is for the records.
+/// Waits until there is as much as the client wants, or it has waited long enough. The memory is for the records.
 pub(super) async fn answer(
     door: &Door,
     version: i16,
-    request: FetchRequest,
-) -> (FetchResponse, Option<Permit>) {
+    mut request: FetchRequest,
+) -> (FetchResponse, Option<Held>) {
     // KIP-227: epochs 0 and -1 ask for a full fetch; any other is for a session, and we never gave one out.
     if request.session_epoch > 0 {
         let code = ErrorCode::FetchSessionIdNotFound.code();
         return (FetchResponse::default().with_error_code(code), None);
     }
+    request.topics = merge(request.topics);
     let wait_max = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait_max;
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
@@ -74,12 +73,12 @@ pub(super) async fn answer(
         if let Some(waiter) = &waiter {
             look.partitions().for_each(|partition| partition.register(waiter));
         }
-        let (found, permit) = take(door, look).await;
+        let (found, held) = take(door, look).await;
         if is_last || found.has_error || found.bytes >= bytes_min {
             door.metrics.records_out.add(count_records(&found.responses));
-            return (FetchResponse::default().with_responses(found.responses), permit);
+            return (FetchResponse::default().with_responses(found.responses), held);
         }
-        drop((found, permit));
+        drop((found, held));
         if let Some(waiter) = &waiter {
             tokio::select! {
                 () = waiter.woken() => {}
@@ -91,6 +90,32 @@ pub(super) async fn answer(
         // or what came in between would be missed. A new one each time, so that partitions forget the old.
         waiter = Some(Waiter::new());
     }
+}
+
+/// Each partition once, as Kafka does: a partition that is named again keeps its place, and the last word on it counts.
+/// Without this, a short request could ask for the same records a hundred thousand times.
+fn merge(topics: Vec<FetchTopic>) -> Vec<FetchTopic> {
+    let mut places = HashMap::new();
+    let mut merged: Vec<FetchTopic> = Vec::new();
+    for FetchTopic { topic, topic_id, partitions, .. } in topics {
+        for asked in partitions {
+            match places.entry((topic.clone(), topic_id, asked.partition)) {
+                Entry::Occupied(place) => {
+                    let (of_topic, of_partition): (usize, usize) = *place.get();
+                    merged[of_topic].partitions[of_partition] = asked;
+                }
+                Entry::Vacant(place) => {
+                    if merged.last().is_none_or(|last| (&last.topic, last.topic_id) != (&topic, topic_id)) {
+                        merged.push(FetchTopic::default().with_topic(topic.clone()).with_topic_id(topic_id));
+                    }
+                    let of_topic = merged.len() - 1;
+                    place.insert((of_topic, merged[of_topic].partitions.len()));
+                    merged[of_topic].partitions.push(asked);
+                }
+            }
+        }
+    }
+    merged
 }
 
 impl Look {
@@ -202,32 +227,17 @@ fn refused(index: i32, code: ErrorCode) -> PartitionData {
 }
 
 /// One look: takes memory for what it may find, reads off the async threads, gives back what was not needed.
-async fn take(door: &Door, look: Look) -> (Found, Option<Permit>) {
+async fn take(door: &Door, look: Look) -> (Found, Option<Held>) {
     let expected = look.bytes_expected();
     // Without memory for records, the answer has none; the client asks again.
-    let Some((mut permit, bytes_max)) = (expected > 0).then(|| permit(door, expected)).flatten() else {
+    let memory = (expected > 0).then(|| door.memory.answer(expected)).flatten();
+    let Some((mut held, bytes_max)) = memory else {
         return (look.read(0), None);
     };
     let found = tokio::task::spawn_blocking(move || look.read(bytes_max)).await;
     let found = found.expect("reading a log does not panic");
-    permit.shrink_to(found.bytes);
-    (found, Some(permit))
-}
-
-/// As much of `wanted` as the budget has, and how much to read for it.
-fn permit(door: &Door, wanted: usize) -> Option<(Permit, usize)> {
-    let budget = door.broker.budget();
-    let share = budget.limit_bytes() - budget.limit_bytes() / BUDGET_SHARE_OF_REQUESTS;
-    let least = FETCH_PERMIT_BYTES_MIN.min(share);
-    let free = share.saturating_sub(budget.used_bytes());
-    let mut bytes = wanted.max(least).min(free);
-    while bytes >= least {
-        if let Some(permit) = budget.try_acquire(bytes) {
-            return Some((permit, wanted.min(bytes)));
-        }
-        bytes /= 2;
-    }
-    None
+    held.shrink_to(found.bytes);
+    (found, Some(held))
 }
 
 fn count_records(responses: &[FetchableTopicResponse]) -> u64 {

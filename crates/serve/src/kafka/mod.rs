@@ -25,6 +25,7 @@ mod join_group;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
+mod memory;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
@@ -53,11 +54,13 @@ use uuid::Uuid;
 use crate::config::{Advertised, Limits};
 use crate::metrics::Metrics;
 use crate::server::ACCEPT_PAUSE;
+use memory::Memory;
 
 /// What every connection shares.
 #[derive(Debug)]
 pub(crate) struct Door {
     broker: Broker,
+    memory: Memory,
     host: StrBytes,
     port: i32,
     limits: Limits,
@@ -74,7 +77,8 @@ impl Door {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let port = advertised.port.map_or(0, i32::from);
-        Self { broker, host: text(&advertised.host), port, limits, metrics, stopping }
+        let memory = Memory::new(broker.budget().clone());
+        Self { broker, memory, host: text(&advertised.host), port, limits, metrics, stopping }
     }
 
     fn node_id(&self) -> BrokerId {

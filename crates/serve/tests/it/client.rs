@@ -22,6 +22,10 @@ use tokio::net::TcpStream;
 /// Whatever is awaited comes within this, or the test fails.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// The series of bytes that came in whole requests.
+pub(crate) const RECEIVED: &str =
+    "messaging_server_network_io_bytes_total{messaging_system=\"kafka\",network_io_direction=\"receive\"}";
+
 /// A broker with open doors. The directory goes when this is dropped.
 pub(crate) struct Node {
     pub(crate) broker: Broker,

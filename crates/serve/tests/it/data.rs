@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::client::{Client, Node, SOON, batch, fetch, frame, produce, topic};
+use crate::client::{Client, Node, RECEIVED, SOON, batch, fetch, frame, produce, topic};
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const CORRUPT_MESSAGE: i16 = 2;
@@ -258,6 +258,32 @@ async fn limits_are_soft_for_the_first_batch_and_hard_after_it() {
     assert_eq!(sizes(0, 0).await, [one, 0]);
 }
 
+/// A request of 200,000 entries for 64 partitions took seven seconds of reading, and an answer as long. Kafka keeps each
+/// partition once, where it was first named, and believes the last word on it.
+#[tokio::test]
+async fn a_partition_that_is_named_again_is_read_once() {
+    let (_node, mut client) = node_with_topic().await;
+    for value in ["a", "b"] {
+        assert_eq!(client.produce("t", batch(&[value])).await.error_code, 0);
+    }
+    let mut request = fetch("t", &[(0, 0), (1, 0), (0, 7), (0, 1)]);
+    request.topics.extend(fetch("no such topic", &[(0, 0), (0, 1)]).topics);
+    // The last word is said in another entry, and it is the last of many.
+    request.topics.extend(fetch("t", &[(1, 5); 1_000]).topics);
+    request.topics.extend(fetch("t", &[(1, 0), (0, 1)]).topics);
+    let response = client.call(12, &request).await;
+    let told: Vec<_> = response
+        .responses
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|each| (topic.topic.as_str(), each)))
+        .map(|(topic, each)| (topic, each.partition_index, each.error_code))
+        .collect();
+    let unknown = ("no such topic", 0, UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(told, [("t", 0, 0), ("t", 1, 0), unknown]);
+    let records = response.responses[0].partitions[0].records.as_ref().unwrap();
+    assert_eq!(values(records).into_iter().map(|(_, value)| value).collect::<Vec<_>>(), ["b"]);
+}
+
 #[tokio::test]
 async fn sessions_are_declined_and_epochs_checked() {
     let (_node, mut client) = node_with_topic().await;
@@ -289,7 +315,6 @@ async fn sessions_are_declined_and_epochs_checked() {
 async fn a_topic_deleted_under_a_waiting_consumer_wakes_it() {
     let (node, mut other) = node_with_topic().await;
     let mut consumer = node.connect().await;
-    const RECEIVED: &str = "messaging_server_network_io_bytes_total{messaging_system=\"kafka\",network_io_direction=\"receive\"}";
     let before = node.metric(RECEIVED).await;
     let id = consumer.send(12, &fetch("t", &[(0, 0)]).with_max_wait_ms(60_000)).await;
     node.metric_becomes(RECEIVED, |bytes| bytes > before).await;

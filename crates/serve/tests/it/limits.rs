@@ -6,11 +6,15 @@ use anabranch_serve::Limits;
 use anabranch_wire::messages::{ApiVersionsRequest, FetchRequest, JoinGroupRequest, ProduceRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::client::{Client, Node, SOON, batch, fetch, frame, produce};
+use crate::client::{Client, Node, RECEIVED, SOON, batch, fetch, frame, produce};
 
 const BUDGET_USED: &str = "messaging_server_memory_budget_used_bytes";
+
+/// Held by the test that measures this process's memory, and by those that use much of it.
+static RESIDENT: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test]
 async fn one_connection_too_many_is_closed_at_once() {
@@ -53,21 +57,105 @@ async fn a_spent_budget_holds_requests_back() {
     node.metric_becomes(BUDGET_USED, |used| used == 0).await;
 }
 
-/// A frame that has been announced holds its permit; when its connection goes, the permit comes back.
+/// The beginning of a frame that has more bytes than are read ahead of its memory.
+fn half_frame(length_bytes: i32) -> Vec<u8> {
+    let mut half = length_bytes.to_be_bytes().to_vec();
+    half.resize(12 << 10, 0);
+    half
+}
+
+/// A frame that has begun holds its permit; when its connection goes, the permit comes back.
 #[tokio::test]
 async fn a_begun_frame_holds_its_bytes_until_its_connection_goes() {
     let node = Node::start().await;
     let mut client = node.connect().await;
-    client.stream.write_all(&(50_i32 << 20).to_be_bytes()).await.unwrap();
+    client.stream.write_all(&half_frame(50 << 20)).await.unwrap();
     node.metric_becomes(BUDGET_USED, |used| used == 50 << 20).await;
     drop(client);
     node.metric_becomes(BUDGET_USED, |used| used == 0).await;
 }
 
+/// Two thousand sockets, each with a length and nothing after it, took the whole budget in the order in which they came. No
+/// other request was answered, not even one that needs no memory, until they were given up one after the other.
+#[tokio::test]
+async fn half_frames_hold_back_frames_of_their_kind_alone() {
+    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "4194304")]).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    let mut halves = Vec::new();
+    for number in 0..64 {
+        let mut half = node.connect().await;
+        let sent = if number % 2 == 0 { half_frame(300 << 10) } else { half_frame(300 << 10)[..4].to_vec() };
+        half.stream.write_all(&sent).await.unwrap();
+        halves.push(half);
+    }
+    // A quarter of the budget has room for three; the others wait for these, and a length alone takes nothing.
+    const HELD: u64 = 3 * (300 << 10);
+    node.metric_becomes(BUDGET_USED, |used| used == HELD).await;
+    assert_eq!(node.connect().await.call(4, &ApiVersionsRequest::default()).await.error_code, 0);
+    assert_eq!(client.produce("t", batch(&["a"])).await.error_code, 0);
+    let found = client.fetch("t", 0).await;
+    assert_eq!(found.records.as_ref().map(bytes::Bytes::len), Some(batch(&["a"]).len()));
+    node.metric_becomes(BUDGET_USED, |used| used == HELD).await;
+    drop(halves);
+    let large = batch(&[&"x".repeat(600_000)]);
+    assert_eq!(client.produce("t", large).await.error_code, 0, "the share comes back");
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+}
+
+/// A frame that is larger than the share of unfinished frames takes the share alone, and is served.
+#[tokio::test]
+async fn a_frame_larger_than_its_share_waits_until_it_is_alone() {
+    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "2097152")]).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    let mut half = node.connect().await;
+    half.stream.write_all(&half_frame(100 << 10)).await.unwrap();
+    node.metric_becomes(BUDGET_USED, |used| used == 100 << 10).await;
+    let id = client.send(9, &produce("t", 0, 1, batch(&[&"x".repeat(900_000)]))).await;
+    let waited = timeout(Duration::from_millis(100), client.stream.peek(&mut [0])).await;
+    assert!(waited.is_err(), "another frame has a part of the share");
+    drop(half);
+    let response = client.receive::<ProduceRequest>(9, id).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+}
+
+/// Five consumers that asked for 50 MiB each and read nothing held all the memory that there is for answers, for as long as
+/// a connection may be idle: ten minutes, in which every other consumer was told that there is nothing.
+#[tokio::test]
+async fn who_does_not_read_leaves_something_to_others_and_is_cut_off() {
+    let _alone = RESIDENT.lock().await;
+    let limits = Limits { answer_stall_max: Duration::from_secs(5), ..Limits::default() };
+    let node = Node::with(limits, &[("queued.max.request.bytes", "268435456")]).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    let value = "x".repeat(1_000_000);
+    for _ in 0..40 {
+        assert_eq!(client.produce("t", batch(&[&value])).await.error_code, 0);
+    }
+    let mut whole = fetch("t", &[(0, 0)]);
+    whole.topics[0].partitions[0].partition_max_bytes = 50 << 20;
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut client = node.connect().await;
+        client.send(12, &whole).await;
+        timeout(SOON, client.stream.peek(&mut [0])).await.unwrap().unwrap(); // its answer is on its way
+        slow.push(client);
+    }
+    // The first has 16 MiB, an eighth of their share; each after it an eighth of what is left.
+    let found = client.call(12, &whole).await;
+    let records = found.responses[0].partitions[0].records.as_ref().map_or(0, bytes::Bytes::len);
+    assert!(records > 4_000_000, "{records} bytes while others do not read");
+    node.metric_becomes("messaging_server_answers_unread_total", |cut_off| cut_off == 8).await;
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+    drop(slow);
+}
+
 /// A client that asks and does not read holds one answer, however much it asks for; others do not notice.
 #[tokio::test]
 async fn a_slow_reader_stalls_itself_alone() {
-    let node = Node::start().await;
+    let _alone = RESIDENT.lock().await;
+    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "536870912")]).await;
     let mut client = node.connect().await;
     client.create_topic("t", 1).await;
     let value = "x".repeat(900_000);
@@ -105,10 +193,11 @@ async fn a_slow_reader_stalls_itself_alone() {
     node.metric_becomes(BUDGET_USED, |used| used == 0).await;
 }
 
-/// Answers leave a part of the budget to requests, so that consumers cannot keep producers out.
+/// Answers leave a part of the budget to requests, so that consumers cannot keep producers out, and to each other.
 #[tokio::test]
 async fn fetches_take_what_they_can_get_and_leave_the_rest() {
-    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "4194304")]).await;
+    const BUDGET: usize = 64 << 20;
+    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "67108864")]).await;
     let mut client = node.connect().await;
     client.create_topic("t", 1).await;
     let value = "x".repeat(500_000);
@@ -122,13 +211,15 @@ async fn fetches_take_what_they_can_get_and_leave_the_rest() {
         let response = client.call(12, &whole).await;
         response.responses[0].partitions[0].records.as_ref().unwrap().len() / one
     };
-    assert_eq!(got(&mut client).await, 6, "three quarters of 4 MiB");
-    let held = node.broker.budget().acquire((2 << 20) - (64 << 10)).await.unwrap();
-    assert_eq!(got(&mut client).await, 2, "what is left of them");
-    let more = node.broker.budget().acquire(1 << 20).await.unwrap();
-    assert_eq!(got(&mut client).await, 0, "nothing is left: an answer without records, not a wait");
-    drop((held, more));
-    assert_eq!(got(&mut client).await, 6);
+    assert_eq!(got(&mut client).await, 8, "an eighth of a half of 64 MiB");
+    let held = node.broker.budget().acquire(BUDGET - (16 << 20)).await.unwrap();
+    assert_eq!(got(&mut client).await, 4, "an eighth of what is left");
+    let more = node.broker.budget().acquire(14 << 20).await.unwrap();
+    assert_eq!(got(&mut client).await, 2, "but no less than 1 MiB");
+    let rest = node.broker.budget().acquire((1 << 20) + 1024).await.unwrap();
+    assert_eq!(got(&mut client).await, 0, "less is left: an answer without records, not a wait");
+    drop((held, more, rest));
+    assert_eq!(got(&mut client).await, 8);
 }
 
 #[tokio::test]
@@ -186,14 +277,17 @@ async fn who_waits_for_others_is_told_that_the_door_closes() {
         let node = Node::start().await;
         let mut consumer = node.connect().await;
         consumer.create_topic("t", 1).await;
-        let fetching = consumer.send(12, &fetch("t", &[(0, 0)]).with_max_wait_ms(600_000)).await;
         let mut member = node.connect().await;
         let first = crate::groups::first_join(&mut member).await;
         assert_eq!(member.call(9, &crate::groups::join(&first)).await.error_code, 0);
         let mut other = node.connect().await;
         let second = crate::groups::first_join(&mut other).await;
+        let before = node.metric(RECEIVED).await;
+        let fetching = consumer.send(12, &fetch("t", &[(0, 0)]).with_max_wait_ms(600_000)).await;
+        node.metric_becomes(RECEIVED, |bytes| bytes > before).await;
+        let before = node.metric(RECEIVED).await;
         let joining = other.send(9, &crate::groups::join(&second)).await;
-        node.metric_becomes(BUDGET_USED, |used| used == 2 << 10).await; // both requests, and no others
+        node.metric_becomes(RECEIVED, |bytes| bytes > before).await;
         let Node { server, .. } = node;
         if dropped {
             drop(server);
@@ -234,6 +328,7 @@ async fn two_thousand_idle_connections() {
         }
     }
     let node = Node::start().await;
+    let _alone = RESIDENT.lock().await;
     let before = resident_bytes();
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {

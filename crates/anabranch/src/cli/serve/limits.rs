@@ -21,6 +21,10 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Every limit, by name.
 #[rustfmt::skip]
 pub(super) const LIMITS: &[Limit] = &[
+    Limit { name: "answer.stall.max.ms", range: (1, DAY_MS),
+        get: |limits| ms(limits.answer_stall_max),
+        set: |limits, value| limits.answer_stall_max = Duration::from_millis(value),
+        meaning: "How long a client may read nothing of an answer that waits for it." },
     Limit { name: "connection.requests.max", range: (1, 1_000_000),
         get: |limits| limits.requests_in_flight_max.into(),
         set: |limits, value| limits.requests_in_flight_max = u32::try_from(value).unwrap_or(u32::MAX),
@@ -28,7 +32,7 @@ pub(super) const LIMITS: &[Limit] = &[
     Limit { name: "connections.max.idle.ms", range: (1, 365 * DAY_MS),
         get: |limits| ms(limits.idle_max),
         set: |limits, value| limits.idle_max = Duration::from_millis(value),
-        meaning: "How long a connection may say nothing, or leave an answer unread." },
+        meaning: "How long a connection may say nothing." },
     Limit { name: "fetch.max.bytes", range: (1024, i32::MAX as u64),
         get: |limits| limits.fetch_bytes_max as u64,
         set: |limits, value| limits.fetch_bytes_max = size(value),
