@@ -68,7 +68,9 @@ mod tests {
 
     #[test]
     fn folders_of_a_machine_are_told() {
-        for text in ["cd /work/project", "\"/root\"", "PATH=/home/me/bin", "a\n(/tmp/x)", "file:///tmp/x /tmp"] {
+        for text in
+            ["cd /work/project", "\"/root\"", "PATH=/home/me/bin", "a\n(/tmp/x)", "file:///tmp/x /tmp"]
+        {
             assert_eq!(told("a.sh", text).len(), 1, "{text}");
         }
         assert_eq!(
