@@ -1,12 +1,12 @@
 //! A data directory that is looked at, and not changed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::seam::{Disk, Lock};
 
-use crate::store::{FORMAT, TOPICS, check_format, failed, lock};
+use crate::store::{FORMAT, TOPICS, check_format, directories, failed, lock};
 use crate::verify::verify_partition;
 use crate::{OpenError, PartitionReport};
 
@@ -41,8 +41,8 @@ impl Offline {
     pub fn partitions(&self) -> Result<Vec<TopicPartition>, OpenError> {
         let topics = self.root.join(TOPICS);
         let mut partitions = Vec::new();
-        for topic in self.directories(&topics)? {
-            let numbers = self.directories(&topics.join(&topic))?;
+        for topic in directories(self.disk.as_ref(), &topics)? {
+            let numbers = directories(self.disk.as_ref(), &topics.join(&topic))?;
             let numbers = numbers.iter().filter_map(|name| name.parse().ok());
             partitions.extend(numbers.map(|number: i32| TopicPartition::new(topic.clone(), number)));
         }
@@ -57,10 +57,5 @@ impl Offline {
     pub fn verify(&self, partition: &TopicPartition) -> Result<PartitionReport, OpenError> {
         let directory = self.root.join(TOPICS).join(&partition.topic).join(partition.partition.to_string());
         verify_partition(self.disk.as_ref(), &directory).map_err(failed("read", &directory))
-    }
-
-    fn directories(&self, path: &Path) -> Result<Vec<String>, OpenError> {
-        let entries = self.disk.list(path).map_err(failed("list", path))?;
-        Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
     }
 }

@@ -40,20 +40,16 @@ pub(crate) fn open(
     absent: Absent,
     now_ms: i64,
 ) -> io::Result<Opened> {
-    let note = match disk.exists(&directory)? {
-        true => DurablePoint::read(disk.as_ref(), &directory)?,
-        false => None,
+    let (note, mut listing) = match disk.exists(&directory)? {
+        true => (DurablePoint::read(disk.as_ref(), &directory)?, Listing::of(disk.as_ref(), &directory)?),
+        false => (None, Listing::default()),
     };
-    let mut listing = match disk.exists(&directory)? {
-        true => Listing::of(disk.as_ref(), &directory)?,
-        false => Listing::default(),
-    };
-    if listing.segments.is_empty() && note.is_none() && absent == Absent::Damage {
-        let file = segment_path(&directory, Offset(0));
-        let fault = Fault { file, position: 0, cause: FaultCause::SegmentMissing };
-        return Ok(stopped(directory, id, config, &fault));
-    }
     if listing.segments.is_empty() && note.is_none() {
+        if absent == Absent::Damage {
+            let file = segment_path(&directory, Offset(0));
+            let fault = Fault { file, position: 0, cause: FaultCause::SegmentMissing };
+            return Ok(stopped(directory, id, config, &fault));
+        }
         disk.create_dir_all(&directory)?;
         Segment::create(disk, &directory, Offset(0))?;
         listing.segments.push(Offset(0));

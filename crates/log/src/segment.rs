@@ -27,6 +27,10 @@ pub(crate) fn segment_path(directory: &Path, base: Offset) -> PathBuf {
     path_of(directory, base, LOG)
 }
 
+pub(crate) fn index_path(directory: &Path, base: Offset) -> PathBuf {
+    path_of(directory, base, INDEX)
+}
+
 pub(crate) fn snapshot_path(directory: &Path, offset: Offset) -> PathBuf {
     path_of(directory, offset, SNAPSHOT)
 }
@@ -83,7 +87,7 @@ impl Segment {
         let path = segment_path(directory, base);
         let file = disk.open(&path, how)?;
         let len = AtomicU64::new(file.len()?);
-        let mut index = Index::open(disk.as_ref(), path_of(directory, base, INDEX), base)?;
+        let mut index = Index::open(disk.as_ref(), index_path(directory, base), base)?;
         if how == Open::Create {
             index.keep_valid_below(0)?;
         }
@@ -190,7 +194,7 @@ impl Segment {
         }
     }
 
-    /// Whether a place is true: the index has the same checksums whatever segment it came from, so one look decides.
+    /// Whether a batch begins at a place: an entry whose checksum is right may tell of one that is gone.
     fn is_batch_start(&self, place: Place, end: u64) -> bool {
         if place.position == 0 || place.position >= end {
             return place.position == 0 || place.position <= self.len();

@@ -98,9 +98,7 @@ impl Store {
     /// # Errors
     /// [`OpenError::Io`].
     pub fn topic_directories(&self) -> Result<Vec<String>, OpenError> {
-        let topics = self.inner.config.root.join(TOPICS);
-        let entries = self.disk().list(&topics).map_err(failed("list", &topics))?;
-        Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
+        directories(self.disk(), &self.inner.config.root.join(TOPICS))
     }
 
     /// Whether a topic's directory holds any bytes of records.
@@ -250,6 +248,12 @@ fn write_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
         disk.sync_dir(root).map_err(failed("sync", root))?;
     }
     Ok(())
+}
+
+/// The names of the directories in `path`.
+pub(crate) fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, OpenError> {
+    let entries = disk.list(path).map_err(failed("list", path))?;
+    Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
 }
 
 pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {

@@ -11,7 +11,7 @@ use anabranch_core::seam::{Disk, DiskFile, Open};
 use crate::durable::DurablePoint;
 use crate::index::{Place, read_entries};
 use crate::producers::Producers;
-use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, segment_path, snapshot_path};
+use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, index_path, segment_path, snapshot_path};
 use crate::{Fault, FaultCause};
 
 /// What [`crate::Offline::verify`] found.
@@ -135,7 +135,7 @@ fn verify_segment(
             report.faults.push(fault(position, cause));
         }
     }
-    let index = directory.join(format!("{:020}.index", base.0));
+    let index = index_path(directory, base);
     if disk.exists(&index)? && !index_is_right(&read_entries(disk, &index, base)?, &batches, base) {
         report.derived_wrong.push(index);
     }
