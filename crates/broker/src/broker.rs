@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_core::budget::Budget;
-use anabranch_core::seam::{Clock, Disk, OsRandom, Random, RealDisk, SystemClock};
+use anabranch_core::seam::{Clock, Disk, OsRandom, Random, RealDisk, SystemClock, Threads, Workers};
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 use anabranch_log::Store;
 use parking_lot::RwLock;
@@ -56,6 +56,7 @@ pub struct BrokerBuilder {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
+    pub(crate) workers: Arc<dyn Workers>,
 }
 
 impl BrokerBuilder {
@@ -94,6 +95,13 @@ impl BrokerBuilder {
         self
     }
 
+    /// Where work runs that blocks on the disk.
+    #[must_use]
+    pub fn workers(mut self, workers: Arc<dyn Workers>) -> Self {
+        self.workers = workers;
+        self
+    }
+
     /// Opens the data directory, creating it when there is none. Needs a tokio runtime with time.
     ///
     /// # Errors
@@ -121,6 +129,7 @@ impl Broker {
             disk: Arc::new(RealDisk),
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(OsRandom),
+            workers: Arc::new(Threads),
         }
     }
 

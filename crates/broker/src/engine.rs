@@ -87,7 +87,7 @@ impl Engine for Broker {
             let waiter = Waiter::new();
             log.register(&waiter);
             let reading = log.clone();
-            let slice = blocking(move || read(&reading, from, limits.bytes_max)).await;
+            let slice = blocking(log.workers(), move || read(&reading, from, limits.bytes_max)).await;
             let slice = slice.map_err(|error| self.blame(partition, error))?;
             if !slice.batches.is_empty() || limits.wait_max.is_zero() {
                 return fetched(&slice, from);
@@ -122,7 +122,7 @@ impl Broker {
             Place::Latest => Ok(offsets.high_watermark),
             Place::AtTime(ms) => {
                 let searched = partition.clone();
-                let found = blocking(move || searched.locate(At::Time(ms))).await;
+                let found = blocking(partition.workers(), move || searched.locate(At::Time(ms))).await;
                 let found = found.map_err(|error| self.blame(partition.id(), error))?;
                 Ok(found.map_or(offsets.high_watermark, |found| found.offset))
             }

@@ -81,7 +81,7 @@ impl GroupService {
         random: Arc<dyn Random>,
     ) -> Result<Self, BrokerError> {
         let reading = journal.clone();
-        let restored = blocking(move || {
+        let restored = blocking(journal.log().workers(), move || {
             let mut restore = Restore::default();
             reading.read_all(|at| {
                 let key = at.record.key.as_deref().ok_or("it has no key")?;

@@ -49,7 +49,7 @@ struct Internal {
 pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> {
     let opening = builder.clone();
     let Internal { store, catalogue, offsets, mut restored } =
-        blocking(move || open_internal(&opening)).await?;
+        blocking(&builder.workers, move || open_internal(&opening)).await?;
     let cluster_id = write_first_records(&builder, &catalogue, &mut restored).await?;
 
     let groups = GroupService::open(
@@ -64,7 +64,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     let (opening, opened_store) = (builder.clone(), store.clone());
     let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
     let (snapshot, refused) =
-        blocking(move || open_topics(&opening, &opened_store, &offsets, &restored)).await?;
+        blocking(&builder.workers, move || open_topics(&opening, &opened_store, &offsets, &restored)).await?;
 
     // Records that nobody explains may be explained again, and their offsets with them.
     groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
@@ -92,6 +92,7 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
         root: builder.root.clone(),
         disk: Arc::clone(&builder.disk),
         clock: Arc::clone(&builder.clock),
+        workers: Arc::clone(&builder.workers),
         queue_appends_max: number("log.queue.appends.max") as usize,
         producer_expiration_ms: number("producer.id.expiration.ms"),
     })?;

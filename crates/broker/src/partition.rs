@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::sync::{Arc, LazyLock};
 
 use anabranch_core::batch::{Batch, BatchHeader, Compression, NO_TIMESTAMP, RecordSummary, check_batch};
-use anabranch_core::seam::Clock;
+use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
     Ack, LogStatus, Offsets, PartitionLog, Pending, ReadError, ReadSlice, Timestamped, Waiter,
@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::topic::TopicRules;
 use crate::error::{FetchError, ProduceError};
+use crate::tasks::blocking;
 
 /// One node has one leader for ever.
 pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
@@ -97,6 +98,10 @@ impl Partition {
         &self.0.log
     }
 
+    pub(crate) fn workers(&self) -> &Arc<dyn Workers> {
+        self.0.log.workers()
+    }
+
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
     }
@@ -140,8 +145,7 @@ impl Partition {
             check(&bytes, &rules, now_ms)?
         } else {
             let _turn = CHECKS.acquire().await.expect("the semaphore is never closed");
-            let checked = tokio::task::spawn_blocking(move || check(&bytes, &rules, now_ms)).await;
-            checked.expect("the check of a batch does not panic")?
+            blocking(self.workers(), move || check(&bytes, &rules, now_ms)).await?
         };
         let pending = self.0.log.submit(batch, ack).await?;
         let log_append_time_ms = if rules.log_append_time { now_ms } else { NO_TIMESTAMP };

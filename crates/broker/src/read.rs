@@ -156,7 +156,7 @@ impl Reader {
                 self.cursors.rotate_left(1);
                 continue;
             }
-            let read = blocking(move || records(&partition, from)).await;
+            let read = blocking(cursor.partition.workers(), move || records(&partition, from)).await;
             let cursor = self.cursors.front_mut().expect("it was there, and nobody else has it");
             let (records, next) = read.map_err(|error| self.broker.blame(cursor.partition.id(), error))?;
             cursor.next = next;

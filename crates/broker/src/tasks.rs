@@ -1,12 +1,26 @@
 //! Work that must not be done in the caller's task.
 
-use std::future::Future;
+use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 
-/// Runs `work` off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+use anabranch_core::seam::Workers;
+use tokio::sync::oneshot;
+
+/// Runs `work` off the async threads. Panics as it does.
+pub(crate) async fn blocking<T: Send + 'static>(
+    workers: &Arc<dyn Workers>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (sender, done) = oneshot::channel();
+    workers.block(Box::new(move || {
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
+    }));
+    match done.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => resume_unwind(panic),
+        // The runtime shuts down, and nobody goes on.
+        Err(_) => pending().await,
     }
 }
 
@@ -16,7 +30,7 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
 ) -> Option<T> {
     match tokio::spawn(work).await {
         Ok(done) => Some(done),
-        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+        Err(failed) if failed.is_panic() => resume_unwind(failed.into_panic()),
         Err(_) => None,
     }
 }

@@ -336,7 +336,7 @@ impl Shared {
     ) -> Result<Vec<Partition>, TopicError> {
         let rules = TopicRules::of(&topic.configs, &self.config);
         let (shared, name, count) = (Arc::clone(self), topic.name.clone(), topic.partition_count);
-        let (logs, failed) = blocking(move || {
+        let (logs, failed) = blocking(self.store.workers(), move || {
             let mut logs: Vec<PartitionLog> = Vec::new();
             for number in first..count {
                 match shared.store.open_partition(&name, number, rules.log, Absent::Create) {
@@ -361,7 +361,7 @@ impl Shared {
     async fn remove(self: &Arc<Self>, topic: &Topic) -> Result<(), anabranch_log::OpenError> {
         self.close_partitions(&topic.partitions).await;
         let (shared, name) = (Arc::clone(self), topic.name.clone());
-        blocking(move || shared.store.remove_topic(&name)).await
+        blocking(self.store.workers(), move || shared.store.remove_topic(&name)).await
     }
 
     async fn close_partitions(&self, partitions: &[Partition]) {

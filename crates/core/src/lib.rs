@@ -3,7 +3,7 @@
 //! * [`batch`]: Kafka's RecordBatch v2, seen through a view over bytes. The same bytes are sent by a client, stored,
 //!   served and forwarded; this module checks them once at the door and reads them where somebody needs the records.
 //! * [`engine`]: the seam above which an application survives outgrowing one machine.
-//! * [`seam`]: disk, clock and randomness, so that everything above them can be replayed from a seed.
+//! * [`seam`]: disk, clock, randomness and threads, so that everything above them can be replayed from a seed.
 //! * [`budget`]: the bytes that a process allows itself.
 //!
 //! This crate depends on no other crate of the project, and does no I/O but behind [`seam`].

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch};
+use anabranch_core::seam::Workers;
 use anabranch_core::{Offset, TopicPartition};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -301,6 +302,12 @@ impl PartitionLog {
     /// Takes new settings; they hold from the next append on.
     pub fn set_config(&self, config: LogConfig) {
         *self.shared.config.lock() = config;
+    }
+
+    /// Where work runs that blocks.
+    #[must_use]
+    pub fn workers(&self) -> &Arc<dyn Workers> {
+        self.store.workers()
     }
 
     /// Whether it works.

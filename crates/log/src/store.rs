@@ -4,10 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::seam::{Clock, Disk, Lock};
+use anabranch_core::seam::{Clock, Dedicated, Disk, Lock, Workers};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -28,6 +27,8 @@ pub struct StoreConfig {
     pub disk: Arc<dyn Disk>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// Where the writer runs.
+    pub workers: Arc<dyn Workers>,
     /// How many appends may wait for the writer; whoever has one more waits.
     pub queue_appends_max: usize,
     /// `producer.id.expiration.ms`: a producer that has written nothing for so long is forgotten.
@@ -47,8 +48,8 @@ struct Inner {
     queue: Queue,
     /// Numbers partitions for the writer; one is never used twice.
     next_number: AtomicU64,
-    /// The writer's thread, until somebody waits for its end. Held only to take it out.
-    writer: Mutex<Option<thread::JoinHandle<()>>>,
+    /// The writer, until somebody waits for its end. Held only to take it out.
+    writer: Mutex<Option<Dedicated>>,
 }
 
 impl Drop for Inner {
@@ -61,9 +62,9 @@ impl Drop for Inner {
 impl Inner {
     /// Waits for the writer's end, which somebody has asked it for.
     fn join(&self) {
-        let thread = self.writer.lock().take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the log writer has panicked");
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            writer.join();
         }
     }
 }
@@ -79,17 +80,19 @@ impl Store {
         create_root(disk, root)?;
         let lock = lock(disk, root)?;
         write_format(disk, root)?;
-        let (queue, commands) = Queue::new(config.queue_appends_max);
+        let queue = Queue::new(config.queue_appends_max);
         let writer = Writer::new(
             Arc::clone(&config.disk),
             Arc::clone(&config.clock),
             config.producer_expiration_ms,
             lock,
         );
-        let thread = thread::Builder::new().name("log-writer".to_owned());
-        let thread =
-            thread.spawn(move || writer.run(&commands)).map_err(failed("start the writer of", root))?;
-        let inner = Inner { config, queue, next_number: AtomicU64::new(0), writer: Mutex::new(Some(thread)) };
+        let running = Box::pin(writer.run(queue.clone()));
+        let writer = config
+            .workers
+            .dedicate("log-writer", running)
+            .map_err(failed("start the writer of", &config.root))?;
+        let inner = Inner { config, queue, next_number: AtomicU64::new(0), writer: Mutex::new(Some(writer)) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -173,6 +176,12 @@ impl Store {
             let _ = done.await;
         }
         self.inner.join();
+    }
+
+    /// Where work runs that blocks.
+    #[must_use]
+    pub fn workers(&self) -> &Arc<dyn Workers> {
+        &self.inner.config.workers
     }
 
     pub(crate) fn queue(&self) -> &Queue {

@@ -2,17 +2,18 @@
 //!
 //! [`Writer::commit`] does one group, synchronously: everything that waits is staged (offsets assigned, sequences
 //! judged), written with one call per partition, acknowledged as [`Ack::Written`] where that is enough, synced, made
-//! visible, and acknowledged as [`Ack::Durable`]. [`Writer::run`] is the thread around it: while a group syncs, the next
-//! one gathers in the queue.
+//! visible, and acknowledged as [`Ack::Durable`]. [`Writer::run`] is the loop around it, on a thread of its own: while a
+//! group syncs, the next one gathers in the queue.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use anabranch_core::batch::Batch;
 use anabranch_core::seam::{Clock, Disk, Lock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use crate::AppendError;
 use crate::active::PartitionWriter;
@@ -42,42 +43,97 @@ pub(crate) enum Command {
     Stop(oneshot::Sender<()>),
 }
 
-/// The bounded way to the writer.
+/// The bounded way to the writer. Appends wait for a place; other commands are as many as there are partitions at most.
 #[derive(Debug, Clone)]
 pub(crate) struct Queue {
-    commands: SyncSender<Command>,
+    waiting: Arc<Waiting>,
     places: Arc<Semaphore>,
 }
 
-/// Places for commands that are not appends: opening and closing partitions.
-const CONTROL_COMMANDS_MAX: usize = 1024;
+#[derive(Debug)]
+struct Waiting {
+    /// Protects the commands that wait; `None` once the writer has ended. Held to add to them or take from them.
+    commands: Mutex<Option<VecDeque<Command>>>,
+    /// Something waits where nothing did.
+    arrived: Notify,
+}
 
 impl Queue {
-    /// The queue's two ends. `appends_max` appends may wait.
-    pub(crate) fn new(appends_max: usize) -> (Self, Receiver<Command>) {
-        let (commands, receiver) = sync_channel(appends_max + CONTROL_COMMANDS_MAX);
-        (Self { commands, places: Arc::new(Semaphore::new(appends_max)) }, receiver)
+    /// A queue in which `appends_max` appends may wait.
+    pub(crate) fn new(appends_max: usize) -> Self {
+        let waiting = Waiting { commands: Mutex::new(Some(VecDeque::new())), arrived: Notify::new() };
+        Self { waiting: Arc::new(waiting), places: Arc::new(Semaphore::new(appends_max)) }
     }
 
     /// Waits for a place and queues the append.
     pub(crate) async fn append(&self, append: Append) -> Result<(), AppendError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| AppendError::Closed)?;
-        // There is room: an append holds a place, and other commands have room of their own.
-        self.commands.try_send(Command::Append(append, place)).map_err(|_| AppendError::Closed)
+        match self.control(Command::Append(append, place)) {
+            true => Ok(()),
+            false => Err(AppendError::Closed),
+        }
     }
 
-    /// Queues another command; `false` if the writer has stopped. Blocks while very many of them wait.
+    /// Queues a command; `false` if the writer has ended.
     pub(crate) fn control(&self, command: Command) -> bool {
-        match self.commands.try_send(command) {
-            Ok(()) => true,
-            Err(TrySendError::Disconnected(_)) => false,
-            Err(TrySendError::Full(command)) => self.commands.send(command).is_ok(),
+        let mut waiting = self.waiting.commands.lock();
+        let Some(commands) = waiting.as_mut() else { return false };
+        commands.push_back(command);
+        if commands.len() == 1 {
+            self.waiting.arrived.notify_one();
         }
+        true
     }
 
     /// Refuses further appends, also those that wait for a place.
     pub(crate) fn close(&self) {
         self.places.close();
+    }
+
+    /// Waits until there is something, `wait` at most, and takes what there is into `group`, within a group's limits.
+    async fn gather(&self, group: &mut Vec<Command>, wait: Option<Duration>) {
+        while !self.take(group) {
+            let arrived = self.waiting.arrived.notified();
+            match wait {
+                None => arrived.await,
+                Some(wait) => {
+                    if timeout(wait, arrived).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, group: &mut Vec<Command>) -> bool {
+        let mut waiting = self.waiting.commands.lock();
+        let commands = waiting.as_mut().expect("the writer has not ended: it is asking");
+        let mut bytes = 0;
+        while group.len() < GROUP_COMMANDS_MAX
+            && bytes < GROUP_BYTES_MAX
+            && let Some(command) = commands.pop_front()
+        {
+            if let Command::Append(append, _) = &command {
+                bytes += append.batch.bytes().len();
+            }
+            group.push(command);
+        }
+        !group.is_empty()
+    }
+
+    /// The writer has ended: whoever waits for an answer learns it.
+    fn end(&self) {
+        let commands = self.waiting.commands.lock().take();
+        drop(commands);
+    }
+}
+
+/// Ends the queue with the writer, however that ends.
+struct Ending<'a>(&'a Queue);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -92,7 +148,7 @@ pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     producer_expiration_ms: i64,
-    partitions: HashMap<u64, PartitionWriter>,
+    partitions: BTreeMap<u64, PartitionWriter>,
     /// Partitions with something staged or not yet synced, in the order in which they came into the group.
     busy: Vec<u64>,
     /// Given up when the writer is done, and not before.
@@ -110,25 +166,18 @@ impl Writer {
             disk,
             clock,
             producer_expiration_ms,
-            partitions: HashMap::new(),
+            partitions: BTreeMap::new(),
             busy: Vec::new(),
             _lock: lock,
         }
     }
 
-    /// Works until told to stop, or until nobody is left who could ask for anything.
-    pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+    /// Works until told to stop.
+    pub(crate) async fn run(mut self, queue: Queue) {
+        let _ending = Ending(&queue);
         let mut group = Vec::new();
         loop {
-            let first = match self.until_flush_is_due() {
-                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(wait) => commands.recv_timeout(wait),
-            };
-            match first {
-                Ok(command) => gather(command, commands, &mut group),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
+            queue.gather(&mut group, self.until_flush_is_due()).await;
             if let Some(stopped) = self.commit(&mut group) {
                 self.finish();
                 drop(self); // gives the directory up before anybody is told
@@ -136,7 +185,6 @@ impl Writer {
                 return;
             }
         }
-        self.finish();
     }
 
     /// Does one group. Returns whom to tell if it was asked to stop.
@@ -209,19 +257,5 @@ impl Writer {
             partition.finish(self.disk.as_ref());
         }
         self.partitions.clear();
-    }
-}
-
-/// Takes whatever else waits into the group, within its limits.
-fn gather(first: Command, commands: &Receiver<Command>, group: &mut Vec<Command>) {
-    let mut bytes = 0;
-    let mut next = Some(first);
-    while let Some(command) = next {
-        if let Command::Append(append, _) = &command {
-            bytes += append.batch.bytes().len();
-        }
-        group.push(command);
-        let full = group.len() >= GROUP_COMMANDS_MAX || bytes >= GROUP_BYTES_MAX;
-        next = if full { None } else { commands.try_recv().ok() };
     }
 }

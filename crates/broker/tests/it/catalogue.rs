@@ -277,6 +277,7 @@ async fn forge_catalogue(root: &Path, key: &'static str, value: &str) {
         root: root.to_owned(),
         disk,
         clock,
+        workers: Arc::new(anabranch_core::seam::Threads),
         queue_appends_max: 8,
         producer_expiration_ms: i64::MAX,
     };

@@ -1,4 +1,4 @@
-//! Where effects come in: disk, clock and randomness.
+//! Where effects come in: disk, clock, randomness and threads.
 //!
 //! Production code takes these as trait objects. The real ones are here; a simulator brings others and replays any
 //! failure from its seed.
@@ -6,7 +6,9 @@
 pub mod clock;
 pub mod disk;
 pub mod random;
+pub mod workers;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, DiskFile, Entry, Lock, Open, RealDisk};
 pub use random::{OsRandom, Random, SeededRandom};
+pub use workers::{Dedicated, Task, Threads, Workers};

@@ -141,6 +141,7 @@ async fn a_directory_has_one_owner_and_one_format() {
             root: dir.path().to_owned(),
             disk: std::sync::Arc::new(RealDisk),
             clock: std::sync::Arc::new(anabranch_core::seam::SystemClock::new()),
+            workers: std::sync::Arc::new(anabranch_core::seam::Threads),
             queue_appends_max: 1,
             producer_expiration_ms: 0,
         })

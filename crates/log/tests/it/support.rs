@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, check_batch, split_batches};
-use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, ManualClock, Open, RealDisk};
+use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, ManualClock, Open, RealDisk, Threads};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use anabranch_log::{LogConfig, Offline, PartitionLog, PartitionReport, Store, StoreConfig};
 use parking_lot::{Condvar, Mutex};
@@ -26,6 +26,7 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, root: &Path) -> Store {
         root: root.to_owned(),
         disk,
         clock: Arc::new(ManualClock::at(1_000_000)),
+        workers: Arc::new(Threads),
         queue_appends_max: 1024,
         producer_expiration_ms: i64::MAX,
     })
