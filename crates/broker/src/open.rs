@@ -93,6 +93,8 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
         disk: Arc::clone(&builder.disk),
         clock: Arc::clone(&builder.clock),
         workers: Arc::clone(&builder.workers),
+        random: Arc::clone(&builder.random),
+        journal_file_bytes: number("log.journal.file.bytes").unsigned_abs(),
         queue_appends_max: number("log.queue.appends.max") as usize,
         producer_expiration_ms: number("producer.id.expiration.ms"),
     })?;

@@ -360,6 +360,7 @@ impl Shared {
     /// Closes the topic's logs and removes its directory.
     async fn remove(self: &Arc<Self>, topic: &Topic) -> Result<(), anabranch_log::OpenError> {
         self.close_partitions(&topic.partitions).await;
+        self.store.forget_topic(&topic.name).await?;
         let (shared, name) = (Arc::clone(self), topic.name.clone());
         blocking(self.store.workers(), move || shared.store.remove_topic(&name)).await
     }

@@ -7,8 +7,9 @@ use anabranch_core::batch::Batch;
 use anabranch_core::seam::Disk;
 use anabranch_core::{LeaderEpoch, Offset, ProducerId};
 
-use crate::durable::{DurableNote, DurablePoint};
-use crate::partition::{Ack, Appended, LogConfig, LogStatus, Shared, Visible};
+use crate::durable::DurablePoint;
+use crate::journal::ring::{Dirty, Group};
+use crate::partition::{Ack, Appended, LogConfig, Shared, Visible};
 use crate::producers::{Producer, Producers, Verdict};
 use crate::segment::{Segment, Spacing, snapshot_path};
 use crate::writer::Reply;
@@ -18,6 +19,8 @@ use crate::{AppendError, FaultCause};
 const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 /// How much is written before the producers' state and the index are saved, which bounds what recovery reads.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
+/// From so many bytes on a partition's part of a group goes to its segment only, with a sync of its own.
+const DIRECT_BYTES: u64 = 1 << 20;
 /// Snapshots that are kept: the newest, and one in case it is damaged.
 const SNAPSHOTS_MAX: usize = 2;
 
@@ -26,9 +29,9 @@ const SNAPSHOTS_MAX: usize = 2;
 pub(crate) struct PartitionWriter {
     pub(crate) shared: Arc<Shared>,
     pub(crate) segment: Arc<Segment>,
-    /// Bytes of the segment that are written, and that are synced.
+    /// Bytes of the segment that are written, and that are durable: in the segment or in the journal.
     pub(crate) written: u64,
-    pub(crate) synced: u64,
+    pub(crate) durable: u64,
     /// After the last record that is staged.
     pub(crate) next: Offset,
     pub(crate) spacing: Spacing,
@@ -36,10 +39,11 @@ pub(crate) struct PartitionWriter {
     pub(crate) began_ms: i64,
     pub(crate) producers: Producers,
     pub(crate) snapshots: Vec<Offset>,
-    pub(crate) note: DurableNote,
     staged: Vec<Staged>,
     staged_bytes: u64,
-    /// Written and to be acknowledged when synced.
+    /// Written and not durable, while all of that is here: the journal would take it.
+    tail: Option<Vec<(Batch, [u8; 16])>>,
+    /// Written and to be acknowledged when durable.
     awaiting_sync: Vec<(Reply, Appended)>,
     unsynced_records: i64,
     unsynced_since_ms: i64,
@@ -72,20 +76,20 @@ impl PartitionWriter {
         now_ms: i64,
     ) -> Self {
         let written = segment.len();
-        let note = DurableNote::new(&shared.directory);
+        segment.set_synced(written);
         Self {
             shared,
             segment,
             written,
-            synced: written,
+            durable: written,
             next,
             spacing,
             began_ms: now_ms,
             producers,
             snapshots,
-            note,
             staged: Vec::new(),
             staged_bytes: 0,
+            tail: Some(Vec::new()),
             awaiting_sync: Vec::new(),
             unsynced_records: 0,
             unsynced_since_ms: 0,
@@ -96,7 +100,7 @@ impl PartitionWriter {
 
     /// Whether there is anything to write, sync or answer.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.staged.is_empty() || !self.awaiting_sync.is_empty() || self.synced < self.written
+        !self.staged.is_empty() || !self.awaiting_sync.is_empty() || self.durable < self.written
     }
 
     fn config(&self) -> LogConfig {
@@ -107,17 +111,9 @@ impl PartitionWriter {
         self.config().flush_messages > 1
     }
 
-    fn stopped(&self) -> Option<AppendError> {
-        match &*self.shared.status.lock() {
-            LogStatus::Online => None,
-            LogStatus::Stopped(fault) => Some(AppendError::Stopped(fault.clone())),
-            LogStatus::Closed => Some(AppendError::Closed),
-        }
-    }
-
     /// Gives a batch its offset and its place in the group, beginning a new segment first if it is time.
     pub(crate) fn stage(&mut self, disk: &Arc<dyn Disk>, batch: Batch, ack: Ack, reply: Reply, now_ms: i64) {
-        let verdict = match self.stopped() {
+        let verdict = match self.shared.stopped() {
             Some(stopped) => Err(stopped),
             None => self.producers.judge(batch.header()),
         };
@@ -166,7 +162,7 @@ impl PartitionWriter {
         } else if self.is_full || too_large || too_old || too_far {
             self.write(now_ms)?;
             self.sync(disk.as_ref());
-            if let Some(stopped) = self.stopped() {
+            if let Some(stopped) = self.shared.stopped() {
                 return Err(stopped);
             }
             self.is_full = true;
@@ -192,7 +188,7 @@ impl PartitionWriter {
         self.shared.bounds.lock().visible = Visible { next: self.next, segment: segment.base, bytes: 0 };
         self.spacing = Spacing::from_start(segment.base);
         self.segment = segment;
-        (self.written, self.synced, self.checkpoint) = (0, 0, 0);
+        (self.written, self.durable, self.checkpoint) = (0, 0, 0);
         self.is_full = false;
         Ok(())
     }
@@ -221,7 +217,7 @@ impl PartitionWriter {
 
     fn written(&mut self, staged: Vec<Staged>, bytes: u64, now_ms: i64) {
         let config = self.config();
-        if self.synced == self.written {
+        if self.durable == self.written {
             self.unsynced_since_ms = now_ms;
         }
         let mut index = self.segment.index.lock();
@@ -247,8 +243,12 @@ impl PartitionWriter {
         let relaxed = self.is_relaxed();
         if relaxed {
             self.show_written();
+            self.tail = None;
         }
-        for staged in staged {
+        for mut staged in staged {
+            if let Some(tail) = &mut self.tail {
+                tail.extend(staged.batch.take());
+            }
             if relaxed || staged.ack == Ack::Written {
                 let _ = staged.reply.send(Ok(staged.appended));
             } else {
@@ -285,37 +285,61 @@ impl PartitionWriter {
             return self.is_busy();
         }
         let due = self.flush_due_ms().is_some_and(|due_ms| now_ms >= due_ms);
-        self.synced < self.written && (due || self.unsynced_records >= self.config().flush_messages)
+        self.durable < self.written && (due || self.unsynced_records >= self.config().flush_messages)
     }
 
     /// When a partition with relaxed durability must be synced at the latest; wall clock, ms.
     pub(crate) fn flush_due_ms(&self) -> Option<i64> {
-        let relaxed = self.is_relaxed() && self.synced < self.written;
+        let relaxed = self.is_relaxed() && self.durable < self.written;
         relaxed.then(|| self.unsynced_since_ms.checked_add(self.config().flush_ms))?
     }
 
-    /// Makes everything written durable, shows it to readers, and answers whoever waited for that.
-    pub(crate) fn sync(&mut self, disk: &dyn Disk) {
-        let outcome = match self.stopped() {
-            Some(stopped) => Err(stopped),
-            None if self.synced == self.written => Ok(()),
-            None => self.segment.file.sync_data().map_err(|error| {
-                let fault = self.segment.fault(self.synced, FaultCause::SyncFailed(Arc::new(error)));
-                self.shared.stop(&fault);
-                AppendError::Stopped(fault)
-            }),
+    /// Puts what is written and not durable into a group of the journal; `false` if it is not to be had, does not fit, or
+    /// is so large that a sync of the segment costs less than to write it twice.
+    pub(crate) fn journal<'a>(&'a self, number: u64, group: &mut Group<'a>) -> bool {
+        let Some(tail) = self.tail.as_ref().filter(|_| self.journal_bytes() > 0) else { return false };
+        let parts: Vec<&[u8]> =
+            tail.iter().flat_map(|(batch, prefix)| [&prefix[..], &batch.bytes()[prefix.len()..]]).collect();
+        let dirty = Dirty {
+            shared: Arc::clone(&self.shared),
+            segment: Arc::clone(&self.segment),
+            point: self.point(),
         };
-        if outcome.is_ok() && self.synced < self.written {
-            self.synced = self.written;
-            self.unsynced_records = 0;
-            let point = DurablePoint { segment: self.segment.base, bytes: self.synced, next: self.next };
-            if let Err(error) = self.note.write(disk, point) {
-                // Nothing is lost: recovery will look at more of the segment.
-                tracing::warn!(partition = %self.shared.id, %error, "the durable point could not be noted");
-            }
+        group.add(number, dirty, self.durable, &parts)
+    }
+
+    /// Bytes that the journal would take; 0 if it is not to take them.
+    pub(crate) fn journal_bytes(&self) -> usize {
+        let bytes = self.written - self.durable;
+        let takes = self.tail.is_some() && bytes < DIRECT_BYTES && self.shared.stopped().is_none();
+        if takes { bytes as usize } else { 0 }
+    }
+
+    fn point(&self) -> DurablePoint {
+        DurablePoint { segment: self.segment.base, bytes: self.written, next: self.next }
+    }
+
+    /// Syncs the segment, whatever the journal holds of it, and answers whoever waited.
+    pub(crate) fn sync(&mut self, disk: &dyn Disk) {
+        let outcome = match self.shared.stopped() {
+            Some(stopped) => Err(stopped),
+            None if self.segment.synced() >= self.written => Ok(()),
+            None => self.segment.sync(&self.shared),
+        };
+        if outcome.is_ok() && self.written > 0 {
+            self.shared.note.lock().advance(disk, self.point());
+        }
+        self.settle(&outcome);
+    }
+
+    /// Everything written is durable, or is not known to be: shows it to readers, and answers whoever waited.
+    pub(crate) fn settle(&mut self, outcome: &Result<(), AppendError>) {
+        let grown = self.durable < self.written;
+        self.durable = self.written; // after a failure nothing more is to be done here
+        self.unsynced_records = 0;
+        self.tail = Some(Vec::new());
+        if outcome.is_ok() && grown {
             self.show_written();
-        } else if outcome.is_err() {
-            self.synced = self.written; // nothing more is to be done here
         }
         for (reply, appended) in self.awaiting_sync.drain(..) {
             let _ = reply.send(outcome.clone().map(|()| appended));
@@ -330,7 +354,7 @@ impl PartitionWriter {
 
     /// Saves the index and the producers' state when much was written since the last time. Right after a sync.
     pub(crate) fn checkpoint_if_due(&mut self, disk: &dyn Disk, oldest_producer_ms: i64) {
-        if self.stopped().is_some() {
+        if self.shared.stopped().is_some() {
             return;
         }
         let mut index = self.segment.index.lock();
@@ -340,7 +364,7 @@ impl PartitionWriter {
             tracing::warn!(partition = %self.shared.id, %error, "the index could not be written");
         }
         drop(index);
-        if self.synced == self.written && self.written - self.checkpoint >= CHECKPOINT_BYTES {
+        if self.durable == self.written && self.written - self.checkpoint >= CHECKPOINT_BYTES {
             self.producers.forget_before(oldest_producer_ms);
             self.checkpoint(disk);
         }
@@ -357,7 +381,7 @@ impl PartitionWriter {
 
     /// Writes a snapshot of the producers' state. It is never ahead of the durable log.
     fn save_producers(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        assert_eq!(self.synced, self.written, "a snapshot follows a sync");
+        assert_eq!(self.durable, self.written, "a snapshot follows a sync");
         if self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }
@@ -372,7 +396,7 @@ impl PartitionWriter {
     /// Syncs and saves everything that is written, and closes the partition.
     pub(crate) fn finish(&mut self, disk: &dyn Disk) {
         self.sync(disk);
-        if self.stopped().is_none() {
+        if self.shared.stopped().is_none() {
             self.checkpoint(disk);
         }
         self.shared.close();

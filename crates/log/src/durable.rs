@@ -1,9 +1,9 @@
 //! How far a partition was synced: what recovery trusts, and what lies beyond it may be torn.
 //!
-//! The writer notes the point after each sync, with a plain write and no sync of its own. After the death of the
-//! process the note is exact, since the page cache survives; after power loss it may be older than the truth, or torn
-//! (then the checksum tells), and recovery treats a little more of the last segment as possibly torn. It can never be
-//! ahead of the truth. Layout, little-endian:
+//! The point is noted after each sync of the segment, with a plain write and no sync of its own. After the death of the
+//! process the note is exact but for what the journal holds, since the page cache survives; after power loss it may be
+//! older than the truth, or torn (then the checksum tells), and recovery treats a little more of the last segment as
+//! possibly torn. It can never be ahead of the truth. Layout, little-endian:
 //!
 //! ```text
 //!  0  segment  i64   base offset of the segment that was being written
@@ -23,7 +23,7 @@ const FILE: &str = "durable";
 const NOTE_BYTES: usize = 28;
 
 /// A point up to which everything is on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DurablePoint {
     pub(crate) segment: Offset,
     pub(crate) bytes: u64,
@@ -62,29 +62,54 @@ impl DurablePoint {
     }
 }
 
-/// Where the writer notes the point.
+/// Where the point is noted. Its file is opened for each note: they are rare where the journal is used, and partitions
+/// many.
 #[derive(Debug)]
 pub(crate) struct DurableNote {
     path: PathBuf,
-    file: Option<Arc<dyn DiskFile>>,
+    noted: Option<DurablePoint>,
 }
 
 impl DurableNote {
+    /// The note of the partition in `directory`, of which nothing is known.
     pub(crate) fn new(directory: &Path) -> Self {
-        Self { path: directory.join(FILE), file: None }
+        Self { path: directory.join(FILE), noted: None }
     }
 
-    pub(crate) fn write(&mut self, disk: &dyn Disk, point: DurablePoint) -> io::Result<()> {
-        let file = match &self.file {
-            Some(file) => file,
-            None => self.file.insert(match disk.exists(&self.path)? {
-                true => disk.open(&self.path, Open::ReadWrite)?,
-                false => disk.open(&self.path, Open::Create)?,
-            }),
-        };
-        file.write_all_at(&[&point.encode()], 0)
+    /// Notes a point, unless a later one was noted before.
+    pub(crate) fn advance(&mut self, disk: &dyn Disk, point: DurablePoint) {
+        if self.noted.is_none_or(|noted| noted < point)
+            && let Err(error) = self.write(disk, point)
+        {
+            // Nothing is lost: recovery will look at more of the segment.
+            tracing::warn!(file = %self.path.display(), %error, "the durable point could not be noted");
+        }
+    }
+
+    fn write(&mut self, disk: &dyn Disk, point: DurablePoint) -> io::Result<()> {
+        self.open(disk)?.write_all_at(&[&point.encode()], 0)?;
+        self.noted = Some(point);
+        Ok(())
+    }
+
+    /// Notes a point so that it survives power loss.
+    pub(crate) fn write_durably(&mut self, disk: &dyn Disk, point: DurablePoint) -> io::Result<()> {
+        self.write(disk, point)?;
+        self.open(disk)?.sync_data()
+    }
+
+    fn open(&self, disk: &dyn Disk) -> io::Result<Arc<dyn DiskFile>> {
+        match disk.exists(&self.path)? {
+            true => disk.open(&self.path, Open::ReadWrite),
+            false => disk.open(&self.path, Open::Create),
+        }
     }
 }
+
+/// The name of a file that says that a sync has failed here: until the machine starts again, what the page cache holds of
+/// the last segment may not be on the disk, and no later sync would tell (Linux marks such pages clean). It need not be
+/// durable itself, since the page cache goes with the doubt.
+pub(crate) const SUSPECT: &str = "suspect";
 
 #[cfg(test)]
 mod tests {

@@ -61,6 +61,14 @@ pub enum FaultCause {
         /// Where this segment begins.
         base: Offset,
     },
+    /// The journal's entries do not follow one another.
+    #[error("damaged: entries {from} to {to} of the journal are missing here")]
+    EntriesMissing {
+        /// The first one.
+        from: u64,
+        /// The one that is there again.
+        to: u64,
+    },
     /// Records that were durable are gone from the end, or the last ones have other offsets.
     #[error("damaged: the log ends at offset {end}, and was durable up to {durable}")]
     EndsElsewhere {
@@ -145,6 +153,12 @@ pub enum OpenError {
     /// There are files in it that are not ours, and no format file.
     #[error("{} is not a data directory, and not empty", .0.display())]
     NotADataDirectory(PathBuf),
+    /// An entry of the journal that held durable records cannot be read, and whose they were is not known.
+    #[error(
+        "the journal is damaged: {0}. Records that were acknowledged may be in it and nowhere else. Nothing was changed; \
+         to go on without them, move the directory `journal` away"
+    )]
+    JournalDamaged(Fault),
     /// The operating system refuses.
     #[error("cannot {action} {}: {error}", path.display())]
     Io {

@@ -2,15 +2,17 @@
 //!
 //! A [`Store`] is a data directory that one process owns: its lock, its format, its writer. A [`PartitionLog`] is one
 //! partition in it. All appends of a store go through one writer thread, which gathers whatever is waiting into a group,
-//! writes it, syncs it once per partition, and only then lets readers see it and acknowledges it (group commit without a
+//! writes it, makes it durable by one sync, and only then lets readers see it and acknowledges it (group commit without a
 //! timer: while one group syncs, the next one gathers).
 //!
 //! ```text
 //! DIR/format                     version of this layout; an unknown one is refused
+//! DIR/journal/00000000.journal    what is durable and may not be in its segment yet (see `journal`)
 //! DIR/topics/NAME/P/
 //!     00000000000000000000.log       record batches, one after another
 //!     00000000000000000000.index     sparse places and times in it (see `index`): derived, rebuilt when missing or wrong
 //!     durable                        how far the last segment was synced (see `durable`)
+//!     suspect                        a sync has failed here (see `durable`)
 //!     00000000000000004711.snapshot  producer state up to offset 4711 (see `producers`)
 //! ```
 //!
@@ -24,7 +26,9 @@
 mod active;
 mod durable;
 mod error;
+mod flusher;
 mod index;
+mod journal;
 mod offline;
 mod partition;
 mod producers;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anabranch_core::TopicPartition;
 use anabranch_core::seam::{Disk, Lock};
 
-use crate::store::{FORMAT, TOPICS, check_format, directories, failed, lock};
+use crate::journal::redo::Plan;
+use crate::store::{FORMAT, TOPICS, check_format, directories, failed, lock, partition_directory};
 use crate::verify::verify_partition;
 use crate::{OpenError, PartitionReport};
 
@@ -15,6 +16,7 @@ use crate::{OpenError, PartitionReport};
 pub struct Offline {
     disk: Arc<dyn Disk>,
     root: PathBuf,
+    journal: Plan,
     _lock: Box<dyn Lock>,
 }
 
@@ -22,7 +24,7 @@ impl Offline {
     /// Takes the directory.
     ///
     /// # Errors
-    /// [`OpenError`]: it is in use, of another format, or no data directory.
+    /// [`OpenError`]: it is in use, of another format, or no data directory, or its journal is damaged.
     pub fn open(disk: Arc<dyn Disk>, root: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let root = root.into();
         check_format(disk.as_ref(), &root)?;
@@ -31,7 +33,8 @@ impl Offline {
             return Err(OpenError::NotADataDirectory(root));
         }
         let lock = lock(disk.as_ref(), &root)?;
-        Ok(Self { disk, root, _lock: lock })
+        let journal = Plan::read(disk.as_ref(), &root)?;
+        Ok(Self { disk, root, journal, _lock: lock })
     }
 
     /// Every partition for which there is a directory, by topic and number.
@@ -55,7 +58,8 @@ impl Offline {
     /// # Errors
     /// [`OpenError::Io`].
     pub fn verify(&self, partition: &TopicPartition) -> Result<PartitionReport, OpenError> {
-        let directory = self.root.join(TOPICS).join(&partition.topic).join(partition.partition.to_string());
-        verify_partition(self.disk.as_ref(), &directory).map_err(failed("read", &directory))
+        let directory = partition_directory(&self.root, partition);
+        verify_partition(self.disk.as_ref(), &directory, partition, &self.journal)
+            .map_err(failed("read", &directory))
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::durable::DurableNote;
 use crate::segment::Segment;
 use crate::waiters::Waiters;
 use crate::writer::Append;
@@ -152,6 +153,8 @@ pub(crate) struct Shared {
     pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
     pub(crate) config: Mutex<LogConfig>,
     pub(crate) status: Mutex<LogStatus>,
+    /// Held to note a point.
+    pub(crate) note: Mutex<DurableNote>,
     pub(crate) waiters: Waiters,
 }
 
@@ -165,6 +168,15 @@ impl Shared {
         }
         drop(status);
         self.waiters.wake();
+    }
+
+    /// Why nothing more is written, if so.
+    pub(crate) fn stopped(&self) -> Option<AppendError> {
+        match &*self.status.lock() {
+            LogStatus::Online => None,
+            LogStatus::Stopped(fault) => Some(AppendError::Stopped(fault.clone())),
+            LogStatus::Closed => Some(AppendError::Closed),
+        }
     }
 
     pub(crate) fn close(&self) {
@@ -205,10 +217,8 @@ impl PartitionLog {
     /// # Errors
     /// [`AppendError::Closed`] or [`AppendError::Stopped`].
     pub async fn submit(&self, batch: Batch, ack: Ack) -> Result<Pending, AppendError> {
-        match &*self.shared.status.lock() {
-            LogStatus::Online => {}
-            LogStatus::Stopped(fault) => return Err(AppendError::Stopped(fault.clone())),
-            LogStatus::Closed => return Err(AppendError::Closed),
+        if let Some(stopped) = self.shared.stopped() {
+            return Err(stopped);
         }
         let (reply, answer) = oneshot::channel();
         let append = Append { partition: self.number, batch, ack, reply };

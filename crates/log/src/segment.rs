@@ -11,8 +11,10 @@ use anabranch_core::seam::{Disk, DiskFile, Open};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::durable::SUSPECT;
 use crate::index::{Index, Place};
-use crate::{Fault, FaultCause};
+use crate::partition::Shared;
+use crate::{AppendError, Fault, FaultCause};
 
 const LOG: &str = "log";
 const INDEX: &str = "index";
@@ -68,6 +70,10 @@ pub(crate) struct Segment {
     pub(crate) file: Arc<dyn DiskFile>,
     /// Bytes that are written.
     len: AtomicU64,
+    /// Bytes that a sync of this file has made durable.
+    synced: AtomicU64,
+    /// Held during a sync: an error is told once, to one of those who sync, and the others must not miss it.
+    syncing: Mutex<()>,
     /// Protects the index: readers look up, the writer adds. Held for a few small reads at most.
     pub(crate) index: Mutex<Index>,
     disk: Arc<dyn Disk>,
@@ -91,7 +97,8 @@ impl Segment {
         if how == Open::Create {
             index.keep_valid_below(0)?;
         }
-        Ok(Self { base, path, file, len, index: Mutex::new(index), disk: Arc::clone(disk) })
+        let (synced, syncing) = (AtomicU64::new(0), Mutex::new(()));
+        Ok(Self { base, path, file, len, synced, syncing, index: Mutex::new(index), disk: Arc::clone(disk) })
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -100,6 +107,34 @@ impl Segment {
 
     pub(crate) fn set_len(&self, len: u64) {
         self.len.store(len, Ordering::Release);
+    }
+
+    pub(crate) fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// What a sync before this segment was opened has made durable.
+    pub(crate) fn set_synced(&self, bytes: u64) {
+        self.synced.store(bytes, Ordering::Release);
+    }
+
+    /// Makes everything written so far durable. When that fails the partition stops.
+    pub(crate) fn sync(&self, shared: &Shared) -> Result<(), AppendError> {
+        let _turn = self.syncing.lock();
+        if let Some(stopped) = shared.stopped() {
+            return Err(stopped);
+        }
+        let len = self.len();
+        self.file.sync_data().map_err(|error| {
+            let fault = self.fault(self.synced(), FaultCause::SyncFailed(Arc::new(error)));
+            if let Err(error) = self.disk.open(&shared.directory.join(SUSPECT), Open::Create) {
+                tracing::error!(partition = %shared.id, %error, "restart the machine before this partition is used again: that a sync failed could not be noted");
+            }
+            shared.stop(&fault);
+            AppendError::Stopped(fault)
+        })?;
+        self.synced.fetch_max(len, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Demands that this segment begins where the records before it end, at `next`: a missing one shows by nothing else.

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::TopicPartition;
-use anabranch_core::seam::{Clock, Dedicated, Disk, Lock, Workers};
+use anabranch_core::seam::{Clock, Dedicated, Disk, Lock, Random, Workers};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::flusher::Flusher;
+use crate::journal::redo;
+use crate::journal::ring::Ring;
 use crate::writer::{Command, Queue, Writer};
 use crate::{Absent, LogConfig, OpenError, PartitionLog, recovery};
 
@@ -27,10 +30,14 @@ pub struct StoreConfig {
     pub disk: Arc<dyn Disk>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// Where the journal's keys come from.
+    pub random: Arc<dyn Random>,
     /// Where the writer runs.
     pub workers: Arc<dyn Workers>,
     /// How many appends may wait for the writer; whoever has one more waits.
     pub queue_appends_max: usize,
+    /// The journal's files grow to this size; 0 means that each partition is synced by itself.
+    pub journal_file_bytes: u64,
     /// `producer.id.expiration.ms`: a producer that has written nothing for so long is forgotten.
     pub producer_expiration_ms: i64,
 }
@@ -80,18 +87,26 @@ impl Store {
         create_root(disk, root)?;
         let lock = lock(disk, root)?;
         write_format(disk, root)?;
+        redo::recover(disk, root)?;
         let queue = Queue::new(config.queue_appends_max);
+        let (flusher, jobs) = Flusher::new(
+            Arc::clone(&config.disk),
+            Arc::clone(&config.random),
+            root.to_owned(),
+            queue.clone(),
+        );
         let writer = Writer::new(
             Arc::clone(&config.disk),
             Arc::clone(&config.clock),
+            root.to_owned(),
             config.producer_expiration_ms,
+            Ring::new(config.journal_file_bytes, jobs),
             lock,
         );
-        let running = Box::pin(writer.run(queue.clone()));
-        let writer = config
-            .workers
-            .dedicate("log-writer", running)
-            .map_err(failed("start the writer of", &config.root))?;
+        let start =
+            |name, task| config.workers.dedicate(name, task).map_err(failed("start the writer of", root));
+        start("log-flusher", Box::pin(flusher.run()))?;
+        let writer = start("log-writer", Box::pin(writer.run(queue.clone())))?;
         let inner = Inner { config, queue, next_number: AtomicU64::new(0), writer: Mutex::new(Some(writer)) };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -145,7 +160,19 @@ impl Store {
         Ok(PartitionLog { shared: opened.shared, number, store: self.clone() })
     }
 
-    /// Removes a topic's directory with all its partitions. Logs of it must have been closed. Blocks on the disk.
+    /// Makes the journal forget a topic: whoever gets its name later must not get its records after a crash. Logs of it must
+    /// have been closed; to be called before [`Store::remove_topic`] if any of them was open.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`] when the journal cannot be written.
+    pub async fn forget_topic(&self, topic: &str) -> Result<(), OpenError> {
+        let (forgotten, done) = oneshot::channel();
+        self.inner.queue.control(Command::Forget(topic.to_owned(), forgotten));
+        let lost = |_| io::Error::other("the journal cannot be written now");
+        done.await.map_err(lost).map_err(failed("forget the records of", &self.topic_directory(topic)))
+    }
+
+    /// Removes a topic's directory with all its partitions. Blocks on the disk.
     ///
     /// # Errors
     /// [`OpenError::Io`].
@@ -195,6 +222,10 @@ impl Store {
     fn topic_directory(&self, topic: &str) -> PathBuf {
         self.inner.config.root.join(TOPICS).join(topic)
     }
+}
+
+pub(crate) fn partition_directory(root: &Path, partition: &TopicPartition) -> PathBuf {
+    root.join(TOPICS).join(&partition.topic).join(partition.partition.to_string())
 }
 
 pub(crate) fn lock(disk: &dyn Disk, root: &Path) -> Result<Box<dyn Lock>, OpenError> {

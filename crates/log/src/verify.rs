@@ -4,12 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_core::Offset;
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::seam::{Disk, DiskFile, Open};
+use anabranch_core::{Offset, TopicPartition};
 
 use crate::durable::DurablePoint;
 use crate::index::{Place, read_entries};
+use crate::journal::redo::Plan;
 use crate::producers::Producers;
 use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, index_path, segment_path, snapshot_path};
 use crate::{Fault, FaultCause};
@@ -40,9 +41,14 @@ pub struct PartitionReport {
 }
 
 /// See [`crate::Offline::verify`].
-pub(crate) fn verify_partition(disk: &dyn Disk, directory: &Path) -> io::Result<PartitionReport> {
+pub(crate) fn verify_partition(
+    disk: &dyn Disk,
+    directory: &Path,
+    partition: &TopicPartition,
+    journal: &Plan,
+) -> io::Result<PartitionReport> {
     let listing = Listing::of(disk, directory)?;
-    let note = DurablePoint::read(disk, directory)?;
+    let note = journal.durable_point(partition, DurablePoint::read(disk, directory)?);
     let start = listing.segments.first().copied().unwrap_or(Offset(0));
     let mut report = PartitionReport {
         segments: listing.segments.len(),
@@ -69,7 +75,10 @@ pub(crate) fn verify_partition(disk: &dyn Disk, directory: &Path) -> io::Result<
             report.faults.push(Fault { file, position: 0, cause });
         }
         let noted = note.filter(|note| note.segment == *base);
-        verify_segment(disk, directory, *base, noted, Some(*base) == last, &mut report)?;
+        let file = disk.open(&segment_path(directory, *base), Open::Read)?;
+        let is_last = Some(*base) == last;
+        let file = if is_last { journal.redone(disk, partition, *base, file)? } else { file };
+        verify_segment(disk, directory, *base, file.as_ref(), noted, is_last, &mut report)?;
     }
     for offset in &listing.snapshots {
         let path = snapshot_path(directory, *offset);
@@ -89,12 +98,12 @@ fn verify_segment(
     disk: &dyn Disk,
     directory: &Path,
     base: Offset,
+    file: &dyn DiskFile,
     noted: Option<DurablePoint>,
     is_last: bool,
     report: &mut PartitionReport,
 ) -> io::Result<()> {
     let path = segment_path(directory, base);
-    let file: Arc<dyn DiskFile> = disk.open(&path, Open::Read)?;
     let len = file.len()?;
     let fault = |position, cause| Fault { file: path.clone(), position, cause };
     // The last segment is younger than the note, or nothing is known.
@@ -103,7 +112,7 @@ fn verify_segment(
         report.faults.push(fault(len, FaultCause::Shortened { durable_bytes: durable }));
     }
     let mut batches = Vec::new();
-    let mut scan = Scan::new(file.as_ref(), 0, len, SCAN_WINDOW_BYTES).after(report.end);
+    let mut scan = Scan::new(file, 0, len, SCAN_WINDOW_BYTES).after(report.end);
     let torn = loop {
         match scan.next_batch() {
             Ok(None) => break None,

@@ -1,11 +1,12 @@
-//! The one writer of a store: appends in groups, one sync per partition and group.
+//! The one writer of a store: appends in groups, made durable together.
 //!
 //! [`Writer::commit`] does one group, synchronously: everything that waits is staged (offsets assigned, sequences
-//! judged), written with one call per partition, acknowledged as [`Ack::Written`] where that is enough, synced, made
-//! visible, and acknowledged as [`Ack::Durable`]. [`Writer::run`] is the loop around it, on a thread of its own: while a
+//! judged), written with one call per partition, acknowledged as [`Ack::Written`] where that is enough, made durable by one
+//! sync of the journal (or by one of each segment, where there is no journal or too much for it), made visible, and acknowledged as [`Ack::Durable`]. [`Writer::run`] is the loop around it, on a thread of its own: while a
 //! group syncs, the next one gathers in the queue.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-use crate::AppendError;
 use crate::active::PartitionWriter;
+use crate::journal;
+use crate::journal::ring::{JournalFile, Ring};
 use crate::partition::{Ack, Appended};
+use crate::{AppendError, Fault};
 
 /// A batch that waits for the writer.
 #[derive(Debug)]
@@ -39,6 +42,12 @@ pub(crate) enum Command {
     Adopt(u64, Box<PartitionWriter>),
     /// Finish with a partition.
     Release(u64, oneshot::Sender<()>),
+    /// Make the journal forget a topic whose partitions are released, before its directory is removed.
+    Forget(String, oneshot::Sender<()>),
+    /// The flusher has made a journal file, or could not.
+    Made(Option<JournalFile>),
+    /// The flusher has synced what this journal file holds, or could not.
+    Flushed(u64, bool),
     /// Finish with everything.
     Stop(oneshot::Sender<()>),
 }
@@ -147,10 +156,14 @@ const GROUP_BYTES_MAX: usize = 64 << 20;
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
+    root: PathBuf,
     producer_expiration_ms: i64,
     partitions: BTreeMap<u64, PartitionWriter>,
-    /// Partitions with something staged or not yet synced, in the order in which they came into the group.
+    /// Partitions with something staged or not yet durable, in the order in which they came into the group.
     busy: Vec<u64>,
+    journal: Ring,
+    /// Topics to be forgotten by the journal, and who waits for it.
+    forgetting: Vec<(String, oneshot::Sender<()>)>,
     /// Given up when the writer is done, and not before.
     _lock: Box<dyn Lock>,
 }
@@ -159,15 +172,20 @@ impl Writer {
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
+        root: PathBuf,
         producer_expiration_ms: i64,
+        journal: Ring,
         lock: Box<dyn Lock>,
     ) -> Self {
         Self {
             disk,
             clock,
+            root,
             producer_expiration_ms,
             partitions: BTreeMap::new(),
             busy: Vec::new(),
+            journal,
+            forgetting: Vec::new(),
             _lock: lock,
         }
     }
@@ -179,6 +197,7 @@ impl Writer {
         loop {
             queue.gather(&mut group, self.until_flush_is_due()).await;
             if let Some(stopped) = self.commit(&mut group) {
+                self.journal.stop_flusher().await;
                 self.finish();
                 drop(self); // gives the directory up before anybody is told
                 let _ = stopped.send(());
@@ -206,6 +225,9 @@ impl Writer {
                     }
                     let _ = released.send(());
                 }
+                Command::Forget(topic, forgotten) => self.forgetting.push((topic, forgotten)),
+                Command::Made(file) => self.journal.take_file(file),
+                Command::Flushed(file, ok) => self.journal.flushed(file, ok),
                 Command::Stop(stopped) => stop = Some(stopped),
             }
         }
@@ -233,15 +255,62 @@ impl Writer {
                 let _ = partition.write(now_ms); // whoever it concerns has been told
             }
         }
+        let is_due = |number: &&u64| {
+            self.partitions.get(number).is_some_and(|partition| partition.sync_is_due(now_ms))
+        };
+        let due: Vec<u64> = self.busy.iter().filter(is_due).copied().collect();
+        self.make_durable(&due);
         let oldest_producer_ms = now_ms.saturating_sub(self.producer_expiration_ms);
-        self.busy.retain(|number| {
-            let Some(partition) = self.partitions.get_mut(number) else { return false };
-            if partition.sync_is_due(now_ms) {
-                partition.sync(self.disk.as_ref());
+        for number in &due {
+            if let Some(partition) = self.partitions.get_mut(number) {
                 partition.checkpoint_if_due(self.disk.as_ref(), oldest_producer_ms);
             }
-            partition.is_busy()
+        }
+        self.busy.retain(|number| self.partitions.get(number).is_some_and(PartitionWriter::is_busy));
+    }
+
+    /// What the journal takes, by one sync; the rest by a sync of each segment.
+    fn make_durable(&mut self, due: &[u64]) {
+        let left = self.journal_due(due).unwrap_or_else(|fault| {
+            // Whose bytes are durable is not known, and where they would go next neither.
+            self.journal.give_up();
+            self.partitions.values().for_each(|partition| partition.shared.stop(&fault));
+            due.to_vec()
         });
+        for number in left {
+            if let Some(partition) = self.partitions.get_mut(&number) {
+                partition.sync(self.disk.as_ref());
+            }
+        }
+    }
+
+    /// Makes partitions durable by the journal; those that it does not take are left.
+    fn journal_due(&mut self, due: &[u64]) -> Result<Vec<u64>, Fault> {
+        let wanted = due.iter().filter_map(|number| Some(self.partitions.get(number)?.journal_bytes())).sum();
+        if wanted == 0 && self.forgetting.is_empty() {
+            return Ok(due.to_vec());
+        }
+        let mut group = self.journal.group(wanted, self.clock.monotonic())?;
+        let (forgetting, waiting) = std::mem::take(&mut self.forgetting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(topic, _)| !self.journal.knows(topic) || group.forget(topic));
+        let is_taken = |number: &u64| {
+            self.partitions.get(number).is_some_and(|partition| partition.journal(*number, &mut group))
+        };
+        let (taken, left) = due.iter().copied().partition::<Vec<_>, _>(is_taken);
+        if !group.is_empty() {
+            self.journal.commit(group)?;
+        }
+        for number in taken {
+            let partition = self.partitions.get_mut(&number).expect("the journal took it");
+            partition.settle(&Ok(()));
+        }
+        for (_, forgotten) in forgetting {
+            let _ = forgotten.send(());
+        }
+        // Dropped, whoever waits learns that it cannot be done.
+        self.forgetting = if self.journal.is_moving() { waiting } else { Vec::new() };
+        Ok(left)
     }
 
     /// How long until a partition with relaxed durability must be synced; `None` when there is none.
@@ -257,5 +326,11 @@ impl Writer {
             partition.finish(self.disk.as_ref());
         }
         self.partitions.clear();
+        if self.journal.is_settled() {
+            // If it stays, the next start reads it, and writes what stands there already.
+            if let Err(error) = journal::discard(self.disk.as_ref(), &self.root) {
+                tracing::warn!(%error, "the journal could not be removed");
+            }
+        }
     }
 }

@@ -278,6 +278,8 @@ async fn forge_catalogue(root: &Path, key: &'static str, value: &str) {
         disk,
         clock,
         workers: Arc::new(anabranch_core::seam::Threads),
+        random: std::sync::Arc::new(anabranch_core::seam::OsRandom),
+        journal_file_bytes: 0,
         queue_appends_max: 8,
         producer_expiration_ms: i64::MAX,
     };

@@ -1,7 +1,9 @@
 //! Settings, as tools see them.
 
 use anabranch_broker::config::ConfigOp;
-use anabranch_broker::{Ack, Apply, ConfigSource, NewTopic, ProduceError, Record, TopicError};
+use anabranch_broker::{
+    Ack, Apply, Broker, BrokerConfig, ConfigSource, NewTopic, ProduceError, Record, TopicError,
+};
 
 use crate::broker_with;
 
@@ -53,9 +55,10 @@ async fn commits_are_durable_whatever_is_set_on_their_topic() {
     let dir = tempfile::tempdir().unwrap();
     let relaxed = [ConfigOp::Set("flush.messages".into(), "1000000".into())];
     for round in 0..2 {
-        let broker = crate::open(dir.path()).await;
+        let config = BrokerConfig::default().with("log.journal.file.bytes", "0").unwrap();
+        let broker = Broker::builder().data(dir.path()).config(config).open().await.unwrap();
         broker.alter_topic_configs("__consumer_offsets", &relaxed, Apply::Now).await.unwrap();
-        // The note of the durable point moves with each sync.
+        // The note of the durable point moves with each sync of the partition.
         let noted = || std::fs::read(dir.path().join("topics/__consumer_offsets/0/durable")).unwrap();
         let before = noted();
         broker.groups().commit(crate::groups::simple_commit("t", round)).await.unwrap();

@@ -4,5 +4,6 @@
 
 mod damage;
 mod failing;
+mod journal;
 mod promises;
 mod support;

@@ -142,6 +142,8 @@ async fn a_directory_has_one_owner_and_one_format() {
             disk: std::sync::Arc::new(RealDisk),
             clock: std::sync::Arc::new(anabranch_core::seam::SystemClock::new()),
             workers: std::sync::Arc::new(anabranch_core::seam::Threads),
+            random: std::sync::Arc::new(anabranch_core::seam::OsRandom),
+            journal_file_bytes: 0,
             queue_appends_max: 1,
             producer_expiration_ms: 0,
         })

@@ -27,6 +27,8 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, root: &Path) -> Store {
         disk,
         clock: Arc::new(ManualClock::at(1_000_000)),
         workers: Arc::new(Threads),
+        random: std::sync::Arc::new(anabranch_core::seam::OsRandom),
+        journal_file_bytes: 0,
         queue_appends_max: 1024,
         producer_expiration_ms: i64::MAX,
     })

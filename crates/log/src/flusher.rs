@@ -1,0 +1,139 @@
+//! Works behind the writer: brings what a full journal file holds to its segments, and makes new files.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anabranch_core::seam::{Disk, Open, Random};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::journal::entry::FileHeader;
+use crate::journal::ring::{Dirty, JournalFile};
+use crate::journal::{JOURNAL, file_name};
+use crate::writer::{Command, Queue};
+
+/// What the flusher is asked to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Sync the segments of which the journal file holds bytes.
+    Flush { file: u64, dirty: Arc<Vec<Dirty>> },
+    /// Make a journal file.
+    Make { number: u64, len_bytes: u64 },
+}
+
+/// The way to the flusher. There are no more jobs than journal files, so that it need not be bounded.
+#[derive(Debug)]
+pub(crate) struct Jobs {
+    jobs: mpsc::UnboundedSender<Job>,
+    stopping: Arc<AtomicBool>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Jobs {
+    pub(crate) fn send(&self, job: Job) {
+        // Fails when the flusher has panicked: then files stay full, and the writer does without.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Waits until the flusher has ended; what it has not begun is left undone.
+    pub(crate) async fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        drop(self.jobs);
+        let _ = self.ended.await;
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Flusher {
+    disk: Arc<dyn Disk>,
+    random: Arc<dyn Random>,
+    /// The data directory.
+    root: PathBuf,
+    writer: Queue,
+    jobs: mpsc::UnboundedReceiver<Job>,
+    stopping: Arc<AtomicBool>,
+    _ended: oneshot::Sender<()>,
+}
+
+/// How much is filled with zeros before a sync, so that the writer's own syncs do not wait for all of it.
+const FILL_BYTES: usize = 1 << 20;
+
+impl Flusher {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        random: Arc<dyn Random>,
+        root: PathBuf,
+        writer: Queue,
+    ) -> (Self, Jobs) {
+        let (sender, jobs) = mpsc::unbounded_channel();
+        let (ending, ended) = oneshot::channel();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let to = Jobs { jobs: sender, stopping: Arc::clone(&stopping), ended };
+        (Self { disk, random, root, writer, jobs, stopping, _ended: ending }, to)
+    }
+
+    /// Works until nobody can ask for anything.
+    pub(crate) async fn run(mut self) {
+        while let Some(job) = self.jobs.recv().await {
+            match job {
+                _ if self.is_stopping() => {}
+                Job::Flush { file, dirty } => {
+                    let flushed = self.flush(&dirty);
+                    self.writer.control(Command::Flushed(file, flushed));
+                }
+                Job::Make { number, len_bytes } => {
+                    let made = self.make(number, len_bytes);
+                    if let Err(error) = &made {
+                        tracing::warn!(%error, "no journal file could be made: each partition is synced by itself meanwhile");
+                    }
+                    self.writer.control(Command::Made(made.ok()));
+                }
+            }
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Syncs the segments; whether all are synced or not needed any more.
+    fn flush(&self, dirty: &[Dirty]) -> bool {
+        for dirty in dirty {
+            if self.is_stopping() {
+                return false;
+            }
+            // A partition that stops here has been told; its bytes stay in the journal.
+            if !dirty.is_settled() && dirty.segment.sync(&dirty.shared).is_ok() {
+                dirty.shared.note.lock().advance(self.disk.as_ref(), dirty.point);
+            }
+        }
+        dirty.iter().all(Dirty::is_settled)
+    }
+
+    fn make(&self, number: u64, len_bytes: u64) -> std::io::Result<JournalFile> {
+        let header = FileHeader { number, key: self.random.next_u64() };
+        let directory = self.root.join(JOURNAL);
+        if !self.disk.exists(&directory)? {
+            self.disk.create_dir_all(&directory)?;
+            self.disk.sync_dir(&self.root)?;
+        }
+        let path = directory.join(file_name(number));
+        let file = self.disk.open(&path, Open::Create)?;
+        let zeros = vec![0; FILL_BYTES];
+        let mut filled = 0;
+        while filled < len_bytes {
+            if self.is_stopping() {
+                return Err(std::io::Error::other("the store is closing"));
+            }
+            let bytes = (len_bytes - filled).min(FILL_BYTES as u64);
+            file.write_all_at(&[&zeros[..bytes as usize]], filled)?;
+            file.sync_data()?;
+            filled += bytes;
+        }
+        file.write_all_at(&[&header.encode()], 0)?;
+        file.sync_data()?;
+        self.disk.sync_dir(&directory)?;
+        Ok(JournalFile { header, path, file, len_bytes })
+    }
+}
