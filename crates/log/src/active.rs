@@ -49,6 +49,8 @@ pub(crate) struct PartitionWriter {
     unsynced_since_ms: i64,
     /// `written` at the last checkpoint.
     checkpoint: u64,
+    /// A write was taken back, and that is not durable: what was cut off may come back.
+    is_cut: bool,
     /// A successor was begun, and may be in the directory though that failed: nothing more belongs here.
     is_full: bool,
 }
@@ -94,6 +96,7 @@ impl PartitionWriter {
             unsynced_records: 0,
             unsynced_since_ms: 0,
             checkpoint: written,
+            is_cut: false,
             is_full: false,
         }
     }
@@ -261,7 +264,10 @@ impl PartitionWriter {
     fn take_back(&mut self, staged: Vec<Staged>, error: io::Error) -> AppendError {
         tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
         let failed = match self.segment.file.set_len(self.written) {
-            Ok(()) => AppendError::WriteFailed(Arc::new(error)),
+            Ok(()) => {
+                self.is_cut = true;
+                AppendError::WriteFailed(Arc::new(error))
+            }
             Err(error) => {
                 let fault = self.segment.io_fault("taking a failed write back", self.written, error);
                 self.shared.stop(&fault);
@@ -323,10 +329,11 @@ impl PartitionWriter {
     pub(crate) fn sync(&mut self, disk: &dyn Disk) {
         let outcome = match self.shared.stopped() {
             Some(stopped) => Err(stopped),
-            None if self.segment.synced() >= self.written => Ok(()),
+            None if self.segment.synced() >= self.written && !self.is_cut => Ok(()),
             None => self.segment.sync(&self.shared),
         };
         if outcome.is_ok() && self.written > 0 {
+            self.is_cut = false;
             self.shared.note.lock().advance(disk, self.point());
         }
         self.settle(&outcome);

@@ -106,11 +106,6 @@ impl DurableNote {
     }
 }
 
-/// The name of a file that says that a sync has failed here: until the machine starts again, what the page cache holds of
-/// the last segment may not be on the disk, and no later sync would tell (Linux marks such pages clean). It need not be
-/// durable itself, since the page cache goes with the doubt.
-pub(crate) const SUSPECT: &str = "suspect";
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,6 @@
 //!     00000000000000000000.log       record batches, one after another
 //!     00000000000000000000.index     sparse places and times in it (see `index`): derived, rebuilt when missing or wrong
 //!     durable                        how far the last segment was synced (see `durable`)
-//!     suspect                        a sync has failed here (see `durable`)
 //!     00000000000000004711.snapshot  producer state up to offset 4711 (see `producers`)
 //! ```
 //!

@@ -14,7 +14,7 @@ use anabranch_core::{Offset, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 
 use crate::active::PartitionWriter;
-use crate::durable::{DurableNote, DurablePoint, SUSPECT};
+use crate::durable::{DurableNote, DurablePoint};
 use crate::index::Index;
 use crate::partition::{Absent, Bounds, LogConfig, LogStatus, Shared, Visible};
 use crate::producers::Producers;
@@ -251,36 +251,27 @@ fn cut_torn_tail(
         last.file.set_len(recovered.whole).map_err(failed)?;
         last.set_len(recovered.whole);
     }
-    let suspect = directory.join(SUSPECT);
-    let is_suspect = disk.exists(&suspect).map_err(failed)?;
-    if is_suspect {
-        rewrite(last, durable_bytes(last, note), recovered.whole).map_err(failed)?;
-    }
     let point = DurablePoint { segment: last.base, bytes: recovered.whole, next: recovered.end };
     if torn > 0 || note != Some(point) {
+        let durable_bytes = note.filter(|note| note.segment == last.base).map_or(0, |note| note.bytes);
+        write_again(last, durable_bytes, recovered.whole).map_err(failed)?;
         last.file.sync_data().map_err(failed)?;
         DurableNote::new(directory).advance(disk.as_ref(), point);
-    }
-    if is_suspect {
-        last.file.sync_data().map_err(failed)?;
-        disk.remove_file(&suspect).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Bytes of the last segment up to the point that was noted.
-fn durable_bytes(last: &Segment, note: Option<DurablePoint>) -> u64 {
-    note.filter(|note| note.segment == last.base).map_or(0, |note| note.bytes)
-}
-
-/// Writes again what is there already, so that the next sync writes it to the disk: see [`SUSPECT`].
-fn rewrite(segment: &Segment, from: u64, to: u64) -> io::Result<()> {
+/// Writes bytes of the segment over themselves. After a failed sync Linux takes pages for clean that it never wrote: the
+/// process before this one may have stopped for that, and a sync of what is read back from the page cache would vouch
+/// for nothing.
+fn write_again(segment: &Segment, from: u64, to: u64) -> io::Result<()> {
+    let mut window = vec![0; SCAN_WINDOW_BYTES.min((to - from) as usize)];
     let mut position = from;
     while position < to {
-        let mut bytes = vec![0; (to - position).min(SCAN_WINDOW_BYTES as u64) as usize];
-        segment.file.read_exact_at(&mut bytes, position)?;
-        segment.file.write_all_at(&[&bytes], position)?;
-        position += bytes.len() as u64;
+        let len = window.len().min((to - position) as usize);
+        segment.file.read_exact_at(&mut window[..len], position)?;
+        segment.file.write_all_at(&[&window[..len]], position)?;
+        position += len as u64;
     }
     Ok(())
 }

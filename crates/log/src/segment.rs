@@ -11,7 +11,6 @@ use anabranch_core::seam::{Disk, DiskFile, Open};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::durable::SUSPECT;
 use crate::index::{Index, Place};
 use crate::partition::Shared;
 use crate::{AppendError, Fault, FaultCause};
@@ -127,9 +126,6 @@ impl Segment {
         let len = self.len();
         self.file.sync_data().map_err(|error| {
             let fault = self.fault(self.synced(), FaultCause::SyncFailed(Arc::new(error)));
-            if let Err(error) = self.disk.open(&shared.directory.join(SUSPECT), Open::Create) {
-                tracing::error!(partition = %shared.id, %error, "restart the machine before this partition is used again: that a sync failed could not be noted");
-            }
             shared.stop(&fault);
             AppendError::Stopped(fault)
         })?;
