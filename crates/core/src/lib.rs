@@ -24,6 +24,7 @@ pub mod batch;
 pub mod budget;
 pub mod engine;
 mod ids;
+pub mod planted;
 pub mod seam;
 
 pub use ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};

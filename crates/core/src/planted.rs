@@ -1,0 +1,67 @@
+//! Bugs on purpose, so that whoever checks the log can be checked: see the `sim` room.
+//!
+//! [`is`] is a constant `false` in every build but one with `--cfg anabranch_planted`, which only `cargo xtask sim
+//! --planted` makes.
+
+#[cfg(all(anabranch_planted, not(debug_assertions)))]
+compile_error!("planted bugs are for simulations, not for a release");
+
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])+ $bug:ident,)+) => {
+        /// A bug that can be planted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[doc = $doc])+ $bug,)+
+        }
+
+        impl Bug {
+            /// Every bug, and what it is.
+            pub const ALL: &'static [(Self, &'static str)] = &[$((Self::$bug, concat!($($doc),+))),+];
+        }
+    };
+}
+
+bugs! {
+    /// acknowledge before sync
+    AcknowledgeBeforeSync,
+    /// no directory sync after segment creation
+    SegmentNameNotSynced,
+    /// retry after a failed fsync
+    FailedSyncRetried,
+    /// trust the index over the log
+    IndexTrusted,
+    /// recovery that cuts a durable batch
+    DurableBatchCut,
+    /// recovery that keeps a torn batch
+    TornBatchKept,
+    /// producer snapshot newer than the log
+    SnapshotAhead,
+    /// high watermark past durable bytes
+    ShownBeforeSync,
+    /// offsets commit without sync
+    CommitWithoutSync,
+}
+
+#[cfg(anabranch_planted)]
+static PLANTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(usize::MAX);
+
+/// Plants `bug`, and takes out the one before.
+#[cfg(anabranch_planted)]
+pub fn plant(bug: Bug) {
+    PLANTED.store(bug as usize, std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether `bug` is planted.
+#[cfg(anabranch_planted)]
+#[must_use]
+pub fn is(bug: Bug) -> bool {
+    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == bug as usize
+}
+
+/// Whether `bug` is planted: no.
+#[cfg(not(anabranch_planted))]
+#[must_use]
+#[inline(always)]
+pub const fn is(_bug: Bug) -> bool {
+    false
+}
