@@ -40,8 +40,7 @@ impl SimClock {
     /// It ends.
     pub fn end(&self) {
         let mut began = self.began.lock();
-        began.1 += began.0.elapsed();
-        began.0 = Instant::now();
+        *began = (Instant::now(), began.1 + began.0.elapsed());
     }
 
     /// A call took long.

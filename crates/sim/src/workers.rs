@@ -9,14 +9,14 @@ use crate::random::Chance;
 
 /// Runs blocking work at once, or a few turns of the runtime later.
 #[derive(Debug)]
-pub struct SimWorkers {
+pub(crate) struct SimWorkers {
     chance: Mutex<Chance>,
 }
 
 impl SimWorkers {
     /// Workers whose turns follow from `chance`.
     #[must_use]
-    pub fn new(chance: Chance) -> Self {
+    pub(crate) fn new(chance: Chance) -> Self {
         Self { chance: Mutex::new(chance) }
     }
 }

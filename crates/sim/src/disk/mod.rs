@@ -148,8 +148,7 @@ impl SimDisk {
         }
         for node in nodes.iter_mut() {
             match node {
-                Node::File(pages) if pages.is_dirty() => pages.lose_power(chance),
-                Node::File(_) => {}
+                Node::File(pages) => pages.lose_power(chance),
                 Node::Directory(names) => names.now.clone_from(&names.platter),
             }
         }
@@ -623,7 +622,7 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.check_writable()?;
-        self.alive()?;
+        drop(self.alive()?);
         self.disk.tell(Moment::Sync(&self.path));
         let mut state = self.disk.begin("sync", &self.path, Some(self.life), |state| {
             let State { nodes, chance, .. } = state;

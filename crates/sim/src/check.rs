@@ -1,0 +1,294 @@
+//! What the broker has after it was opened, against what it said before.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anabranch_broker::{Broker, LogStatus, Partition};
+use anabranch_core::{Offset, TopicPartition};
+use anabranch_log::PartitionReport;
+use parking_lot::Mutex;
+
+use crate::clients::check_offsets;
+use crate::life::Run;
+use crate::model::batch::{BatchNumber, Key};
+use crate::model::partition::Strength;
+use crate::model::topics::Fate;
+use crate::model::{DATA, World};
+use crate::plan::End;
+
+/// Everything that the broker has is what it must have.
+pub(crate) async fn check_everything(world: &Arc<Mutex<World>>, broker: &Broker) {
+    {
+        let mut world = world.lock();
+        check_topics(&mut world, broker);
+        for key in world.present() {
+            if world.failure.is_some() {
+                return;
+            }
+            let id = world.name(key);
+            match broker.partition(&id) {
+                None => world.fail(format!("{id} was acknowledged, and is gone")),
+                Some(partition) if world.works(key, &partition) => {
+                    check_partition(&mut world, key, &partition);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    check_offsets(world, broker).await;
+}
+
+fn check_topics(world: &mut World, broker: &Broker) {
+    let mut found: BTreeMap<String, _> = broker
+        .topics()
+        .iter()
+        .filter(|topic| !topic.is_internal())
+        .map(|topic| (topic.name().to_owned(), Arc::clone(topic)))
+        .collect();
+    for at in 0..world.topics.len() {
+        let model = &mut world.topics[at];
+        model.busy = false;
+        if model.fate == Fate::Gone {
+            continue;
+        }
+        let Some(topic) = found.get(&model.name).filter(|topic| model.id.is_none_or(|id| id == topic.id())) else {
+            match model.fate {
+                Fate::Unclear => world.gone(at),
+                _ => {
+                    let what = format!("topic {} was acknowledged, and is gone", model.name);
+                    world.fail(what);
+                }
+            }
+            continue;
+        };
+        (model.id, model.fate) = (Some(topic.id()), Fate::There);
+        let count = topic.partition_count();
+        let asked = model.configs_asked.take();
+        let is_right = (count == model.partitions.0 || count == model.partitions.1)
+            && (*topic.configs() == model.configs || Some(topic.configs()) == asked.as_ref());
+        model.partitions = (count, count);
+        model.configs.clone_from(topic.configs());
+        if !is_right {
+            let what = format!("topic {} has {count} partitions and {:?}", model.name, topic.configs());
+            world.fail(what);
+        }
+        found.remove(&world.topics[at].name.clone());
+    }
+    if let Some((name, _)) = found.first_key_value() {
+        world.fail(format!("there is a topic {name}, which was deleted or never created"));
+    }
+}
+
+/// Reads a whole partition, as a consumer would.
+fn read_all(world: &mut World, key: Key, partition: &Partition) -> Option<Vec<(i64, BatchNumber)>> {
+    let offsets = partition.offsets();
+    let (mut next, mut all) = (offsets.log_start.0, Vec::new());
+    while next < offsets.high_watermark.0 && world.failure.is_none() {
+        match partition.fetch(Offset(next), 1 << 20, None) {
+            Ok(slice) if slice.batches.is_empty() => {
+                world.fail(format!(
+                    "{}: nothing at offset {next}, and the high watermark is {}",
+                    partition.id(),
+                    offsets.high_watermark
+                ));
+            }
+            // What is there after a start was made durable by it.
+            Ok(slice) => {
+                let (after, found) = world.read(key, next, slice.batches, Strength::Durable);
+                all.extend(found);
+                next = after;
+            }
+            Err(error) => {
+                world.trace.note(format_args!("{}: {error}", partition.id()));
+                if !world.may_stop(key) {
+                    world.fail(format!("{}: cannot read from {next}: {error}", partition.id()));
+                }
+                return None;
+            }
+        }
+    }
+    if next != offsets.log_end.0 && world.failure.is_none() {
+        world.fail(format!("{}: ends at {next}, and says {}", partition.id(), offsets.log_end));
+    }
+    Some(all)
+}
+
+fn check_partition(world: &mut World, key: Key, partition: &Partition) {
+    let Some(all) = read_all(world, key, partition) else { return };
+    let name = partition.id().to_string();
+    world.trace.note(format_args!("{name} has {} batches, to {}", all.len(), partition.offsets().log_end));
+    let there: BTreeMap<i64, BatchNumber> = all.iter().copied().collect();
+    let model = world.partitions.entry(key).or_default();
+    let power_lost = std::mem::take(&mut model.power_lost);
+    let missing: Vec<_> =
+        model.known.iter().filter(|(base, _)| !there.contains_key(base)).map(|(b, p)| (*b, *p)).collect();
+    for (base, placed) in missing {
+        if placed.strength == Strength::Durable || !power_lost {
+            let batch = placed.batch;
+            world.fail(format!("{name}: batch {batch} at offset {base}, {:?}, is gone", placed.strength));
+            return;
+        }
+        world.forget(key, base, placed.batch);
+    }
+    check_order(world, &name, &all);
+    let model = world.partitions.entry(key).or_default();
+    let end = model.end();
+    model.reader = model.reader.min(end);
+}
+
+/// Each producer's batches are in the order in which they were sent, without holes.
+fn check_order(world: &mut World, name: &str, all: &[(i64, BatchNumber)]) {
+    let mut last: BTreeMap<Option<usize>, i32> = BTreeMap::new();
+    for (base, number) in all {
+        let sent = &world.sent[*number];
+        let (by, at, next) = match sent.producer {
+            None => (None, *number as i32, *number as i32 + 1),
+            Some((producer, sequence)) => (Some(producer), sequence, sequence + sent.records),
+        };
+        let before = last.insert(by, next);
+        let is_right = match by {
+            None => before.is_none_or(|before| before <= at),
+            Some(_) => before.is_none_or(|before| before == at),
+        };
+        if !is_right {
+            return world.fail(format!("{name}: batch {number} of {by:?} is out of order at offset {base}"));
+        }
+    }
+}
+
+/// What a look at the directory said is what recovery then did.
+pub(crate) fn check_reports(
+    world: &Arc<Mutex<World>>,
+    broker: &Broker,
+    reports: &[(TopicPartition, PartitionReport)],
+    calm: bool,
+) {
+    let mut world = world.lock();
+    let keys: BTreeMap<TopicPartition, Key> = world
+        .topics
+        .iter()
+        .enumerate()
+        .filter(|(_, topic)| topic.fate != Fate::Gone)
+        .flat_map(|(at, topic)| {
+            (0..topic.partitions.1).map(move |number| (TopicPartition::new(topic.name.clone(), number), (at, number)))
+        })
+        .collect();
+    for (id, report) in reports {
+        let Some(partition) = broker.partition(id) else { continue };
+        let damaged = keys.get(id).and_then(|key| world.partitions.get(key)).is_some_and(|model| model.damaged);
+        let damaged = damaged || world.all_excused();
+        let end = partition.offsets().log_end;
+        match partition.status() {
+            LogStatus::Online if !report.faults.is_empty() && !damaged => {
+                world.fail(format!("{id}: a look found {:?}, and recovery nothing", report.faults));
+            }
+            // The broker writes to its own topics as it opens.
+            LogStatus::Online if id.topic.starts_with("__") && report.end <= end => {}
+            LogStatus::Online if report.end != end && !damaged && report.faults.is_empty() => {
+                world.fail(format!("{id}: a look said it ends at {}, and it ends at {end}", report.end));
+            }
+            LogStatus::Stopped(fault) if report.faults.is_empty() && calm => {
+                world.fail(format!("{id}: a look found nothing, and recovery: {fault}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl World {
+    /// A batch that was only written is gone with the power.
+    fn forget(&mut self, key: Key, base: i64, batch: BatchNumber) {
+        self.trace.note(format_args!("batch {batch} was only written, and is gone"));
+        self.sent[batch].at = None;
+        self.sent[batch].unsure = true;
+        self.partitions.entry(key).or_default().known.remove(&base);
+        if let Some((producer, _)) = self.sent[batch].producer
+            && let Some(stream) = self.producers[producer].streams.get_mut(&key)
+        {
+            stream.broken = true;
+        }
+    }
+
+    /// A bit was changed in a file that is not of one partition only.
+    pub(crate) fn all_excused(&self) -> bool {
+        self.flipped.as_ref().is_some_and(|(path, ..)| is_shared(path))
+    }
+
+    /// The process is gone: answers that did not come will not.
+    pub(crate) fn end_life(&mut self, end: End) {
+        self.trace.note(format_args!("the life has ended"));
+        let closed = end == End::Clean;
+        if closed {
+            for key in self.present() {
+                if !self.may_stop(key)
+                    && let Some(model) = self.partitions.get_mut(&key)
+                {
+                    // Closing makes everything durable.
+                    model.known.values_mut().for_each(|placed| placed.strength = Strength::Durable);
+                }
+            }
+        }
+        self.closing = false;
+        self.waiting.clear();
+        for sent in &mut self.sent {
+            sent.unsure |= sent.open > 0;
+            sent.open = 0;
+        }
+        for producer in &mut self.producers {
+            for stream in producer.streams.values_mut() {
+                stream.resend = (stream.answered < stream.batches.len()).then_some(stream.answered);
+            }
+        }
+        for member in &mut self.members {
+            member.cut_off();
+        }
+        self.faults.extend(self.disk.happened());
+    }
+}
+
+/// Whether a file is not of one partition of a client's topic only.
+pub(crate) fn is_shared(path: &Path) -> bool {
+    let topics = Path::new(DATA).join("topics");
+    path.strip_prefix(&topics).map_or(true, |inner| inner.to_string_lossy().starts_with("__"))
+}
+
+impl Run {
+    /// A bit changes in a file that has been at rest.
+    pub(crate) fn flip(&mut self) {
+        self.disk.settle();
+        let files: Vec<_> =
+            self.disk.files(Path::new(DATA)).into_iter().filter(|(_, len)| *len > 0).collect();
+        if files.is_empty() {
+            return;
+        }
+        let (path, len) = self.chance.pick(&files).clone();
+        let (byte, bit) = (self.chance.below(len), self.chance.below(8) as u8);
+        if !self.disk.flip(&path, byte, bit) {
+            return;
+        }
+        let _ = self.disk.happened();
+        let mut world = self.world.lock();
+        let derived = path.extension().is_some_and(|kind| kind == "index" || kind == "snapshot");
+        let partition = world.present().into_iter().find(|key| {
+            let id = world.name(*key);
+            path.starts_with(Path::new(DATA).join("topics").join(&id.topic).join(id.partition.to_string()))
+        });
+        if let Some(key) = partition
+            && !derived
+        {
+            world.partitions.entry(key).or_default().damaged = true;
+        }
+        world.flipped = Some((path, byte, bit));
+    }
+
+    /// The bit changes back: somebody has mended it, since the broker would not open.
+    pub(crate) fn unflip(&mut self) {
+        let flipped = self.world.lock().flipped.take();
+        if let Some((path, byte, bit)) = flipped {
+            self.disk.settle();
+            assert!(self.disk.flip(&path, byte, bit), "it was flipped before");
+            let _ = self.disk.happened();
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! What the broker said, and so what must be true of it from then on.
+
+pub(crate) mod batch;
+pub(crate) mod offsets;
+pub(crate) mod partition;
+pub(crate) mod producers;
+pub(crate) mod topics;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use anabranch_broker::group::GroupError;
+use anabranch_broker::group::event::{Joined, Synced};
+use anabranch_broker::{AppendError, LogStatus, Partition, ProduceError, Produced, ProducerIdError, TopicError};
+use anabranch_core::batch::split_batches;
+use anabranch_core::{ProducerEpoch, ProducerId, TopicId, TopicPartition};
+use bytes::Bytes;
+
+use self::batch::{BatchNumber, Key, Sent, identify};
+use self::offsets::CommittedModels;
+use self::partition::{PartitionModel, Placed, Strength};
+use self::producers::{ProducerModel, Stream};
+use self::topics::{Fate, TopicModel};
+use crate::clients::Member;
+use crate::disk::{Fault, Happened, SimDisk};
+use crate::trace::Trace;
+
+/// Where the broker lives on the disk.
+pub(crate) const DATA: &str = "/data";
+
+/// A question to the broker that has no answer yet. The future is polled by whoever wants to know, so that an answer
+/// counts from the moment in which it is given.
+pub(crate) struct Waiting {
+    pub(crate) question: Question,
+    pub(crate) future: Pin<Box<dyn Future<Output = Answer> + Send>>,
+}
+
+/// What was asked.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Produce { batch: BatchNumber, strength: Strength },
+    Create { topic: usize },
+    Delete { topic: usize },
+    Alter { topic: usize },
+    Grow { topic: usize },
+    Commit { offsets: Vec<((String, Key), i64)> },
+    Join { member: usize },
+    Sync { member: usize },
+    ProducerId,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Produced(Result<Produced, ProduceError>),
+    Created(Result<TopicId, TopicError>),
+    Changed(Result<(), TopicError>),
+    Committed(Result<Vec<Result<(), GroupError>>, GroupError>),
+    Joined(Result<Joined, GroupError>),
+    Synced(Result<Synced, GroupError>),
+    ProducerId(Result<(ProducerId, ProducerEpoch), ProducerIdError>),
+}
+
+/// The clients' side of everything.
+pub(crate) struct World {
+    pub(crate) trace: Trace,
+    pub(crate) disk: SimDisk,
+    /// The first thing that went wrong.
+    pub(crate) failure: Option<String>,
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) topics: Vec<TopicModel>,
+    pub(crate) partitions: BTreeMap<Key, PartitionModel>,
+    pub(crate) producers: Vec<ProducerModel>,
+    pub(crate) producer_ids: BTreeSet<i64>,
+    pub(crate) committed: CommittedModels,
+    pub(crate) members: Vec<Member>,
+    pub(crate) waiting: Vec<Waiting>,
+    /// What the disk did in this life.
+    pub(crate) faults: Vec<Happened>,
+    /// So many of them while the broker opened.
+    pub(crate) opening_faults: usize,
+    /// The broker is closing: it may refuse what it is asked.
+    pub(crate) closing: bool,
+    /// The file in which a bit was changed last, and which.
+    pub(crate) flipped: Option<(PathBuf, u64, u8)>,
+}
+
+impl World {
+    pub(crate) fn new(trace: Trace, disk: SimDisk) -> Self {
+        Self {
+            trace,
+            disk,
+            failure: None,
+            sent: Vec::new(),
+            topics: Vec::new(),
+            partitions: BTreeMap::new(),
+            producers: Vec::new(),
+            producer_ids: BTreeSet::new(),
+            committed: CommittedModels::new(),
+            members: Vec::new(),
+            waiting: Vec::new(),
+            faults: Vec::new(),
+            opening_faults: 0,
+            closing: false,
+            flipped: None,
+        }
+    }
+
+    pub(crate) fn fail(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.trace.note(format_args!("WRONG: {what}"));
+        self.failure.get_or_insert(what);
+    }
+
+    pub(crate) fn check<T>(&mut self, whose: &str, outcome: Result<T, String>) {
+        if let Err(what) = outcome {
+            self.fail(format!("{whose}: {what}"));
+        }
+    }
+
+    pub(crate) fn name(&self, key: Key) -> TopicPartition {
+        TopicPartition::new(self.topics[key.0].name.clone(), key.1)
+    }
+
+    /// The partitions of topics that are there and stay.
+    pub(crate) fn present(&self) -> Vec<Key> {
+        let there = self.topics.iter().enumerate().filter(|(_, topic)| topic.fate == Fate::There);
+        there.flat_map(|(at, topic)| (0..topic.partitions.0).map(move |number| (at, number))).collect()
+    }
+
+    /// Takes every answer that has come. From a dead process none comes any more.
+    pub(crate) fn harvest(&mut self) {
+        if self.disk.is_dead() {
+            return;
+        }
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            match waiting.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => self.waiting.push(waiting),
+                Poll::Ready(answer) => self.answered(waiting.question, answer),
+            }
+        }
+    }
+
+    pub(crate) fn answered(&mut self, question: Question, answer: Answer) {
+        match (question, answer) {
+            (Question::Produce { batch, strength }, Answer::Produced(answer)) => {
+                self.produced(batch, strength, answer);
+            }
+            (Question::Create { topic }, Answer::Created(answer)) => {
+                self.trace.note(format_args!("topic {topic} created: {answer:?}"));
+                self.topics[topic].busy = false;
+                match answer {
+                    Ok(id) => {
+                        self.topics[topic].id = Some(id);
+                        self.topics[topic].fate = Fate::There;
+                    }
+                    Err(TopicError::Storage(_)) => {}
+                    Err(_) if self.closing => {}
+                    Err(error) => self.fail(format!("topic {topic} was not created: {error}")),
+                }
+            }
+            (Question::Delete { topic }, Answer::Changed(answer)) => {
+                self.trace.note(format_args!("topic {topic} deleted: {answer:?}"));
+                self.topics[topic].busy = false;
+                match answer {
+                    Ok(()) => self.gone(topic),
+                    Err(TopicError::Storage(_)) => {}
+                    Err(_) if self.closing => {}
+                    Err(error) => self.fail(format!("topic {topic} was not deleted: {error}")),
+                }
+            }
+            (Question::Alter { topic }, Answer::Changed(answer)) => {
+                self.trace.note(format_args!("topic {topic} altered: {answer:?}"));
+                let model = &mut self.topics[topic];
+                model.busy = false;
+                match answer {
+                    Ok(()) => model.configs = model.configs_asked.take().expect("it was asked for"),
+                    Err(TopicError::Storage(_)) => {}
+                    Err(_) if self.closing => {}
+                    Err(error) => self.fail(format!("topic {topic} was not altered: {error}")),
+                }
+            }
+            (Question::Grow { topic }, Answer::Changed(answer)) => {
+                self.trace.note(format_args!("topic {topic} grown: {answer:?}"));
+                let model = &mut self.topics[topic];
+                model.busy = false;
+                match answer {
+                    Ok(()) => model.partitions.0 = model.partitions.1,
+                    Err(TopicError::Storage(_)) => {}
+                    Err(_) if self.closing => {}
+                    Err(error) => self.fail(format!("topic {topic} did not grow: {error}")),
+                }
+            }
+            (Question::Commit { offsets }, Answer::Committed(answer)) => self.commit_answered(offsets, answer),
+            (Question::Join { member }, Answer::Joined(answer)) => {
+                self.trace.note(format_args!("member {member} joined: {}", brief(&answer)));
+                self.members[member].joined(answer.ok());
+            }
+            (Question::Sync { member }, Answer::Synced(answer)) => {
+                self.trace.note(format_args!("member {member} synced: {}", brief(&answer)));
+                self.members[member].synced(answer.is_ok());
+            }
+            (Question::ProducerId, Answer::ProducerId(answer)) => {
+                self.trace.note(format_args!("producer id: {answer:?}"));
+                if let Ok((id, epoch)) = answer {
+                    if !self.producer_ids.insert(id.0) {
+                        self.fail(format!("producer id {id} was given twice"));
+                    }
+                    let streams = BTreeMap::new();
+                    self.producers.push(ProducerModel { id, epoch, streams, retired: false });
+                }
+            }
+            (question, answer) => self.fail(format!("{question:?} was answered with {answer:?}")),
+        }
+    }
+
+    fn commit_answered(
+        &mut self,
+        offsets: Vec<((String, Key), i64)>,
+        answer: Result<Vec<Result<(), GroupError>>, GroupError>,
+    ) {
+        self.trace.note(format_args!("commit {offsets:?}: {answer:?}"));
+        let Ok(answers) = answer else { return };
+        for ((of, offset), answer) in offsets.into_iter().zip(answers) {
+            if answer.is_ok()
+                && let Some(model) = self.committed.get_mut(&of)
+            {
+                model.sure = model.sure.max(Some(offset));
+            }
+        }
+    }
+
+    /// A topic is gone, with all that was in it and was committed for it.
+    pub(crate) fn gone(&mut self, topic: usize) {
+        self.topics[topic].fate = Fate::Gone;
+        self.partitions.retain(|key, _| key.0 != topic);
+        self.committed.retain(|(_, key), _| key.0 != topic);
+        for producer in &mut self.producers {
+            producer.streams.retain(|key, _| key.0 != topic);
+        }
+    }
+
+    fn produced(&mut self, batch: BatchNumber, strength: Strength, answer: Result<Produced, ProduceError>) {
+        let key = self.sent[batch].key;
+        if let Ok(produced) = &answer
+            && self.topics[key.0].fate != Fate::Gone
+        {
+            self.trace.note(format_args!("batch {batch}: at {} {strength:?}", produced.base_offset));
+            self.placed(batch, produced.base_offset.0, strength);
+            self.advance(batch);
+        }
+        self.sent[batch].open -= 1;
+        let Err(answer) = answer else { return };
+        if self.topics[key.0].fate == Fate::Gone {
+            return;
+        }
+        self.trace.note(format_args!("batch {batch}: {answer}"));
+        let going = self.closing || self.topics[key.0].fate != Fate::There;
+        match &answer {
+            ProduceError::Log(AppendError::WriteFailed(_)) => {}
+            ProduceError::Log(AppendError::OutOfOrderSequence { .. }) => self.out_of_order(batch),
+            ProduceError::Log(AppendError::Stopped(fault)) => {
+                self.sent[batch].unsure = true;
+                if !self.may_stop(key) {
+                    self.fail(format!("{} stopped: {fault}", self.name(key)));
+                }
+            }
+            ProduceError::Log(AppendError::Closed) | ProduceError::Unknown(_) if going => {
+                self.sent[batch].unsure = true;
+            }
+            _ => self.fail(format!("batch {batch} was refused: {answer}")),
+        }
+        if let Some(stream) = self.stream_of(batch)
+            && !matches!(answer, ProduceError::Log(AppendError::OutOfOrderSequence { .. }))
+        {
+            stream.broken = true;
+        }
+    }
+
+    fn stream_of(&mut self, batch: BatchNumber) -> Option<&mut Stream> {
+        let Sent { key, producer, .. } = self.sent[batch];
+        self.producers[producer?.0].streams.get_mut(&key)
+    }
+
+    fn advance(&mut self, batch: BatchNumber) {
+        let Sent { key, producer, .. } = self.sent[batch];
+        let Some((producer, _)) = producer else { return };
+        let Some(stream) = self.producers[producer].streams.get_mut(&key) else { return };
+        while stream.batches.get(stream.answered).is_some_and(|next| self.sent[*next].at.is_some()) {
+            stream.answered += 1;
+        }
+    }
+
+    /// A sequence was refused: rightly, if something before it is missing, or it is older than what is remembered.
+    fn out_of_order(&mut self, batch: BatchNumber) {
+        let key = self.sent[batch].key;
+        let is_there = self.sent[batch].at.is_some();
+        let Some((producer, _)) = self.sent[batch].producer else {
+            return self.fail(format!("batch {batch} has no producer, and is out of order"));
+        };
+        let Some(stream) = self.producers[producer].streams.get_mut(&key) else { return };
+        let at = stream.batches.iter().position(|other| *other == batch).expect("it is of this stream");
+        let later = stream.batches.len() - 1 - at;
+        let before_it = stream.batches[..at].iter().all(|other| self.sent[*other].at.is_some());
+        let after_it = stream.batches[at + 1..].iter().any(|other| self.sent[*other].at.is_some());
+        let rightly = match is_there {
+            true => later >= producers::IN_FLIGHT_MAX,
+            false => !before_it || after_it || stream.broken,
+        };
+        if !is_there {
+            stream.broken = true;
+        }
+        if !rightly && !self.partitions.get(&key).is_some_and(|model| model.damaged) {
+            self.fail(format!("batch {batch} was refused as out of order, and is not (there: {is_there})"));
+        }
+    }
+
+    /// Somebody was told that the batch is at `base`.
+    pub(crate) fn placed(&mut self, batch: BatchNumber, base: i64, strength: Strength) {
+        let sent = &mut self.sent[batch];
+        if sent.at.is_some_and(|at| at != base) {
+            let first = sent.at.unwrap_or_default();
+            return self.fail(format!("batch {batch} is in the log twice: at {first} and at {base}"));
+        }
+        if sent.is_refused() {
+            return self.fail(format!("batch {batch} was refused, and is in the log at {base}"));
+        }
+        sent.at = Some(base);
+        let (key, records) = (sent.key, sent.records);
+        let model = self.partitions.entry(key).or_default();
+        let outcome = model.place(base, Placed { batch, records, strength });
+        let whose = self.name(key).to_string();
+        self.check(&whose, outcome);
+    }
+
+    /// Somebody read these bytes of a partition from offset `from` on. What follows them, and which batches they are.
+    pub(crate) fn read(
+        &mut self,
+        key: Key,
+        from: i64,
+        batches: Bytes,
+        strength: Strength,
+    ) -> (i64, Vec<(i64, BatchNumber)>) {
+        let (mut next, mut found) = (from, Vec::new());
+        let whose = self.name(key).to_string();
+        for batch in split_batches(batches) {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    self.fail(format!("{whose}: what was served after offset {next} is no batch: {error}"));
+                    break;
+                }
+            };
+            let (base, last) = (batch.header().base_offset.0, batch.header().last_offset().0);
+            let joins = if found.is_empty() { base <= next && next <= last } else { base == next };
+            if !joins {
+                self.fail(format!("{whose}: offset {next} was asked for, and {base} to {last} served"));
+                break;
+            }
+            match identify(&batch, &self.sent) {
+                Err(what) => self.fail(format!("{whose}: what was served at offset {base} {what}")),
+                Ok(number) if self.sent[number].key != key => {
+                    self.fail(format!("{whose}: batch {number} of another partition was served at {base}"));
+                }
+                Ok(number) => {
+                    self.placed(number, base, strength);
+                    self.advance(number);
+                    found.push((base, number));
+                }
+            }
+            next = last + 1;
+            if self.failure.is_some() {
+                break;
+            }
+        }
+        (next, found)
+    }
+
+    /// How sure it is of what readers are shown.
+    pub(crate) fn shown_strength(&self, key: Key) -> Strength {
+        if self.topics[key.0].relaxed { Strength::Written } else { Strength::Durable }
+    }
+
+    /// Whether the disk gave the partition a reason to stop in this life, or for ever.
+    pub(crate) fn may_stop(&mut self, key: Key) -> bool {
+        self.faults.extend(self.disk.happened());
+        let topics = Path::new(DATA).join("topics");
+        let directory = topics.join(&self.topics[key.0].name).join(key.1.to_string());
+        let concerns = |path: &Path| path.starts_with(&directory) || !path.starts_with(&topics);
+        let stops = |fault: Fault| {
+            matches!(fault, Fault::SyncFailed | Fault::DirectorySyncFailed | Fault::ReadFailed)
+        };
+        // Recovery gives up where it cannot write; later on, a write that fails is taken back.
+        let opening = self.opening_faults;
+        let reason = |(at, it): (usize, &Happened)| {
+            (at < opening || stops(it.fault)) && concerns(Path::new(&it.path))
+        };
+        self.partitions.get(&key).is_some_and(|model| model.damaged)
+            || self.faults.iter().enumerate().any(reason)
+    }
+
+    /// Whether the partition works; it must, unless the disk gave a reason.
+    pub(crate) fn works(&mut self, key: Key, partition: &Partition) -> bool {
+        match partition.status() {
+            LogStatus::Online => true,
+            LogStatus::Closed => false,
+            LogStatus::Stopped(fault) => {
+                if !self.may_stop(key) {
+                    self.fail(format!("{} stopped, and the disk is well: {fault}", self.name(key)));
+                }
+                false
+            }
+        }
+    }
+}
+
+fn brief<T, E: std::fmt::Debug>(answer: &Result<T, E>) -> String {
+    answer.as_ref().map_or_else(|error| format!("{error:?}"), |_| "yes".to_owned())
+}
