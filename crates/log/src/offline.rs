@@ -44,6 +44,10 @@ impl Offline {
     pub fn partitions(&self) -> Result<Vec<TopicPartition>, OpenError> {
         let topics = self.root.join(TOPICS);
         let mut partitions = Vec::new();
+        // The first start may have ended before it was there.
+        if !self.disk.exists(&topics).map_err(failed("look for", &topics))? {
+            return Ok(partitions);
+        }
         for topic in directories(self.disk.as_ref(), &topics)? {
             let numbers = directories(self.disk.as_ref(), &topics.join(&topic))?;
             let numbers = numbers.iter().filter_map(|name| name.parse().ok());

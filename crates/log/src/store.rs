@@ -258,7 +258,8 @@ pub(crate) fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError
     }
 }
 
-/// Creates the directory, and makes its name and those of its new parents durable.
+/// Creates the directory, and makes its name and those of its new parents durable. When it is there already, whoever
+/// created it may not have come so far.
 fn create_root(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
     let mut missing = Vec::new();
     for directory in root.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -268,20 +269,27 @@ fn create_root(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
         missing.push(directory);
     }
     disk.create_dir_all(root).map_err(failed("create", root))?;
-    for directory in missing {
+    let is_new = !missing.is_empty();
+    for directory in if is_new { missing } else { vec![root] } {
         let parent = match directory.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        disk.sync_dir(parent).map_err(failed("sync", parent))?;
+        match disk.sync_dir(parent) {
+            // It was given to us by somebody who may do more there.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_new => {}
+            synced => synced.map_err(failed("sync", parent))?,
+        }
     }
     Ok(())
 }
 
 fn write_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
     let (file, topics) = (root.join(FORMAT), root.join(TOPICS));
-    if !disk.exists(&file).map_err(failed("look for", &file))? {
-        disk.replace(&file, FORMAT_TEXT.as_bytes()).map_err(failed("write", &file))?;
+    match disk.exists(&file).map_err(failed("look for", &file))? {
+        false => disk.replace(&file, FORMAT_TEXT.as_bytes()).map_err(failed("write", &file))?,
+        // Whoever wrote it may have died before its name, and that of the topics, were durable.
+        true => disk.sync_dir(root).map_err(failed("sync", root))?,
     }
     if !disk.exists(&topics).map_err(failed("look for", &topics))? {
         disk.create_dir_all(&topics).map_err(failed("create", &topics))?;
