@@ -54,7 +54,7 @@ struct State {
     /// Bounded by [`GroupConfig::stores_in_flight_max`], and by one more per group.
     stores: VecDeque<(StoreToken, Vec<EncodedRecord>)>,
     /// Who waits for a store without an answer.
-    stored_watches: HashMap<StoreToken, oneshot::Sender<()>>,
+    stored_watches: HashMap<StoreToken, oneshot::Sender<bool>>,
     next_request: u64,
     /// What the timer waits for.
     timer_until: Option<Duration>,
@@ -137,20 +137,20 @@ impl GroupService {
         self.driver.state.lock().closed
     }
 
-    /// A topic is gone: so are the offsets in it, when this returns.
-    pub(crate) async fn topic_deleted(&self, topic: &str) {
+    /// A topic is gone: so are the offsets in it, when this returns. `false` when that could not be stored, or the groups
+    /// are closed: the next start looks for such offsets, unless there is a topic of that name again.
+    pub(crate) async fn topic_deleted(&self, topic: &str) -> bool {
         let (done, waiting) = oneshot::channel();
         {
             let mut state = self.driver.state.lock();
             let effects = state.groups.topic_deleted(topic);
-            let Some(Effect::Store { token, .. }) = effects.last() else { return };
+            let Some(Effect::Store { token, .. }) = effects.last() else { return true };
             let token = *token;
             state.stored_watches.insert(token, done);
             state.perform(effects);
             self.driver.wake(&state);
         }
-        // Fails when the groups are closed: the next start looks for such offsets.
-        let _ = waiting.await;
+        waiting.await.unwrap_or(false)
     }
 
     /// Offsets in topics that do not exist: the broker stopped while their topic was being deleted.
@@ -377,8 +377,10 @@ impl Driver {
             };
             for (token, fits) in tokens {
                 self.run(|groups, now| groups.stored(token, fits.and(outcome), now));
-                // Dropped, it wakes whoever watches.
-                drop(self.state.lock().stored_watches.remove(&token));
+                let watch = self.state.lock().stored_watches.remove(&token);
+                if let Some(watch) = watch {
+                    let _ = watch.send(fits.and(outcome).is_ok());
+                }
             }
         }
     }

@@ -39,6 +39,11 @@ impl Journal {
         &self.log
     }
 
+    /// Whether it takes records.
+    pub(crate) fn is_online(&self) -> bool {
+        matches!(self.log.status(), LogStatus::Online)
+    }
+
     /// Gives every record to `each`, in order. Blocks on the disk.
     ///
     /// # Errors

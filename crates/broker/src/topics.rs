@@ -200,8 +200,11 @@ impl Shared {
         topic.id = TopicId(self.random.uuid());
         let created = self.create_durably(&mut topic).await;
         if let Err(error) = created {
-            // Nobody knows the directories; if they cannot be removed now, the next start does it.
-            if let Err(remains) = self.remove(&topic).await {
+            // Nobody knows the directories; if they cannot be removed now, the next start does it. After a failed sync the
+            // catalogue may know them: the next start will see.
+            if !self.journal.is_online() {
+                self.close_partitions(&topic.partitions).await;
+            } else if let Err(remains) = self.remove(&topic).await {
                 tracing::warn!(topic = topic.name, %remains, "the directory of a topic that was not created remains");
             }
             return Err(error);
@@ -219,7 +222,10 @@ impl Shared {
         let topic = self.own_topic(name)?;
         self.write(Record::tombstone(Key::Topic(name.to_owned()).bytes())).await?;
         self.swap(|catalogue| catalogue.without(name));
-        self.groups.topic_deleted(name).await;
+        if !self.groups.topic_deleted(name).await {
+            // In a new topic of that name they would be the offsets of other records.
+            state.refused.insert(name.to_owned());
+        }
         if let Err(remains) = self.remove(&topic).await {
             tracing::warn!(topic = name, %remains, "the directory of a deleted topic remains until the next start");
             state.refused.insert(name.to_owned());
