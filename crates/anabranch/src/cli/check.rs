@@ -68,6 +68,7 @@ fn refused(error: &OpenError) -> anyhow::Error {
         OpenError::InUse(_) => "Stop the server first, or check a copy of the directory.",
         OpenError::UnknownFormat { .. } => "Check it with the version that wrote it.",
         OpenError::NotADataDirectory(_) => "A data directory is what `anabranch serve --data DIR` makes.",
+        OpenError::JournalDamaged(_) => "Whether the partitions are whole cannot be told without it.",
         OpenError::Io { .. } => "Run it as a user who may read the directory.",
     };
     advised(usage(error.to_string()), advice)
