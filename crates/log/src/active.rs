@@ -325,6 +325,12 @@ impl PartitionWriter {
         DurablePoint { segment: self.segment.base, bytes: self.written, next: self.next }
     }
 
+    /// All files were synced since the last write.
+    pub(crate) fn synced_with_all(&mut self) {
+        self.segment.note_synced(&self.shared, self.written);
+        self.is_cut = false;
+    }
+
     /// Syncs the segment, whatever the journal holds of it, and answers whoever waited.
     pub(crate) fn sync(&mut self, disk: &dyn Disk) {
         let outcome = match self.shared.stopped() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_core::seam::{Disk, Open, Random};
+use anabranch_core::seam::{Disk, DiskFile, Open, Random};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::journal::entry::FileHeader;
@@ -50,11 +50,16 @@ pub(crate) struct Flusher {
     random: Arc<dyn Random>,
     /// The data directory.
     root: PathBuf,
+    /// For syncs of all files.
+    all_files: Arc<dyn DiskFile>,
     writer: Queue,
     jobs: mpsc::UnboundedReceiver<Job>,
     stopping: Arc<AtomicBool>,
     _ended: oneshot::Sender<()>,
 }
+
+/// So many files are synced together rather than one after another.
+pub(crate) const SYNC_ALL_FILES_MIN: usize = 16;
 
 /// How much is filled with zeros before a sync, so that the writer's own syncs do not wait for all of it.
 const FILL_BYTES: usize = 1 << 20;
@@ -64,13 +69,14 @@ impl Flusher {
         disk: Arc<dyn Disk>,
         random: Arc<dyn Random>,
         root: PathBuf,
+        all_files: Arc<dyn DiskFile>,
         writer: Queue,
     ) -> (Self, Jobs) {
         let (sender, jobs) = mpsc::unbounded_channel();
         let (ending, ended) = oneshot::channel();
         let stopping = Arc::new(AtomicBool::new(false));
         let to = Jobs { jobs: sender, stopping: Arc::clone(&stopping), ended };
-        (Self { disk, random, root, writer, jobs, stopping, _ended: ending }, to)
+        (Self { disk, random, root, all_files, writer, jobs, stopping, _ended: ending }, to)
     }
 
     /// Works until nobody can ask for anything.
@@ -97,14 +103,18 @@ impl Flusher {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Syncs the segments; whether all are synced or not needed any more.
+    /// Syncs the segments; whether all are synced.
     fn flush(&self, dirty: &[Dirty]) -> bool {
+        let unsettled: Vec<&Dirty> = dirty.iter().filter(|dirty| !dirty.is_settled()).collect();
+        if unsettled.len() >= SYNC_ALL_FILES_MIN && self.all_files.sync_file_system().is_ok() {
+            unsettled.iter().for_each(|dirty| dirty.segment.note_synced(&dirty.shared, dirty.point.bytes));
+        }
         for dirty in dirty {
             if self.is_stopping() {
                 return false;
             }
             // A partition that stops here has been told; its bytes stay in the journal.
-            if !dirty.is_settled() && dirty.segment.sync(&dirty.shared).is_ok() {
+            if dirty.is_settled() || dirty.segment.sync(&dirty.shared).is_ok() {
                 dirty.shared.note.lock().advance(self.disk.as_ref(), dirty.point);
             }
         }

@@ -133,6 +133,14 @@ impl Segment {
         Ok(())
     }
 
+    /// Everything up to `bytes` is durable by a sync of all files, unless a sync of this one has failed before.
+    pub(crate) fn note_synced(&self, shared: &Shared, bytes: u64) {
+        let _turn = self.syncing.lock();
+        if shared.stopped().is_none() {
+            self.synced.fetch_max(bytes, Ordering::AcqRel);
+        }
+    }
+
     /// Demands that this segment begins where the records before it end, at `next`: a missing one shows by nothing else.
     pub(crate) fn check_joins(&self, next: Offset) -> Result<(), Fault> {
         match self.base > next {

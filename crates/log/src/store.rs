@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::TopicPartition;
-use anabranch_core::seam::{Clock, Dedicated, Disk, Lock, Random, Workers};
+use anabranch_core::seam::{Clock, Dedicated, Disk, Lock, Open, Random, Workers};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -89,10 +89,13 @@ impl Store {
         write_format(disk, root)?;
         redo::recover(disk, root)?;
         let queue = Queue::new(config.queue_appends_max);
+        let format = root.join(FORMAT);
+        let all_files = || disk.open(&format, Open::Read).map_err(failed("open", &format));
         let (flusher, jobs) = Flusher::new(
             Arc::clone(&config.disk),
             Arc::clone(&config.random),
             root.to_owned(),
+            all_files()?,
             queue.clone(),
         );
         let writer = Writer::new(
@@ -100,6 +103,7 @@ impl Store {
             Arc::clone(&config.clock),
             root.to_owned(),
             config.producer_expiration_ms,
+            all_files()?,
             Ring::new(config.journal_file_bytes, jobs),
             lock,
         );

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::batch::Batch;
-use anabranch_core::seam::{Clock, Disk, Lock};
+use anabranch_core::seam::{Clock, Disk, DiskFile, Lock};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::active::PartitionWriter;
+use crate::flusher::SYNC_ALL_FILES_MIN;
 use crate::journal;
 use crate::journal::ring::{JournalFile, Ring};
 use crate::partition::{Ack, Appended};
@@ -161,6 +162,8 @@ pub(crate) struct Writer {
     partitions: BTreeMap<u64, PartitionWriter>,
     /// Partitions with something staged or not yet durable, in the order in which they came into the group.
     busy: Vec<u64>,
+    /// For syncs of all files.
+    all_files: Arc<dyn DiskFile>,
     journal: Ring,
     /// Topics to be forgotten by the journal, and who waits for it.
     forgetting: Vec<(String, oneshot::Sender<()>)>,
@@ -174,6 +177,7 @@ impl Writer {
         clock: Arc<dyn Clock>,
         root: PathBuf,
         producer_expiration_ms: i64,
+        all_files: Arc<dyn DiskFile>,
         journal: Ring,
         lock: Box<dyn Lock>,
     ) -> Self {
@@ -184,6 +188,7 @@ impl Writer {
             producer_expiration_ms,
             partitions: BTreeMap::new(),
             busy: Vec::new(),
+            all_files,
             journal,
             forgetting: Vec::new(),
             _lock: lock,
@@ -277,8 +282,13 @@ impl Writer {
             self.partitions.values().for_each(|partition| partition.shared.stop(&fault));
             due.to_vec()
         });
+        // They wait for one another in any case.
+        let together = left.len() >= SYNC_ALL_FILES_MIN && self.all_files.sync_file_system().is_ok();
         for number in left {
             if let Some(partition) = self.partitions.get_mut(&number) {
+                if together {
+                    partition.synced_with_all();
+                }
                 partition.sync(self.disk.as_ref());
             }
         }

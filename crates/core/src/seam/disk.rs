@@ -45,6 +45,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Makes bytes and length durable (fdatasync). After an error nothing is known about what is durable: do not retry.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Makes everything durable that was written to any file of this file's file system. Where there is much to do it is far
+    /// quicker than one file after another. An error means that something could not be written, whoever wrote it, since this
+    /// file was opened or this was last called; as everybody is told once, each caller needs an open file of its own.
+    /// [`io::ErrorKind::Unsupported`] where there is no such thing.
+    fn sync_file_system(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
 
@@ -211,6 +219,15 @@ impl DiskFile for RealFile {
         self.0.sync_data()
     }
 
+    /// Linux tells of errors here since 5.8 (`syncfs(2)`).
+    #[cfg(target_os = "linux")]
+    fn sync_file_system(&self) -> io::Result<()> {
+        match *SYNCFS_TELLS {
+            true => Ok(rustix::fs::syncfs(&self.0)?),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
@@ -219,6 +236,15 @@ impl DiskFile for RealFile {
         self.0.set_len(len)
     }
 }
+
+/// Whether this kernel is 5.8 or newer.
+#[cfg(target_os = "linux")]
+static SYNCFS_TELLS: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
+});
 
 /// POSIX promises at least 16 (`IOV_MAX`); Linux takes 1,024.
 const PARTS_PER_WRITE_MAX: usize = 1024;
