@@ -392,10 +392,11 @@ impl World {
         let stops = |fault: Fault| {
             matches!(fault, Fault::SyncFailed | Fault::DirectorySyncFailed | Fault::ReadFailed)
         };
-        // Recovery gives up where it cannot write; later on, a write that fails is taken back.
+        // Recovery gives up where it cannot write, and so does the journal; a segment takes such a write back.
         let opening = self.opening_faults;
         let reason = |(at, it): (usize, &Happened)| {
-            (at < opening || stops(it.fault)) && concerns(Path::new(&it.path))
+            let path = Path::new(&it.path);
+            (at < opening || stops(it.fault) || !path.starts_with(&topics)) && concerns(path)
         };
         self.partitions.get(&key).is_some_and(|model| model.damaged)
             || self.faults.iter().enumerate().any(reason)
