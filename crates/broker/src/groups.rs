@@ -153,17 +153,22 @@ impl GroupService {
         waiting.await.unwrap_or(false)
     }
 
-    /// Offsets in topics that do not exist: the broker stopped while their topic was being deleted.
-    pub(crate) async fn delete_orphans(&self, exists: impl Fn(&str) -> bool) {
+    /// Offsets in topics that do not exist: the broker stopped while their topic was being deleted. Returns the topics whose
+    /// offsets could not be deleted.
+    pub(crate) async fn delete_orphans(&self, exists: impl Fn(&str) -> bool) -> Vec<String> {
         let orphans: BTreeSet<String> = {
             let groups = &self.driver.state.lock().groups;
             let ids: Vec<String> = groups.list().map(|listed| listed.group).collect();
             let topics = ids.iter().flat_map(|id| groups.all_committed(id, false));
             topics.map(|(topic, _, _)| topic.to_owned()).filter(|topic| !exists(topic)).collect()
         };
+        let mut left = Vec::new();
         for topic in orphans {
-            self.topic_deleted(&topic).await;
+            if !self.topic_deleted(&topic).await {
+                left.push(topic);
+            }
         }
+        left
     }
 
     /// JoinGroup; waits until the generation has gathered.

@@ -63,11 +63,12 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     // From here on nothing is wrong with the internal topics, so that what is left over may be removed.
     let (opening, opened_store) = (builder.clone(), store.clone());
     let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
-    let (snapshot, refused) =
+    let (snapshot, mut refused) =
         blocking(&builder.workers, move || open_topics(&opening, &opened_store, &offsets, &restored)).await?;
 
     // Records that nobody explains may be explained again, and their offsets with them.
-    groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
+    let left = groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
+    refused.extend(left);
     let budget = usize::try_from(builder.config.number("queued.max.request.bytes")).unwrap_or(usize::MAX);
     Ok(Broker(Arc::new(Shared {
         config: builder.config,

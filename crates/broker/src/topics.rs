@@ -78,7 +78,7 @@ pub(crate) struct TopicWriter {
 
 #[derive(Debug)]
 struct WriterState {
-    /// Names whose directories are in the way: nobody knows what is in them.
+    /// Names of which something is in the way: a directory that nobody knows, or offsets that could not be deleted.
     refused: BTreeSet<String>,
     closed: bool,
 }
@@ -181,7 +181,8 @@ impl Shared {
         let (count, configs) = self.check_new(new)?;
         if state.refused.contains(&new.name) {
             return Err(TopicError::Storage(format!(
-                "there is a directory of topic {:?} that the catalogue does not know; move it away and start again",
+                "something remains of a topic {:?} that the catalogue does not know: start again, and if there is a directory \
+                 of it still, move it away before",
                 new.name
             )));
         }

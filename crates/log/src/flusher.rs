@@ -124,10 +124,9 @@ impl Flusher {
     fn make(&self, number: u64, len_bytes: u64) -> std::io::Result<JournalFile> {
         let header = FileHeader { number, key: self.random.next_u64() };
         let directory = self.root.join(JOURNAL);
-        if !self.disk.exists(&directory)? {
-            self.disk.create_dir_all(&directory)?;
-            self.disk.sync_dir(&self.root)?;
-        }
+        self.disk.create_dir_all(&directory)?;
+        // Also when it is there: an attempt before may have failed here.
+        self.disk.sync_dir(&self.root)?;
         let path = directory.join(file_name(number));
         let file = self.disk.open(&path, Open::Create)?;
         let zeros = vec![0; FILL_BYTES];

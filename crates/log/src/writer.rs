@@ -152,6 +152,9 @@ const GROUP_COMMANDS_MAX: usize = 8192;
 /// And bytes.
 const GROUP_BYTES_MAX: usize = 64 << 20;
 
+/// How long a topic that is to be forgotten waits for room in the journal, when nothing else happens.
+const FORGET_RETRY: Duration = Duration::from_secs(1);
+
 /// Owns what is written to.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -323,11 +326,15 @@ impl Writer {
         Ok(left)
     }
 
-    /// How long until a partition with relaxed durability must be synced; `None` when there is none.
+    /// How long until there is something to do though nobody asks: a partition with relaxed durability to be synced, a topic
+    /// to be forgotten; `None` when there is nothing.
     fn until_flush_is_due(&self) -> Option<Duration> {
         let now_ms = self.clock.now_ms();
         let due = self.busy.iter().filter_map(|number| self.partitions.get(number)?.flush_due_ms());
-        due.min().map(|due_ms| Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)))
+        let due = due.min().map(|due_ms| Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)));
+        // The journal had no room for it, and may have by then.
+        let forget = (!self.forgetting.is_empty()).then_some(FORGET_RETRY);
+        due.into_iter().chain(forget).min()
     }
 
     fn finish(&mut self) {

@@ -88,14 +88,14 @@ impl Run {
 
     /// What a look at the directory says, which changes nothing.
     fn verify(&mut self) -> Reports {
-        self.disk.begin_life();
+        let disk = self.disk.begin_life();
         let format = std::path::Path::new(DATA).join("format");
         if self.disk.files(&format).is_empty() {
             return Vec::new();
         }
         let before = self.disk.mutations();
         let look = || {
-            let offline = Offline::open(Arc::new(self.disk.clone()), DATA)?;
+            let offline = Offline::open(Arc::new(disk.clone()), DATA)?;
             let partitions = offline.partitions()?;
             partitions
                 .into_iter()
@@ -124,10 +124,10 @@ impl Run {
     async fn open(&mut self, end: End, mut reports: Reports) -> Option<Broker> {
         let mut ahead = self.plan.ahead_of_opening(end, &mut self.chance);
         loop {
-            self.disk.begin_life();
+            let disk = self.disk.begin_life();
             self.world.lock().faults.clear();
             self.disk.expect(ahead);
-            let opened = self.open_once().await;
+            let opened = self.open_once(&disk).await;
             if self.disk.is_dead() {
                 self.trace(format_args!("died while opening"));
                 drop(opened);
@@ -166,23 +166,28 @@ impl Run {
         }
     }
 
-    async fn open_once(&mut self) -> Result<Broker, anabranch_broker::error::BrokerError> {
-        let config = BrokerConfig::default().with("producer.id.expiration.ms", "2147483647");
-        let config = config.expect("the setting exists");
+    async fn open_once(&mut self, disk: &SimDisk) -> Result<Broker, anabranch_broker::error::BrokerError> {
+        let mut config = BrokerConfig::default();
+        let settings = [
+            ("producer.id.expiration.ms", i32::MAX.to_string()),
+            ("log.journal.file.bytes", self.plan.journal_bytes.to_string()),
+        ];
+        for (name, value) in settings {
+            config.set(name, &value).expect("there is such a setting");
+        }
         let broker = Broker::builder()
             .data(DATA)
             .config(config)
-            .disk(Arc::new(self.disk.clone()))
+            .disk(Arc::new(disk.clone()))
             .clock(Arc::clone(&self.clock) as Arc<_>)
             .random(Arc::clone(&self.random) as Arc<dyn Random>)
             .workers(Arc::new(SimWorkers::new(self.chance.fork())));
         let opening = tokio::time::timeout(std::time::Duration::from_secs(3600), broker.open());
         // A dead process does nothing more, also not that which it waits for.
-        let disk = self.disk.clone();
         tokio::select! {
             biased;
             opened = opening => opened.unwrap_or_else(|_| panic!("the broker opens for ever")),
-            () = until_dead(&disk) => Err(anabranch_broker::error::BrokerError::Open(
+            () = until_dead(disk) => Err(anabranch_broker::error::BrokerError::Open(
                 anabranch_log::OpenError::InUse(DATA.into()),
             )),
         }

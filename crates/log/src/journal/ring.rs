@@ -241,6 +241,7 @@ impl Ring {
     pub(crate) fn take_file(&mut self, file: Option<JournalFile>) {
         self.making = false;
         if let Some(file) = file {
+            self.make_after = Duration::ZERO;
             self.made += 1;
             self.free.push_back((None, file));
         }

@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, Open};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use faults::is_due;
 pub use faults::{Ahead, Fault, Happened};
+use faults::is_due;
 use names::{Change, Inode, Names};
 use pages::Pages;
 
@@ -42,7 +42,11 @@ type Listener = Box<dyn Fn(Moment<'_>) + Send + Sync>;
 
 /// The disk of a run. Cheap to clone; all clones are the same disk.
 #[derive(Clone)]
-pub struct SimDisk(Arc<Inner>);
+pub struct SimDisk {
+    inner: Arc<Inner>,
+    /// The life of the process that has this handle; that of an earlier one is of no use.
+    life: u64,
+}
 
 struct Inner {
     /// Never held while a listener is called.
@@ -94,54 +98,55 @@ impl SimDisk {
             mutations: 0,
             chance,
         };
-        Self(Arc::new(Inner { state: Mutex::new(state), listener: Mutex::new(None), clock, trace }))
+        let inner = Inner { state: Mutex::new(state), listener: Mutex::new(None), clock, trace };
+        Self { inner: Arc::new(inner), life: 0 }
     }
 
     /// Tells `listener` of moments from now on.
     pub fn listen(&self, listener: Option<Listener>) {
-        *self.0.listener.lock() = listener.map(Arc::new);
+        *self.inner.listener.lock() = listener.map(Arc::new);
     }
 
     /// Sets what will go wrong.
     pub fn expect(&self, ahead: Ahead) {
-        self.0.state.lock().ahead = ahead;
+        self.inner.state.lock().ahead = ahead;
     }
 
     /// What went wrong since this was asked last.
     #[must_use]
     pub fn happened(&self) -> Vec<Happened> {
-        std::mem::take(&mut self.0.state.lock().happened)
+        std::mem::take(&mut self.inner.state.lock().happened)
     }
 
     /// Whether the process that uses it is dead.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.0.state.lock().dead
+        self.inner.state.lock().dead
     }
 
     /// How often anything was changed, ever.
     #[must_use]
     pub fn mutations(&self) -> u64 {
-        self.0.state.lock().mutations
+        self.inner.state.lock().mutations
     }
 
     /// The process dies now, if it is not dead.
     pub fn kill(&self) {
         if !self.is_dead() {
             self.tell(Moment::Death);
-            self.0.state.lock().dead = true;
+            self.inner.state.lock().dead = true;
         }
     }
 
     /// From now on only `bytes` more fit; `None`: there is space.
     pub fn fill(&self, bytes: Option<u64>) {
-        let mut state = self.0.state.lock();
+        let mut state = self.inner.state.lock();
         state.capacity = bytes.map(|bytes| state.used + bytes);
     }
 
     /// The power goes: the platter is what remains.
     pub fn lose_power(&self) {
-        let mut state = self.0.state.lock();
+        let mut state = self.inner.state.lock();
         let State { nodes, changes, chance, .. } = &mut *state;
         for change in names::survivors(std::mem::take(changes), chance) {
             change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
@@ -157,7 +162,7 @@ impl SimDisk {
 
     /// Time passes with nothing to do: everything that waits reaches the platter.
     pub fn settle(&self) {
-        let mut state = self.0.state.lock();
+        let mut state = self.inner.state.lock();
         let State { nodes, changes, .. } = &mut *state;
         for change in changes.drain(..) {
             change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
@@ -169,19 +174,30 @@ impl SimDisk {
         }
     }
 
-    /// A new process begins to use it.
-    pub fn begin_life(&self) {
-        let mut state = self.0.state.lock();
+    /// A new process begins to use it: its handle. What an older one does fails from now on.
+    #[must_use]
+    pub fn begin_life(&self) -> Self {
+        let mut state = self.inner.state.lock();
         state.life += 1;
         state.dead = false;
         state.ahead = Ahead::default();
         state.locked.clear();
+        Self { inner: Arc::clone(&self.inner), life: state.life }
+    }
+
+    /// The state, unless the process is dead.
+    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.inner.state.lock();
+        match state.dead || state.life != self.life {
+            true => Err(dead()),
+            false => Ok(state),
+        }
     }
 
     /// Every file below `root` and its length, by path.
     #[must_use]
     pub fn files(&self, root: &Path) -> Vec<(PathBuf, u64)> {
-        let state = self.0.state.lock();
+        let state = self.inner.state.lock();
         let mut files = Vec::new();
         let mut todo = match state.find(root) {
             Some(inode) => vec![(root.to_owned(), inode)],
@@ -201,19 +217,19 @@ impl SimDisk {
 
     /// Changes a bit of a file; `false` if there is nothing at rest there.
     pub fn flip(&self, path: &Path, byte: u64, bit: u8) -> bool {
-        let mut state = self.0.state.lock();
+        let mut state = self.inner.state.lock();
         let Some(inode) = state.find(path) else { return false };
         let Node::File(pages) = &mut state.nodes[inode] else { return false };
         let flipped = pages.flip(byte, bit);
         if flipped {
-            self.0.trace.note(format_args!("disk: bit {bit} of byte {byte} of {} flips", path.display()));
+            self.inner.trace.note(format_args!("disk: bit {bit} of byte {byte} of {} flips", path.display()));
             state.happened.push(Happened { fault: Fault::Flipped, path: text(path) });
         }
         flipped
     }
 
     fn tell(&self, moment: Moment<'_>) {
-        let listener = self.0.listener.lock().clone();
+        let listener = self.inner.listener.lock().clone();
         if let Some(listener) = listener {
             listener(moment);
         }
@@ -224,24 +240,20 @@ impl SimDisk {
         &self,
         what: &str,
         path: &Path,
-        life: Option<u64>,
         part: impl FnOnce(&mut State),
-    ) -> io::Result<parking_lot::MutexGuard<'_, State>> {
-        let mut state = self.0.state.lock();
-        if state.dead || life.is_some_and(|life| life != state.life) {
-            return Err(dead());
-        }
+    ) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.alive()?;
         state.mutations += 1;
         if is_due(&mut state.ahead.slow) {
             let ms = state.chance.between(1..=2000);
-            self.0.trace.note(format_args!("disk: the next call takes {ms} ms"));
-            self.0.clock.slow(ms);
+            self.inner.trace.note(format_args!("disk: the next call takes {ms} ms"));
+            self.inner.clock.slow(ms);
         }
         if is_due(&mut state.ahead.death) {
             drop(state);
-            self.0.trace.note(format_args!("disk: {what} {}: dies", path.display()));
+            self.inner.trace.note(format_args!("disk: {what} {}: dies", path.display()));
             self.tell(Moment::Death);
-            let mut state = self.0.state.lock();
+            let mut state = self.inner.state.lock();
             state.dead = true;
             part(&mut state);
             return Err(dead());
@@ -251,7 +263,7 @@ impl SimDisk {
     }
 
     fn fail(&self, state: &mut State, fault: Fault, path: &Path) -> io::Error {
-        self.0.trace.note(format_args!("disk: {fault:?} {}", path.display()));
+        self.inner.trace.note(format_args!("disk: {fault:?} {}", path.display()));
         state.happened.push(Happened { fault, path: text(path) });
         match fault {
             Fault::Full => io::ErrorKind::StorageFull.into(),
@@ -266,7 +278,7 @@ impl SimDisk {
         path: &Path,
         make: impl Fn(&mut State) -> io::Result<Option<Change>>,
     ) -> io::Result<()> {
-        let mut state = self.begin(what, path, None, |state| {
+        let mut state = self.begin(what, path, |state| {
             if state.chance.one_in(2)
                 && let Ok(Some(change)) = make(state)
             {
@@ -278,7 +290,7 @@ impl SimDisk {
         }
         if let Some(change) = make(&mut state)? {
             state.apply(change);
-            self.0.trace.note(format_args!("disk: {what} {}", path.display()));
+            self.inner.trace.note(format_args!("disk: {what} {}", path.display()));
         }
         Ok(())
     }
@@ -337,9 +349,7 @@ impl State {
         if chance.one_in(2) {
             let cut = chance.below(changes.len() as u64 + 1) as usize;
             for change in changes.drain(..cut) {
-                change.apply(|directory, name, inode| {
-                    set(&mut names_of(nodes, directory).platter, name, inode)
-                });
+                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
             }
         }
     }
@@ -383,11 +393,7 @@ fn dead() -> io::Error {
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let found = {
-            let state = self.0.state.lock();
-            if state.dead {
-                return Err(dead());
-            }
-            state.find(path)
+            self.alive()?.find(path)
         };
         if found.is_none() && how != Open::Create {
             return Err(io::ErrorKind::NotFound.into());
@@ -402,17 +408,16 @@ impl Disk for SimDisk {
                 Ok(Some(Change::Set { directory, name, inode: state.nodes.len() - 1 }))
             })?;
         } else if how == Open::Create {
-            let mut state = self.begin("empty", path, None, |_| {})?;
+            let mut state = self.begin("empty", path, |_| {})?;
             let inode = state.find(path).ok_or(io::ErrorKind::NotFound)?;
             state.pages(inode).set_len(0);
             state.recount();
         }
-        let state = self.0.state.lock();
+        let state = self.inner.state.lock();
         let inode = state.find(path).ok_or(io::ErrorKind::NotFound)?;
         match &state.nodes[inode] {
             Node::File(_) => {
-                let file =
-                    SimFile { disk: self.clone(), inode, path: path.to_owned(), life: state.life, how };
+                let file = SimFile { disk: self.clone(), inode, path: path.to_owned(), how };
                 Ok(Arc::new(file))
             }
             Node::Directory(_) => Err(io::ErrorKind::IsADirectory.into()),
@@ -421,7 +426,7 @@ impl Disk for SimDisk {
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let missing: Vec<&Path> = {
-            let state = self.0.state.lock();
+            let state = self.inner.state.lock();
             path.ancestors().take_while(|directory| state.find(directory).is_none()).collect()
         };
         for directory in missing.into_iter().rev() {
@@ -440,12 +445,10 @@ impl Disk for SimDisk {
             let (due, later) = changes.drain(..).partition(|change| change.touches(inode));
             *changes = later;
             for change in due {
-                change.apply(|directory, name, inode| {
-                    set(&mut names_of(nodes, directory).platter, name, inode)
-                });
+                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
             }
         };
-        let mut state = self.begin("sync directory", path, None, |state| {
+        let mut state = self.begin("sync directory", path, |state| {
             if let Some(inode) = state.find(path)
                 && state.chance.one_in(2)
             {
@@ -457,7 +460,7 @@ impl Disk for SimDisk {
             return Err(self.fail(&mut state, Fault::DirectorySyncFailed, path));
         }
         sync(&mut state, inode);
-        self.0.trace.note(format_args!("disk: sync directory {}", path.display()));
+        self.inner.trace.note(format_args!("disk: sync directory {}", path.display()));
         Ok(())
     }
 
@@ -488,10 +491,7 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        let state = self.0.state.lock();
-        if state.dead {
-            return Err(dead());
-        }
+        let state = self.alive()?;
         let inode = state.find(path).ok_or(io::ErrorKind::NotFound)?;
         let Node::Directory(names) = &state.nodes[inode] else {
             return Err(io::ErrorKind::NotADirectory.into());
@@ -502,20 +502,16 @@ impl Disk for SimDisk {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        let state = self.0.state.lock();
-        if state.dead { Err(dead()) } else { Ok(state.find(path).is_some()) }
+        Ok(self.alive()?.find(path).is_some())
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        let mut state = self.0.state.lock();
-        if state.dead {
-            return Err(dead());
-        }
+        let mut state = self.alive()?;
         let inode = state.find(path).ok_or(io::ErrorKind::NotFound)?;
         if !state.locked.insert(inode) {
             return Ok(None);
         }
-        Ok(Some(Box::new(SimLock { disk: self.clone(), inode, life: state.life })))
+        Ok(Some(Box::new(SimLock { disk: self.clone(), inode })))
     }
 }
 
@@ -528,15 +524,14 @@ impl fmt::Debug for SimDisk {
 struct SimLock {
     disk: SimDisk,
     inode: Inode,
-    life: u64,
 }
 
 impl Lock for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        let mut state = self.disk.0.state.lock();
-        if state.life == self.life {
+        let mut state = self.disk.inner.state.lock();
+        if state.life == self.disk.life {
             state.locked.remove(&self.inode);
         }
     }
@@ -553,7 +548,6 @@ struct SimFile {
     disk: SimDisk,
     inode: Inode,
     path: PathBuf,
-    life: u64,
     how: Open,
 }
 
@@ -564,14 +558,6 @@ impl fmt::Debug for SimFile {
 }
 
 impl SimFile {
-    fn alive(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
-        let state = self.disk.0.state.lock();
-        match state.dead || state.life != self.life {
-            true => Err(dead()),
-            false => Ok(state),
-        }
-    }
-
     fn check_writable(&self) -> io::Result<()> {
         match self.how {
             Open::Read => Err(io::ErrorKind::PermissionDenied.into()),
@@ -582,7 +568,7 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()> {
-        let mut state = self.alive()?;
+        let mut state = self.disk.alive()?;
         if is_due(&mut state.ahead.read_fails) {
             return Err(self.disk.fail(&mut state, Fault::ReadFailed, &self.path));
         }
@@ -596,7 +582,7 @@ impl DiskFile for SimFile {
         self.check_writable()?;
         let bytes = parts.concat();
         let some = |state: &mut State| state.chance.below(bytes.len() as u64 + 1) as usize;
-        let mut state = self.disk.begin("write", &self.path, Some(self.life), |state| {
+        let mut state = self.disk.begin("write", &self.path, |state| {
             let done = some(state);
             state.pages(self.inode).write(&bytes[..done], position);
         })?;
@@ -617,7 +603,7 @@ impl DiskFile for SimFile {
         }
         state.pages(self.inode).write(&bytes, position);
         state.used += growth;
-        self.disk.0.trace.note(format_args!(
+        self.disk.inner.trace.note(format_args!(
             "disk: write {} at {position}: {} bytes",
             self.path.display(),
             bytes.len()
@@ -627,9 +613,9 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.check_writable()?;
-        drop(self.alive()?);
+        drop(self.disk.alive()?);
         self.disk.tell(Moment::Sync(&self.path));
-        let mut state = self.disk.begin("sync", &self.path, Some(self.life), |state| {
+        let mut state = self.disk.begin("sync", &self.path, |state| {
             let State { nodes, chance, .. } = state;
             if let Node::File(pages) = &mut nodes[self.inode] {
                 pages.write_back_some(chance);
@@ -643,17 +629,17 @@ impl DiskFile for SimFile {
             return Err(self.disk.fail(&mut state, Fault::SyncFailed, &self.path));
         }
         state.pages(self.inode).sync();
-        self.disk.0.trace.note(format_args!("disk: sync {}", self.path.display()));
+        self.disk.inner.trace.note(format_args!("disk: sync {}", self.path.display()));
         Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.alive()?.pages(self.inode).len())
+        Ok(self.disk.alive()?.pages(self.inode).len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        let mut state = self.disk.begin("set length", &self.path, Some(self.life), |state| {
+        let mut state = self.disk.begin("set length", &self.path, |state| {
             if state.chance.one_in(2) {
                 state.pages(self.inode).set_len(len);
             }
@@ -664,7 +650,7 @@ impl DiskFile for SimFile {
         }
         state.pages(self.inode).set_len(len);
         state.recount();
-        self.disk.0.trace.note(format_args!("disk: set length of {} to {len}", self.path.display()));
+        self.disk.inner.trace.note(format_args!("disk: set length of {} to {len}", self.path.display()));
         Ok(())
     }
 }
