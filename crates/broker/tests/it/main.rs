@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod catalogue;
+mod compression;
 mod disk;
 mod engine;
 mod groups;
