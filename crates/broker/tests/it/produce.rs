@@ -221,7 +221,7 @@ async fn wrong_records_are_named_one_by_one() {
         let keyless = Record::keyless("v").at(NOW_MS);
         match refuse(codec, &[good.clone(), keyless.clone(), good.clone(), keyless.clone()]).await {
             ProduceError::InvalidRecords(refused) => {
-                assert_eq!((indexes(&refused), refused.count), (vec![1, 3], 2))
+                assert_eq!((indexes(&refused), refused.count), (vec![1, 3], 2));
             }
             other => panic!("{other:?}"),
         }
@@ -238,7 +238,7 @@ async fn wrong_records_are_named_one_by_one() {
         let many = vec![keyless; 1500];
         match refuse(codec, &many).await {
             ProduceError::InvalidRecords(refused) => {
-                assert_eq!((refused.errors.len(), refused.count), (1000, 1500))
+                assert_eq!((refused.errors.len(), refused.count), (1000, 1500));
             }
             other => panic!("{other:?}"),
         }
