@@ -162,11 +162,11 @@ impl Index {
         }
     }
 
-    /// Replaces everything by `places`, for a segment that is complete.
+    /// Replaces everything by `places`, for a segment that is complete. After an error they stand in memory.
     pub(crate) fn rebuild(&mut self, disk: &dyn Disk, places: Vec<Place>) -> io::Result<()> {
-        self.file = Some(disk.open(&self.path, Open::Create)?);
         self.stored = 0;
         self.tail = places;
+        self.file = Some(disk.open(&self.path, Open::Create)?);
         self.seal(disk)
     }
 

@@ -273,9 +273,9 @@ impl PartitionLog {
         for segment in self.segments_from(bounds.log_start) {
             let end = readable(&segment, bounds.visible);
             if self.stop_if_damaged(segment.max_timestamp(end))?.is_some_and(|max| max >= timestamp_ms) {
-                let found = self.first_in(&segment, timestamp_ms, bounds)?;
-                if found.is_some() {
-                    return Ok(found);
+                let found = segment.find_time(timestamp_ms, bounds.log_start, end);
+                if let Some(found) = self.stop_if_damaged(found)? {
+                    return Ok(Some(found));
                 }
             }
         }
@@ -289,18 +289,30 @@ impl PartitionLog {
     pub fn find_max_time(&self) -> Result<Option<Timestamped>, ReadError> {
         self.check_status()?;
         let bounds = *self.shared.bounds.lock();
-        let mut largest: Option<(i64, Arc<Segment>)> = None;
+        // A segment's largest timestamp, and the record that has it once that is known.
+        let mut candidates: Vec<(i64, Option<Timestamped>, Arc<Segment>)> = Vec::new();
         for segment in self.segments_from(bounds.log_start) {
             let max = self.stop_if_damaged(segment.max_timestamp(readable(&segment, bounds.visible)))?;
-            if let Some(max) = max
-                && largest.as_ref().is_none_or(|(before, _)| max > *before)
-            {
-                largest = Some((max, segment));
-            }
+            candidates.extend(max.map(|max| (max, None, segment)));
         }
-        match largest {
-            Some((max, segment)) => self.first_in(&segment, max, bounds),
-            None => Ok(None),
+        loop {
+            // The first of the largest.
+            let largest = candidates.iter().enumerate().rev().max_by_key(|(_, (max, ..))| *max);
+            let Some((at, (max, found, segment))) = largest else { return Ok(None) };
+            if found.is_some() {
+                return Ok(*found);
+            }
+            let end = readable(segment, bounds.visible);
+            let cheap = self.stop_if_damaged(segment.find_time(*max, bounds.log_start, end))?;
+            // That record lies before the start of the log, perhaps, and another one is the largest of those that are left.
+            let found = match cheap {
+                Some(found) => Some(found),
+                None => self.stop_if_damaged(segment.find_max_time(bounds.log_start, end))?,
+            };
+            match found {
+                Some(found) => candidates[at] = (found.timestamp_ms, Some(found), Arc::clone(segment)),
+                None => drop(candidates.remove(at)),
+            }
         }
     }
 
@@ -356,31 +368,6 @@ impl PartitionLog {
         self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error)))
     }
 
-    fn first_in(
-        &self,
-        segment: &Segment,
-        timestamp_ms: i64,
-        bounds: Bounds,
-    ) -> Result<Option<Timestamped>, ReadError> {
-        let end = readable(segment, bounds.visible);
-        let Some(batch) = self.stop_if_damaged(segment.find_time(timestamp_ms, end))? else {
-            return Ok(None);
-        };
-        let damaged = |error| Err(segment.fault(0, FaultCause::Damaged(error)));
-        let records = self.stop_if_damaged(batch.records().or_else(damaged))?;
-        let first = records
-            .into_iter()
-            .find(|at| at.record.timestamp_ms >= timestamp_ms && at.offset >= bounds.log_start);
-        // A header may claim a larger timestamp than any of its records has; then the batch's end is the best answer.
-        Ok(Some(match first {
-            Some(at) => Timestamped { offset: at.offset, timestamp_ms: at.record.timestamp_ms },
-            None => Timestamped {
-                offset: batch.header().last_offset(),
-                timestamp_ms: batch.header().max_timestamp_ms,
-            },
-        }))
-    }
-
     /// Damage that a reader meets stops the partition; a read that merely failed does not.
     fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
         result.map_err(|fault| {
@@ -395,7 +382,10 @@ impl PartitionLog {
 /// Bytes of a segment that may be read.
 fn readable(segment: &Segment, visible: Visible) -> u64 {
     match segment.base.cmp(&visible.segment) {
-        std::cmp::Ordering::Less => segment.len(),
+        std::cmp::Ordering::Less => {
+            segment.note_sealed();
+            segment.len()
+        }
         std::cmp::Ordering::Equal => visible.bytes,
         std::cmp::Ordering::Greater => 0,
     }

@@ -7,3 +7,4 @@ mod failing;
 mod journal;
 mod promises;
 mod support;
+mod times;
