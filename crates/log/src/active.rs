@@ -35,6 +35,8 @@ pub(crate) struct PartitionWriter {
     /// After the last record that is staged.
     pub(crate) next: Offset,
     pub(crate) spacing: Spacing,
+    /// Of the segment's index.
+    index_bytes: u64,
     /// When the segment got its first batch; wall clock, ms.
     pub(crate) began_ms: i64,
     pub(crate) producers: Producers,
@@ -79,6 +81,7 @@ impl PartitionWriter {
     ) -> Self {
         let written = segment.len();
         segment.set_synced(written);
+        let index_bytes = segment.index.lock().len_bytes();
         Self {
             shared,
             segment,
@@ -86,6 +89,7 @@ impl PartitionWriter {
             durable: written,
             next,
             spacing,
+            index_bytes,
             began_ms: now_ms,
             producers,
             snapshots,
@@ -156,13 +160,14 @@ impl PartitionWriter {
         let config = self.config();
         let bytes = self.written + self.staged_bytes;
         let too_large = bytes + batch.header().len_bytes as u64 > u64::from(config.segment_bytes);
+        let index_is_full = self.index_bytes >= u64::from(config.segment_index_bytes);
         let too_old = now_ms.saturating_sub(self.began_ms) >= config.segment_ms;
         // The index counts offsets from the segment's base in 32 bits.
         let last = self.next.plus(i64::from(batch.header().last_offset_delta));
         let too_far = last.0 - self.segment.base.0 > i64::from(i32::MAX);
         if bytes == 0 {
             self.began_ms = now_ms;
-        } else if self.is_full || too_large || too_old || too_far {
+        } else if self.is_full || too_large || index_is_full || too_old || too_far {
             self.write(now_ms)?;
             self.sync(disk.as_ref());
             if let Some(stopped) = self.shared.stopped() {
@@ -191,6 +196,7 @@ impl PartitionWriter {
         self.shared.bounds.lock().visible = Visible { next: self.next, segment: segment.base, bytes: 0 };
         self.spacing = Spacing::from_start(segment.base);
         self.segment = segment;
+        self.index_bytes = 0;
         (self.written, self.durable, self.checkpoint) = (0, 0, 0);
         self.is_full = false;
         Ok(())
@@ -238,6 +244,7 @@ impl PartitionWriter {
             position += batch.header().len_bytes as u64;
             self.unsynced_records += i64::from(batch.header().record_count);
         }
+        self.index_bytes = index.len_bytes();
         drop(index);
         assert_eq!(position, self.written + bytes, "what was staged is what was written");
         self.written = position;

@@ -130,6 +130,11 @@ impl Index {
         self.tail.push(place);
     }
 
+    /// How large the file is, or will be.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        ((self.stored + self.tail.len()) * ENTRY_BYTES) as u64
+    }
+
     pub(crate) fn wants_flush(&self) -> bool {
         self.tail.len() >= TAIL_ENTRIES_MAX
     }

@@ -39,6 +39,8 @@ pub struct LogConfig {
     pub flush_ms: i64,
     /// `index.interval.bytes`: about how far apart entries of the index are.
     pub index_interval_bytes: u32,
+    /// `segment.index.bytes`: a segment whose index has grown to about this is closed, too.
+    pub segment_index_bytes: u32,
 }
 
 /// What it means when there is no log where one is opened.
@@ -388,5 +390,57 @@ fn readable(segment: &Segment, visible: Visible) -> u64 {
         }
         std::cmp::Ordering::Equal => visible.bytes,
         std::cmp::Ordering::Greater => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::batch::{BatchBuilder, Compression, Record, check_batch};
+    use anabranch_core::seam::{ManualClock, RealDisk, Threads};
+
+    use super::*;
+    use crate::{Absent, StoreConfig};
+
+    /// A log may begin in the middle of a batch, whose other records are gone though the segment has them.
+    #[tokio::test]
+    async fn records_before_the_start_of_the_log_are_not_found_by_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreConfig {
+            root: dir.path().to_owned(),
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(ManualClock::at(0)),
+            workers: Arc::new(Threads),
+            queue_appends_max: 1,
+            producer_expiration_ms: i64::MAX,
+        })
+        .unwrap();
+        let config = LogConfig {
+            segment_bytes: 1 << 20,
+            segment_ms: i64::MAX,
+            flush_messages: 1,
+            flush_ms: i64::MAX,
+            index_interval_bytes: 0,
+            segment_index_bytes: 1 << 20,
+        };
+        let log = store.open_partition("t", 0, config, Absent::Create).unwrap();
+        for times in [&[900, 100][..], &[500, 200], &[50, 500]] {
+            let mut builder = BatchBuilder::new(Compression::None);
+            times.iter().for_each(|time| {
+                builder.push(&Record::new("k", "v").at(*time));
+            });
+            log.append(check_batch(&builder.build().unwrap()).unwrap(), Ack::Durable).await.unwrap();
+        }
+        let found = |at: Option<Timestamped>| at.map(|at| (at.offset.0, at.timestamp_ms));
+        for (start, max, later) in [
+            (0, (0, 900), Some((0, 900))),
+            (1, (2, 500), Some((2, 500))),
+            (3, (5, 500), Some((5, 500))),
+            (4, (5, 500), Some((5, 500))),
+        ] {
+            log.shared.bounds.lock().log_start = Offset(start);
+            assert_eq!(found(log.find_max_time().unwrap()), Some(max), "from {start}");
+            assert_eq!(found(log.find_by_time(300).unwrap()), later, "from {start}");
+        }
+        store.close().await;
     }
 }

@@ -233,8 +233,7 @@ impl Segment {
 
     /// The largest timestamp before the byte `end`; `None` when there is no batch.
     pub(crate) fn max_timestamp(&self, end: u64) -> Result<Option<i64>, Fault> {
-        let is_sealed = self.is_sealed.load(Ordering::Acquire);
-        if let Some(max) = self.sealed_max_ms.get().filter(|_| is_sealed) {
+        if let Some(max) = self.sealed_max_ms.get() {
             return Ok(*max);
         }
         let mut max = None;
@@ -247,7 +246,7 @@ impl Segment {
                 Ok(None::<()>)
             },
         )?;
-        if is_sealed {
+        if self.is_sealed.load(Ordering::Acquire) {
             let _ = self.sealed_max_ms.set(max);
         }
         Ok(max)

@@ -79,6 +79,8 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "The default of flush.ms for topics."),
     setting("log.index.interval.bytes", Int, "4096", Range::Between(0, I32_MAX),
         "The default of index.interval.bytes for topics."),
+    setting("log.index.size.max.bytes", Int, "10485760", Range::Between(4, I32_MAX),
+        "The default of segment.index.bytes for topics."),
     setting("log.journal.file.bytes", Int, "67108864", Range::Between(0, 1 << 30),
         "The journal's files grow to this size; there are up to 4. With 0 there is no journal, and each partition is synced by itself."),
     setting("log.message.timestamp.after.max.ms", Long, "3600000", Range::Between(0, i64::MAX),

@@ -114,7 +114,6 @@ const REASONS: &[(&str, &str)] = &[
     ("log.segment.delete.delay.ms", CLEANER),
     ("log.flush.*", SYNCS),
     ("log.preallocate", "segments grow as they are written"),
-    ("log.index.size.max.bytes", "set segment.index.bytes on topics"),
     ("compression.lz4.level", "lz4 is written at one level, the fast one"),
     ("delete.topic.enable", ALWAYS),
 ];
