@@ -36,16 +36,16 @@ fn checks(criterion: &mut Criterion) {
             b.iter(|| BatchHeader::parse(black_box(batch.bytes())).unwrap());
         });
         group.bench_function(BenchmarkId::new("checksum", name), |b| {
-            b.iter(|| crc32c::crc32c(black_box(&batch.bytes()[21..])))
+            b.iter(|| crc32c::crc32c(black_box(&batch.bytes()[21..])));
         });
         group.bench_function(BenchmarkId::new("check", name), |b| {
-            b.iter(|| check_batch(black_box(batch.bytes())).unwrap())
+            b.iter(|| check_batch(black_box(batch.bytes())).unwrap());
         });
         group.bench_function(BenchmarkId::new("check_records", name), |b| {
-            b.iter(|| black_box(&batch).check_records().unwrap())
+            b.iter(|| black_box(&batch).check_records().unwrap());
         });
         group.bench_function(BenchmarkId::new("records", name), |b| {
-            b.iter(|| black_box(&batch).records().unwrap())
+            b.iter(|| black_box(&batch).records().unwrap());
         });
     }
     group.finish();
