@@ -32,6 +32,7 @@ mod offline;
 mod partition;
 mod producers;
 mod recovery;
+mod rehearsal;
 mod segment;
 mod store;
 mod verify;
@@ -43,6 +44,7 @@ pub use offline::Offline;
 pub use partition::{
     Absent, Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,
 };
+pub use rehearsal::{Change, Rehearsal};
 pub use store::{Store, StoreConfig};
 pub use verify::PartitionReport;
 pub use waiters::Waiter;
