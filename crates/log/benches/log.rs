@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anabranch_core::Offset;
 use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, check_batch};
-use anabranch_core::seam::{RealDisk, SystemClock, Threads};
+use anabranch_core::seam::{OsRandom, RealDisk, SystemClock, Threads};
 use anabranch_log::{Absent, Ack, LogConfig, PartitionLog, Store, StoreConfig};
 use criterion::{Criterion, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
@@ -21,7 +21,9 @@ fn open(root: &Path, flush_messages: i64) -> (Store, PartitionLog) {
         disk: Arc::new(RealDisk),
         clock: Arc::new(SystemClock::new()),
         workers: Arc::new(Threads),
+        random: Arc::new(OsRandom),
         queue_appends_max: 1024,
+        journal_file_bytes: 64 << 20,
         producer_expiration_ms: i64::MAX,
     })
     .unwrap();

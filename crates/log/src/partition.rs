@@ -396,7 +396,7 @@ fn readable(segment: &Segment, visible: Visible) -> u64 {
 #[cfg(test)]
 mod tests {
     use anabranch_core::batch::{BatchBuilder, Compression, Record, check_batch};
-    use anabranch_core::seam::{ManualClock, RealDisk, Threads};
+    use anabranch_core::seam::{ManualClock, RealDisk, SeededRandom, Threads};
 
     use super::*;
     use crate::{Absent, StoreConfig};
@@ -410,7 +410,9 @@ mod tests {
             disk: Arc::new(RealDisk),
             clock: Arc::new(ManualClock::at(0)),
             workers: Arc::new(Threads),
+            random: Arc::new(SeededRandom::new(1)),
             queue_appends_max: 1,
+            journal_file_bytes: 1 << 20,
             producer_expiration_ms: i64::MAX,
         })
         .unwrap();
