@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anabranch_core::Offset;
 use anabranch_core::seam::{Disk, DiskFile, Open};
 
-const ENTRY_BYTES: usize = 20;
+pub(crate) const ENTRY_BYTES: usize = 20;
 /// Entries that wait in memory before they go to the file.
 const TAIL_ENTRIES_MAX: usize = 512;
 

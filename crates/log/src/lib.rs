@@ -23,6 +23,7 @@
 //! * After a failed sync nothing more is written to the partition: what is on the disk is not known.
 
 mod active;
+mod dump;
 mod durable;
 mod error;
 mod flusher;
@@ -39,6 +40,7 @@ mod verify;
 mod waiters;
 mod writer;
 
+pub use dump::{DumpCause, DumpItem, FileKind, JournalItem, ProducerState, dump};
 pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError};
 pub use offline::Offline;
 pub use partition::{

@@ -36,6 +36,13 @@ pub(crate) fn snapshot_path(directory: &Path, offset: Offset) -> PathBuf {
     path_of(directory, offset, SNAPSHOT)
 }
 
+/// The offset and the extension in a name that [`path_of`] made.
+pub(crate) fn named_offset(name: &str) -> Option<(Offset, &str)> {
+    let (stem, extension) = name.split_once('.')?;
+    let offset = stem.parse().ok().filter(|_| stem.len() == 20)?;
+    Some((Offset(offset), extension))
+}
+
 /// The files of a partition's directory, by kind, each sorted by offset.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
@@ -47,8 +54,7 @@ impl Listing {
     pub(crate) fn of(disk: &dyn Disk, directory: &Path) -> io::Result<Self> {
         let mut listing = Self::default();
         for entry in disk.list(directory)? {
-            let Some((stem, extension)) = entry.name.split_once('.') else { continue };
-            let Some(offset) = stem.parse().ok().filter(|_| stem.len() == 20).map(Offset) else { continue };
+            let Some((offset, extension)) = named_offset(&entry.name) else { continue };
             match extension {
                 LOG => listing.segments.push(offset),
                 SNAPSHOT => listing.snapshots.push(offset),

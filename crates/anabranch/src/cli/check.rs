@@ -145,13 +145,16 @@ fn check_all(offline: &Offline) -> Result<Vec<Checked>, OpenError> {
     offline.partitions()?.into_iter().map(check).collect()
 }
 
-/// It could not be checked, which says nothing about damage.
+/// It could not be checked. That says nothing about damage, unless it is the journal that is damaged.
 fn refused(error: &OpenError) -> anyhow::Error {
     let advice = match error {
         OpenError::InUse(_) => "Stop the server first, or check a copy of the directory.",
         OpenError::UnknownFormat { .. } => "Check it with the version that wrote it.",
         OpenError::NotADataDirectory(_) => "A data directory is what `anabranch serve --data DIR` makes.",
-        OpenError::JournalDamaged(_) => "Whether the partitions are whole cannot be told without it.",
+        OpenError::JournalDamaged(_) => {
+            let advice = "Copy the directory, then move its journal away, and check what is left.";
+            return advised(anyhow::Error::msg(error.to_string()), advice);
+        }
         OpenError::Io { .. } => "Run it as a user who may read the directory.",
     };
     advised(usage(error.to_string()), advice)
