@@ -280,10 +280,11 @@ fn next_batch(file: &dyn DiskFile, position: u64, len: u64, next: Offset) -> io:
         file.read_exact_at(&mut head, at)?;
         Ok(BatchHeader::parse(&head).ok())
     };
-    // Its length may be right though something else is not.
-    if let Some(after) = header_at(position)?.map(|header| position + header.len_bytes as u64) {
+    // Its length may be right though something else is not; records may hold whole batches, which are none of this file's.
+    if let Some(damaged) = header_at(position)? {
+        let after = position + damaged.len_bytes as u64;
         let follows = match header_at(after)? {
-            Some(header) => is_right(after, &header)?,
+            Some(header) => header.base_offset == damaged.next_offset() && is_right(after, &header)?,
             None => after == len,
         };
         if follows {

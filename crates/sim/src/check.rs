@@ -52,7 +52,8 @@ fn check_topics(world: &mut World, broker: &Broker) {
         if model.fate == Fate::Gone {
             continue;
         }
-        let Some(topic) = found.get(&model.name).filter(|topic| model.id.is_none_or(|id| id == topic.id())) else {
+        let Some(topic) = found.get(&model.name).filter(|topic| model.id.is_none_or(|id| id == topic.id()))
+        else {
             match model.fate {
                 Fate::Unclear => world.gone(at),
                 _ => {
@@ -171,12 +172,14 @@ pub(crate) fn check_reports(
         .enumerate()
         .filter(|(_, topic)| topic.fate != Fate::Gone)
         .flat_map(|(at, topic)| {
-            (0..topic.partitions.1).map(move |number| (TopicPartition::new(topic.name.clone(), number), (at, number)))
+            (0..topic.partitions.1)
+                .map(move |number| (TopicPartition::new(topic.name.clone(), number), (at, number)))
         })
         .collect();
     for (id, report) in reports {
         let Some(partition) = broker.partition(id) else { continue };
-        let damaged = keys.get(id).and_then(|key| world.partitions.get(key)).is_some_and(|model| model.damaged);
+        let damaged =
+            keys.get(id).and_then(|key| world.partitions.get(key)).is_some_and(|model| model.damaged);
         let damaged = damaged || world.all_excused();
         let end = partition.offsets().log_end;
         match partition.status() {

@@ -253,8 +253,15 @@ impl Clients<'_> {
             bytes.len(),
             world.name(key)
         ));
-        let sent =
-            Sent { key, records: count as i32, producer: sequence_of, bytes, open: 0, unsure: false, at: None };
+        let sent = Sent {
+            key,
+            records: count as i32,
+            producer: sequence_of,
+            bytes,
+            open: 0,
+            unsure: false,
+            at: None,
+        };
         world.sent.push(sent);
         number
     }
@@ -278,7 +285,8 @@ impl Clients<'_> {
             self.world.lock().sent[number].open -= 1;
             return;
         };
-        let submitted = self.patiently("a batch was queued", partition.submit(bytes, ack.unwrap_or(Ack::Written)));
+        let submitted =
+            self.patiently("a batch was queued", partition.submit(bytes, ack.unwrap_or(Ack::Written)));
         let Some(submitted) = submitted.await else { return };
         match submitted {
             Err(error) if !self.disk.is_dead() => {
@@ -360,9 +368,11 @@ impl Clients<'_> {
         let name = format!("t{}", self.chance.below(self.plan.topics));
         let mut configs = BTreeMap::new();
         let segment_bytes = *self.chance.pick(&["60000", "200000", "1048576"]);
-        let segment_bytes = if self.plan.large { segment_bytes } else { *self.chance.pick(&["9000", "20000"]) };
+        let segment_bytes =
+            if self.plan.large { segment_bytes } else { *self.chance.pick(&["9000", "20000"]) };
         configs.insert("segment.bytes".to_owned(), segment_bytes.to_owned());
-        configs.insert("index.interval.bytes".to_owned(), self.chance.pick(&["1", "300", "4096"]).to_string());
+        configs
+            .insert("index.interval.bytes".to_owned(), self.chance.pick(&["1", "300", "4096"]).to_string());
         if self.plan.relaxed && self.chance.one_in(3) {
             configs.insert("flush.messages".to_owned(), self.chance.between(2..=200).to_string());
             configs.insert("flush.ms".to_owned(), self.chance.between(1..=100_000).to_string());
@@ -390,9 +400,9 @@ impl Clients<'_> {
             });
             world.topics.len() - 1
         };
-        let new = configs.into_iter().fold(NewTopic::new(name).partitions(partitions), |new, (name, value)| {
-            new.config(name, value)
-        });
+        let new = configs
+            .into_iter()
+            .fold(NewTopic::new(name).partitions(partitions), |new, (name, value)| new.config(name, value));
         let broker = self.broker.clone();
         self.wait(Question::Create { topic }, async move {
             Answer::Created(broker.create_topic(new, Apply::Now).await.map(|topic| topic.id()))
@@ -537,7 +547,10 @@ impl Clients<'_> {
                     generation,
                     protocol_type: None,
                     protocol: None,
-                    assignments: assignments.into_iter().map(|id| (id, Bytes::from_static(b"some"))).collect(),
+                    assignments: assignments
+                        .into_iter()
+                        .map(|id| (id, Bytes::from_static(b"some")))
+                        .collect(),
                 };
                 let broker = self.broker.clone();
                 self.wait(Question::Sync { member: at }, async move {
@@ -596,9 +609,10 @@ impl Clients<'_> {
             can_skip_assignment: false,
         };
         let broker = self.broker.clone();
-        self.wait(Question::Join { member: at }, async move {
-            Answer::Joined(broker.groups().join(join).await)
-        });
+        self.wait(
+            Question::Join { member: at },
+            async move { Answer::Joined(broker.groups().join(join).await) },
+        );
     }
 }
 

@@ -55,8 +55,14 @@ impl Run {
         let world = Arc::clone(&self.world);
         let (plan, disk, clock) = (self.plan.clone(), self.disk.clone(), Arc::clone(&self.clock));
         let chance = self.chance.fork();
-        let mut clients =
-            Clients { plan: &plan, broker: broker.clone(), world: &world, disk: &disk, clock: &clock, chance };
+        let mut clients = Clients {
+            plan: &plan,
+            broker: broker.clone(),
+            world: &world,
+            disk: &disk,
+            clock: &clock,
+            chance,
+        };
         self.disk.expect(self.plan.ahead(end, &mut self.chance));
         for _ in 0..self.plan.steps {
             clients.step().await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod damage;
+mod dump;
 mod failing;
 mod journal;
 mod promises;

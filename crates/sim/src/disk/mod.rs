@@ -20,8 +20,8 @@ use std::sync::Arc;
 use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, Open};
 use parking_lot::Mutex;
 
-pub use faults::{Ahead, Fault, Happened};
 use faults::is_due;
+pub use faults::{Ahead, Fault, Happened};
 use names::{Change, Inode, Names};
 use pages::Pages;
 
@@ -337,7 +337,9 @@ impl State {
         if chance.one_in(2) {
             let cut = chance.below(changes.len() as u64 + 1) as usize;
             for change in changes.drain(..cut) {
-                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
+                change.apply(|directory, name, inode| {
+                    set(&mut names_of(nodes, directory).platter, name, inode)
+                });
             }
         }
     }
@@ -409,7 +411,8 @@ impl Disk for SimDisk {
         let inode = state.find(path).ok_or(io::ErrorKind::NotFound)?;
         match &state.nodes[inode] {
             Node::File(_) => {
-                let file = SimFile { disk: self.clone(), inode, path: path.to_owned(), life: state.life, how };
+                let file =
+                    SimFile { disk: self.clone(), inode, path: path.to_owned(), life: state.life, how };
                 Ok(Arc::new(file))
             }
             Node::Directory(_) => Err(io::ErrorKind::IsADirectory.into()),
@@ -437,7 +440,9 @@ impl Disk for SimDisk {
             let (due, later) = changes.drain(..).partition(|change| change.touches(inode));
             *changes = later;
             for change in due {
-                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
+                change.apply(|directory, name, inode| {
+                    set(&mut names_of(nodes, directory).platter, name, inode)
+                });
             }
         };
         let mut state = self.begin("sync directory", path, None, |state| {

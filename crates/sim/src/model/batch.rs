@@ -68,9 +68,10 @@ pub(crate) fn identify(batch: &Batch, sent: &[Sent]) -> Result<BatchNumber, Stri
     // Offset and leader epoch are the broker's; all other bytes are the client's.
     let is_same = match known.bytes.is_empty() {
         false => known.bytes.get(16..) == batch.bytes().get(16..),
-        true => records.iter().enumerate().all(|(index, at)| {
-            at.record.key.as_deref() == Some(format!("{number}/{index}").as_bytes())
-        }),
+        true => records
+            .iter()
+            .enumerate()
+            .all(|(index, at)| at.record.key.as_deref() == Some(format!("{number}/{index}").as_bytes())),
     };
     match is_same && records.len() == known.records as usize {
         true => Ok(number),

@@ -39,7 +39,10 @@ impl PartitionModel {
     pub(crate) fn place(&mut self, base: i64, placed: Placed) -> Result<(), String> {
         if let Some(known) = self.known.get_mut(&base) {
             if known.batch != placed.batch {
-                return Err(format!("offset {base} had batch {}, and has batch {}", known.batch, placed.batch));
+                return Err(format!(
+                    "offset {base} had batch {}, and has batch {}",
+                    known.batch, placed.batch
+                ));
             }
             known.strength = known.strength.max(placed.strength);
             return Ok(());
@@ -54,7 +57,10 @@ impl PartitionModel {
         if let Some((at, other)) = self.known.range(base..).next()
             && *at < end
         {
-            return Err(format!("batch {} at {base} reaches into batch {} at {at}", placed.batch, other.batch));
+            return Err(format!(
+                "batch {} at {base} reaches into batch {} at {at}",
+                placed.batch, other.batch
+            ));
         }
         self.known.insert(base, placed);
         Ok(())
