@@ -34,6 +34,7 @@ fn open(root: &Path, flush_messages: i64) -> (Store, PartitionLog) {
         flush_ms: i64::MAX,
         index_interval_bytes: 4096,
         segment_index_bytes: 10 << 20,
+        reserve_bytes: 0,
     };
     let log = store.open_partition("t", 0, config, Absent::Create).unwrap();
     (store, log)

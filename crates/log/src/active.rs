@@ -53,6 +53,10 @@ pub(crate) struct PartitionWriter {
     checkpoint: u64,
     /// A write was taken back, and that is not durable: what was cut off may come back.
     is_cut: bool,
+    /// How far space in the segment is set aside.
+    reserved: u64,
+    /// The last write failed.
+    is_short: bool,
     /// A successor was begun, and may be in the directory though that failed: nothing more belongs here.
     is_full: bool,
 }
@@ -82,7 +86,7 @@ impl PartitionWriter {
         let written = segment.len();
         segment.set_synced(written);
         let index_bytes = segment.index.lock().len_bytes();
-        Self {
+        let mut writer = Self {
             shared,
             segment,
             written,
@@ -102,7 +106,11 @@ impl PartitionWriter {
             checkpoint: written,
             is_cut: false,
             is_full: false,
-        }
+            reserved: 0,
+            is_short: false,
+        };
+        writer.keep_reserve();
+        writer
     }
 
     /// Whether there is anything to write, sync or answer.
@@ -183,6 +191,7 @@ impl PartitionWriter {
     /// Begins a new segment. Everything before it is synced: only the last segment can have a torn tail.
     fn roll(&mut self, disk: &Arc<dyn Disk>) -> Result<(), AppendError> {
         let failed = |error| AppendError::WriteFailed(Arc::new(error));
+        self.give_reserve_back();
         self.segment.index.lock().seal(disk.as_ref()).map_err(failed)?;
         self.save_producers(disk.as_ref()).map_err(failed)?;
         let segment = Segment::create(disk, &self.shared.directory, self.next).map_err(failed)?;
@@ -197,9 +206,33 @@ impl PartitionWriter {
         self.spacing = Spacing::from_start(segment.base);
         self.segment = segment;
         self.index_bytes = 0;
-        (self.written, self.durable, self.checkpoint) = (0, 0, 0);
+        (self.written, self.durable, self.checkpoint, self.reserved) = (0, 0, 0, 0);
         self.is_full = false;
+        self.keep_reserve();
         Ok(())
+    }
+
+    /// Sets space aside for what comes next, when half of what was set aside is used.
+    fn keep_reserve(&mut self) {
+        let bytes = self.config().reserve_bytes;
+        if bytes == 0 || self.reserved >= self.written + bytes / 2 {
+            return;
+        }
+        match self.segment.file.reserve(self.written, bytes) {
+            Ok(()) => self.reserved = self.written + bytes,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            // It is used up then, and asked for again with each write.
+            Err(error) => tracing::debug!(partition = %self.shared.id, %error, "no space can be set aside"),
+        }
+    }
+
+    /// Gives back what was set aside in a segment that is complete.
+    fn give_reserve_back(&mut self) {
+        if std::mem::take(&mut self.reserved) > self.written
+            && let Err(error) = self.segment.file.set_len(self.written)
+        {
+            tracing::warn!(file = %self.segment.path.display(), %error, "space that was set aside is not given back");
+        }
     }
 
     /// Writes what is staged, with one call, and answers whoever waits for no more than that. When it fails, everybody
@@ -217,7 +250,11 @@ impl PartitionWriter {
             .collect();
         match self.segment.file.write_all_at(&parts, self.written) {
             Ok(()) => {
+                if std::mem::take(&mut self.is_short) {
+                    tracing::info!(partition = %self.shared.id, "writes succeed again");
+                }
                 self.written(staged, bytes, now_ms);
+                self.keep_reserve();
                 Ok(())
             }
             Err(error) => Err(self.take_back(staged, error)),
@@ -269,10 +306,15 @@ impl PartitionWriter {
 
     /// The write failed, with some of it done perhaps: cut it off again, so that the log is as it was.
     fn take_back(&mut self, staged: Vec<Staged>, error: io::Error) -> AppendError {
-        tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
+        // Told once: on a full disk every write fails until there is room again.
+        if !std::mem::replace(&mut self.is_short, true) {
+            tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
+        }
+        self.reserved = 0; // given back with the cut
         let failed = match self.segment.file.set_len(self.written) {
             Ok(()) => {
                 self.is_cut = true;
+                self.keep_reserve();
                 AppendError::WriteFailed(Arc::new(error))
             }
             Err(error) => {

@@ -41,6 +41,9 @@ pub struct LogConfig {
     pub index_interval_bytes: u32,
     /// `segment.index.bytes`: a segment whose index has grown to about this is closed, too.
     pub segment_index_bytes: u32,
+    /// Space that is kept ready for the next records, so that they can be written while the disk is full: at least half of
+    /// this, where the file system can do it.
+    pub reserve_bytes: u64,
 }
 
 /// What it means when there is no log where one is opened.
@@ -423,6 +426,7 @@ mod tests {
             flush_ms: i64::MAX,
             index_interval_bytes: 0,
             segment_index_bytes: 1 << 20,
+            reserve_bytes: 0,
         };
         let log = store.open_partition("t", 0, config, Absent::Create).unwrap();
         for times in [&[900, 100][..], &[500, 200], &[50, 500]] {

@@ -394,6 +394,10 @@ impl DiskFile for File {
         self.0.lock().set_len(len);
         Ok(())
     }
+
+    fn reserve(&self, _position: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

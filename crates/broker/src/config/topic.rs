@@ -140,6 +140,9 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "One node elects nobody."),
 ];
 
+/// What each internal topic sets aside: some ten thousand commits of offsets.
+const INTERNAL_RESERVE_BYTES: u64 = 4 << 20;
+
 /// Kafka 4.0's lower bound is 1 MiB, and 14 before; tests of tools use small segments, so the old bound is kept.
 pub(super) const SEGMENT_BYTES_MIN: i64 = 14;
 
@@ -170,6 +173,7 @@ impl TopicRules {
                 flush_ms: number("flush.ms"),
                 index_interval_bytes: small("index.interval.bytes"),
                 segment_index_bytes: small("segment.index.bytes"),
+                reserve_bytes: 0,
             },
             message_bytes_max: small("max.message.bytes") as usize,
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
@@ -180,9 +184,11 @@ impl TopicRules {
         }
     }
 
-    /// The same for an internal topic: what it acknowledges is durable, whatever is set on it.
-    pub(crate) fn durable(mut self) -> Self {
+    /// The same for an internal topic: what it acknowledges is durable, whatever is set on it, and goes on for a while when
+    /// others have filled the disk.
+    pub(crate) fn internal(mut self) -> Self {
         self.log.flush_messages = 1;
+        self.log.reserve_bytes = INTERNAL_RESERVE_BYTES;
         self
     }
 }

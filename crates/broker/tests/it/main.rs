@@ -6,6 +6,7 @@ mod catalogue;
 mod compression;
 mod disk;
 mod engine;
+mod full;
 mod groups;
 mod in_process;
 mod produce;

@@ -19,6 +19,7 @@ pub(crate) fn config() -> LogConfig {
         flush_ms: i64::MAX,
         index_interval_bytes: 256,
         segment_index_bytes: 10 << 20,
+        reserve_bytes: 0,
     }
 }
 
