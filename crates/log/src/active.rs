@@ -5,18 +5,16 @@ use std::sync::Arc;
 
 use anabranch_core::batch::Batch;
 use anabranch_core::seam::Disk;
-use anabranch_core::{LeaderEpoch, Offset, ProducerId};
+use anabranch_core::{Offset, ProducerId};
 
 use crate::durable::DurablePoint;
 use crate::journal::ring::{Dirty, Group};
 use crate::partition::{Ack, Appended, LogConfig, Shared, Visible};
 use crate::producers::{Producer, Producers, Verdict};
-use crate::segment::{Segment, Spacing, snapshot_path};
+use crate::segment::{LEADER_EPOCH, Segment, Spacing, snapshot_path};
 use crate::writer::Reply;
 use crate::{AppendError, FaultCause};
 
-/// A single node has one leader for ever.
-const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 /// How much is written before the producers' state and the index are saved, which bounds what recovery reads.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// From so many bytes on a partition's part of a group goes to its segment only, with a sync of its own.

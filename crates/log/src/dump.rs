@@ -207,7 +207,7 @@ pub fn dump<E: From<io::Error>>(
             let bytes = disk.read(path)?;
             match Producers::decode(&bytes) {
                 Some(producers) => {
-                    producers.states().into_iter().try_for_each(|state| each(DumpItem::Producer(state)))?
+                    producers.states().into_iter().try_for_each(|state| each(DumpItem::Producer(state)))?;
                 }
                 None => each(whole_file_damaged(&bytes))?,
             }

@@ -103,7 +103,7 @@ impl Rehearsal {
                 (Node::Directory, Some(true)) => {}
                 (Node::Directory, _) => changes.push(Change::Created { path, bytes: None }),
                 (Node::File(content), Some(false)) => {
-                    changes.extend(self.compare(path, &mut content.lock())?)
+                    changes.extend(self.compare(path, &mut content.lock())?);
                 }
                 (Node::File(content), _) => {
                     let bytes = Some(content.lock().load(self.below.as_ref())?.len);
@@ -507,7 +507,7 @@ mod tests {
                 }
                 (Some(old), new) if old.is_some() == new.is_some() => {}
                 (_, new) => {
-                    changes.push(Change::Created { path, bytes: new.as_ref().map(|new| new.len() as u64) })
+                    changes.push(Change::Created { path, bytes: new.as_ref().map(|new| new.len() as u64) });
                 }
             }
         }

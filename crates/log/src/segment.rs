@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use anabranch_core::Offset;
 use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, RecordAt, check_batch};
 use anabranch_core::seam::{Disk, DiskFile, Open};
+use anabranch_core::{LeaderEpoch, Offset};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::index::{Index, Place};
 use crate::partition::Shared;
 use crate::{AppendError, Fault, FaultCause, Timestamped};
+
+/// A single node has one leader for ever.
+pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 
 const LOG: &str = "log";
 const INDEX: &str = "index";
@@ -510,6 +513,10 @@ impl<'a> Scan<'a> {
                 needed_bytes: header.len_bytes,
                 got_bytes: usize::try_from(left).unwrap_or(usize::MAX),
             }));
+        }
+        // It lies outside the checksum, too.
+        if header.leader_epoch != LEADER_EPOCH {
+            return Err(damaged(BatchError::Invalid("it has a leader epoch that was never written")));
         }
         if header.base_offset < self.next {
             let cause = FaultCause::OffsetGoesBack { expected: self.next, found: header.base_offset };
