@@ -1,6 +1,8 @@
 //! What the broker refuses, and why. The Kafka door turns each into Kafka's own code.
 
-use anabranch_core::batch::BatchError;
+use std::fmt;
+
+use anabranch_core::batch::{BatchError, Compression};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{AppendError, Fault, OpenError, ReadError};
 
@@ -52,6 +54,14 @@ pub enum ConfigError {
     /// No such setting.
     #[error("there is no setting {0:?}")]
     Unknown(String),
+    /// Kafka has it, and this broker does not.
+    #[error("{name} cannot be set here: {reason}")]
+    NotHere {
+        /// Kafka's name of it.
+        name: String,
+        /// Why not, and what to do instead.
+        reason: &'static str,
+    },
     /// It cannot be changed, or not to anything else than it is.
     #[error("{name} cannot be set to {value:?}: {reason}")]
     Unsupported {
@@ -140,9 +150,22 @@ pub enum ProduceError {
     /// client, a record without a key in a compacted topic, an empty batch.
     #[error("{0}")]
     InvalidRecord(&'static str),
-    /// The client set what only the broker sets, or a record is too old or too far ahead for the topic.
+    /// Some of the records are not allowed here; none of the batch is taken.
     #[error("{0}")]
-    InvalidTimestamp(&'static str),
+    InvalidRecords(RecordsRefused),
+    /// The same, and the times of some are why: too old or too far ahead for the topic, or set as only the broker may.
+    #[error("{0}")]
+    InvalidTimestamps(RecordsRefused),
+    /// Larger than the topic's `max.message.bytes` once it is in the topic's codec.
+    #[error(
+        "the batch, compressed as the topic wants it ({codec}), has more than the {max_bytes} bytes that it takes"
+    )]
+    TooLargeRecompressed {
+        /// The topic's codec.
+        codec: Compression,
+        /// The limit.
+        max_bytes: usize,
+    },
     /// Larger than the topic's `max.message.bytes`.
     #[error("the batch has {bytes} bytes, and the topic takes up to {max_bytes}")]
     TooLarge {
@@ -168,6 +191,32 @@ pub enum ProduceError {
     /// The log refused, or failed.
     #[error(transparent)]
     Log(#[from] AppendError),
+}
+
+/// The records of a batch for which it was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordsRefused {
+    /// The first of them, up to 1,000.
+    pub errors: Vec<RecordError>,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// What is wrong with one record of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordError {
+    /// Its place in the batch, from 0.
+    pub index: i32,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl fmt::Display for RecordsRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of the batch's records are refused", self.count)?;
+        let first = self.errors.first().map(|error| write!(f, "; record {}: {}", error.index, error.reason));
+        first.unwrap_or(Ok(()))
+    }
 }
 
 impl From<BatchError> for ProduceError {

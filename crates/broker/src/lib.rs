@@ -68,7 +68,10 @@ pub use catalogue::{Catalogue, Topic};
 pub use config::broker::BrokerConfig;
 pub use config::{Apply, ConfigEntry, ConfigKind, ConfigOp, ConfigSource};
 pub use consumer::Consumer;
-pub use error::{BrokerError, ConfigError, FetchError, ProduceError, ProducerIdError, TopicError};
+pub use error::{
+    BrokerError, ConfigError, FetchError, ProduceError, ProducerIdError, RecordError, RecordsRefused,
+    TopicError,
+};
 pub use groups::GroupService;
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use read::{Consumed, Tail};

@@ -99,13 +99,13 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
         queue_appends_max: number("log.queue.appends.max") as usize,
         producer_expiration_ms: number("producer.id.expiration.ms"),
     })?;
-    let rules = TopicRules::of(&internal_configs(), &BrokerConfig::default());
+    let rules = TopicRules::of(&internal_configs(), &BrokerConfig::default()).internal();
     let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log, Absent::Create)?;
     let mut restored = Restored::default();
     catalogue.read_all(|record| restored.take(record, &builder.config))?;
     let configs =
         restored.topics.get(OFFSETS_TOPIC).map_or_else(internal_configs, |known| known.configs.clone());
-    let rules = TopicRules::of(&configs, &builder.config).durable();
+    let rules = TopicRules::of(&configs, &builder.config).internal();
     let absent = match restored.topics.contains_key(OFFSETS_TOPIC) {
         true => Absent::Damage,
         false => Absent::Create,

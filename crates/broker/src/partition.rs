@@ -3,7 +3,10 @@
 use std::num::NonZero;
 use std::sync::{Arc, LazyLock};
 
-use anabranch_core::batch::{Batch, BatchHeader, Compression, NO_TIMESTAMP, RecordSummary, check_batch};
+use anabranch_core::batch::{
+    Batch, BatchError, BatchHeader, Compression, NO_TIMESTAMP, RecordGlance, RecordSummary, check_batch,
+};
+use anabranch_core::budget::{Budget, Permit};
 use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
@@ -14,7 +17,7 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 use crate::config::topic::TopicRules;
-use crate::error::{FetchError, ProduceError};
+use crate::error::{FetchError, ProduceError, RecordError, RecordsRefused};
 use crate::tasks::blocking;
 
 /// One node has one leader for ever.
@@ -28,6 +31,14 @@ const INLINE_COMPRESSED_BYTES_MAX: usize = 1 << 10;
 /// decompressor's window, which zstd lets a client choose up to 128 MiB.
 static CHECKS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
+
+/// Bytes of batches that were compressed anew and wait for the writer: nobody's request has taken memory for them. The
+/// writer gives them back without waiting for anybody, so that whoever waits here waits for the disk alone.
+static RECOMPRESSED: LazyLock<Budget> = LazyLock::new(|| Budget::new(RECOMPRESSED_BYTES_MAX));
+const RECOMPRESSED_BYTES_MAX: usize = 64 << 20;
+
+/// Wrong records of one batch that are told one by one; of the others, how many there are.
+const RECORD_ERRORS_MAX: usize = 1000;
 
 /// One partition of a topic. Cheap to clone; all clones are the same partition.
 #[derive(Debug, Clone)]
@@ -141,11 +152,19 @@ impl Partition {
         }
         let rules = self.rules();
         let now_ms = self.0.clock.now_ms();
-        let batch = if is_quick(&bytes) {
+        let recompressed = is_recompressed(&bytes, &rules);
+        let batch = if !recompressed && is_quick(&bytes) {
             check(&bytes, &rules, now_ms)?
         } else {
+            let mut permit = None;
+            if recompressed {
+                let bytes_max = rules.message_bytes_max.min(RECOMPRESSED_BYTES_MAX);
+                let taken = RECOMPRESSED.acquire(bytes_max).await;
+                permit = Some(taken.expect("no more is asked for than there is"));
+            }
             let _turn = CHECKS.acquire().await.expect("the semaphore is never closed");
-            blocking(self.workers(), move || check(&bytes, &rules, now_ms)).await?
+            let check = move || check(&bytes, &rules, now_ms).map(|batch| hold(batch, permit));
+            blocking(self.workers(), check).await?
         };
         let pending = self.0.log.submit(batch, ack).await?;
         let log_append_time_ms = if rules.log_append_time { now_ms } else { NO_TIMESTAMP };
@@ -242,6 +261,25 @@ pub fn check_leader_epoch(asked: Option<LeaderEpoch>) -> Result<(), FetchError> 
     }
 }
 
+/// Whether the topic wants the batch in another codec than its producer's.
+fn is_recompressed(bytes: &[u8], rules: &TopicRules) -> bool {
+    let Some(codec) = rules.codec else { return false };
+    BatchHeader::parse(bytes)
+        .and_then(|header| header.compression())
+        .is_ok_and(|from| from != codec.compression)
+}
+
+/// Ties what was taken for a batch to its bytes.
+fn hold(batch: Batch, permit: Option<Permit>) -> Batch {
+    match permit {
+        None => batch,
+        Some(mut permit) => {
+            permit.shrink_to(batch.bytes().len());
+            batch.guarded(permit)
+        }
+    }
+}
+
 fn is_quick(bytes: &Bytes) -> bool {
     let plain = BatchHeader::parse(bytes).and_then(|header| header.compression()) == Ok(Compression::None);
     bytes.len() <= if plain { INLINE_BYTES_MAX } else { INLINE_COMPRESSED_BYTES_MAX }
@@ -275,6 +313,7 @@ fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, Produc
         return Err(ProduceError::Transactional);
     }
     let max_timestamp_ms = check_records(&batch, rules, now_ms)?.max_timestamp_ms;
+    let batch = recompress(batch, rules)?;
     if rules.log_append_time {
         return Ok(batch.with_log_append_time(now_ms));
     }
@@ -286,28 +325,80 @@ fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, Produc
 }
 
 fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<RecordSummary, ProduceError> {
-    let header = batch.header();
     let summary = batch.check_records()?;
-    if rules.compacted && summary.keyless_count > 0 {
-        return Err(ProduceError::InvalidRecord("a compacted topic takes no records without a key"));
-    }
-    if header.is_log_append_time() {
-        return Err(ProduceError::InvalidTimestamp(
-            "producers may not set the timestamp type to LogAppendTime",
-        ));
-    }
-    if rules.log_append_time {
-        return Ok(summary);
-    }
-    if summary.max_timestamp_ms.saturating_sub(now_ms) > rules.after_ms_max {
-        return Err(ProduceError::InvalidTimestamp(
-            "a record is further in the future than message.timestamp.after.max.ms allows",
-        ));
-    }
-    if now_ms.saturating_sub(summary.min_timestamp_ms) > rules.before_ms_max {
-        return Err(ProduceError::InvalidTimestamp(
-            "a record is further in the past than message.timestamp.before.max.ms allows",
-        ));
+    let time_is_wrong = batch.header().is_log_append_time()
+        || !rules.log_append_time
+            && (summary.max_timestamp_ms.saturating_sub(now_ms) > rules.after_ms_max
+                || now_ms.saturating_sub(summary.min_timestamp_ms) > rules.before_ms_max);
+    if time_is_wrong || rules.compacted && summary.keyless_count > 0 {
+        return Err(refuse_records(batch, rules, now_ms));
     }
     Ok(summary)
+}
+
+/// Says which records are wrong (KIP-467). If the time of one is, the error is about times (`LogValidator`).
+fn refuse_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> ProduceError {
+    let (mut errors, mut count, mut any_time) = (Vec::new(), 0, false);
+    let walked = batch.check_each_record(|record| {
+        let claims = batch.header().is_log_append_time();
+        let Some((is_time, reason)) = refuse_record(record, claims, rules, now_ms) else { return };
+        count += 1;
+        any_time |= is_time;
+        if errors.len() < RECORD_ERRORS_MAX {
+            errors.push(RecordError { index: record.index, reason });
+        }
+    });
+    let refused = RecordsRefused { errors, count };
+    match (walked, any_time) {
+        (Err(error), _) => error.into(),
+        (Ok(_), true) => ProduceError::InvalidTimestamps(refused),
+        (Ok(_), false) => ProduceError::InvalidRecords(refused),
+    }
+}
+
+/// What is wrong with a record of a batch that claims to have the broker's time or does not, and whether it is its time.
+fn refuse_record(
+    record: RecordGlance,
+    claims_broker_time: bool,
+    rules: &TopicRules,
+    now_ms: i64,
+) -> Option<(bool, String)> {
+    if rules.compacted && !record.has_key {
+        return Some((false, "a compacted topic takes no records without a key".to_owned()));
+    }
+    if claims_broker_time {
+        return Some((true, "producers may not set the timestamp type to LogAppendTime".to_owned()));
+    }
+    let time_ms = record.timestamp_ms;
+    let (earliest_ms, latest_ms) =
+        (now_ms.saturating_sub(rules.before_ms_max), now_ms.saturating_add(rules.after_ms_max));
+    let is_wrong = !rules.log_append_time
+        && time_ms != NO_TIMESTAMP
+        && (time_ms.saturating_sub(now_ms) > rules.after_ms_max
+            || now_ms.saturating_sub(time_ms) > rules.before_ms_max);
+    let reason = || {
+        format!(
+            "its time, {time_ms}, lies outside {earliest_ms} to {latest_ms}, which message.timestamp.before.max.ms and \
+             message.timestamp.after.max.ms allow"
+        )
+    };
+    is_wrong.then(|| (true, reason()))
+}
+
+/// The batch in the topic's codec, unless it has it already.
+fn recompress(batch: Batch, rules: &TopicRules) -> Result<Batch, ProduceError> {
+    let Some(codec) = rules.codec.filter(|_| is_recompressed(batch.bytes(), rules)) else { return Ok(batch) };
+    let max_bytes = rules.message_bytes_max;
+    let recompressed = batch.recompress(codec, max_bytes).map_err(|error| match error {
+        // Of the batch as it would be stored: Kafka checks it again, too (`UnifiedLog.append`).
+        BatchError::TooLarge { .. } => {
+            ProduceError::TooLargeRecompressed { codec: codec.compression, max_bytes }
+        }
+        other => other.into(),
+    })?;
+    let (bytes, max_bytes) = (recompressed.bytes().len(), rules.log.segment_bytes as usize);
+    match bytes > max_bytes {
+        true => Err(ProduceError::LargerThanSegment { bytes, max_bytes }),
+        false => Ok(recompressed),
+    }
 }

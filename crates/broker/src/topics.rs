@@ -267,7 +267,7 @@ impl Shared {
         }
         self.write(Key::Topic(name.to_owned()).record(&TopicRecord::of(&topic))).await?;
         let rules = TopicRules::of(&topic.configs, &self.config);
-        let rules = if topic.internal { rules.durable() } else { rules };
+        let rules = if topic.internal { rules.internal() } else { rules };
         for partition in &topic.partitions {
             partition.set_rules(rules);
         }

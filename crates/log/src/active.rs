@@ -5,18 +5,16 @@ use std::sync::Arc;
 
 use anabranch_core::batch::Batch;
 use anabranch_core::seam::Disk;
-use anabranch_core::{LeaderEpoch, Offset, ProducerId};
+use anabranch_core::{Offset, ProducerId};
 
 use crate::durable::DurablePoint;
 use crate::journal::ring::{Dirty, Group};
 use crate::partition::{Ack, Appended, LogConfig, Shared, Visible};
 use crate::producers::{Producer, Producers, Verdict};
-use crate::segment::{Segment, Spacing, snapshot_path};
+use crate::segment::{LEADER_EPOCH, Segment, Spacing, snapshot_path};
 use crate::writer::Reply;
 use crate::{AppendError, FaultCause};
 
-/// A single node has one leader for ever.
-const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 /// How much is written before the producers' state and the index are saved, which bounds what recovery reads.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// From so many bytes on a partition's part of a group goes to its segment only, with a sync of its own.
@@ -35,6 +33,8 @@ pub(crate) struct PartitionWriter {
     /// After the last record that is staged.
     pub(crate) next: Offset,
     pub(crate) spacing: Spacing,
+    /// Of the segment's index.
+    index_bytes: u64,
     /// When the segment got its first batch; wall clock, ms.
     pub(crate) began_ms: i64,
     pub(crate) producers: Producers,
@@ -51,6 +51,10 @@ pub(crate) struct PartitionWriter {
     checkpoint: u64,
     /// A write was taken back, and that is not durable: what was cut off may come back.
     is_cut: bool,
+    /// How far space in the segment is set aside.
+    reserved: u64,
+    /// The last write failed.
+    is_short: bool,
     /// A successor was begun, and may be in the directory though that failed: nothing more belongs here.
     is_full: bool,
 }
@@ -79,13 +83,15 @@ impl PartitionWriter {
     ) -> Self {
         let written = segment.len();
         segment.set_synced(written);
-        Self {
+        let index_bytes = segment.index.lock().len_bytes();
+        let mut writer = Self {
             shared,
             segment,
             written,
             durable: written,
             next,
             spacing,
+            index_bytes,
             began_ms: now_ms,
             producers,
             snapshots,
@@ -98,7 +104,11 @@ impl PartitionWriter {
             checkpoint: written,
             is_cut: false,
             is_full: false,
-        }
+            reserved: 0,
+            is_short: false,
+        };
+        writer.keep_reserve();
+        writer
     }
 
     /// Whether there is anything to write, sync or answer.
@@ -156,13 +166,14 @@ impl PartitionWriter {
         let config = self.config();
         let bytes = self.written + self.staged_bytes;
         let too_large = bytes + batch.header().len_bytes as u64 > u64::from(config.segment_bytes);
+        let index_is_full = self.index_bytes >= u64::from(config.segment_index_bytes);
         let too_old = now_ms.saturating_sub(self.began_ms) >= config.segment_ms;
         // The index counts offsets from the segment's base in 32 bits.
         let last = self.next.plus(i64::from(batch.header().last_offset_delta));
         let too_far = last.0 - self.segment.base.0 > i64::from(i32::MAX);
         if bytes == 0 {
             self.began_ms = now_ms;
-        } else if self.is_full || too_large || too_old || too_far {
+        } else if self.is_full || too_large || index_is_full || too_old || too_far {
             self.write(now_ms)?;
             self.sync(disk.as_ref());
             if let Some(stopped) = self.shared.stopped() {
@@ -178,6 +189,7 @@ impl PartitionWriter {
     /// Begins a new segment. Everything before it is synced: only the last segment can have a torn tail.
     fn roll(&mut self, disk: &Arc<dyn Disk>) -> Result<(), AppendError> {
         let failed = |error| AppendError::WriteFailed(Arc::new(error));
+        self.give_reserve_back();
         self.segment.index.lock().seal(disk.as_ref()).map_err(failed)?;
         self.save_producers(disk.as_ref()).map_err(failed)?;
         let segment = Segment::create(disk, &self.shared.directory, self.next).map_err(failed)?;
@@ -191,9 +203,34 @@ impl PartitionWriter {
         self.shared.bounds.lock().visible = Visible { next: self.next, segment: segment.base, bytes: 0 };
         self.spacing = Spacing::from_start(segment.base);
         self.segment = segment;
-        (self.written, self.durable, self.checkpoint) = (0, 0, 0);
+        self.index_bytes = 0;
+        (self.written, self.durable, self.checkpoint, self.reserved) = (0, 0, 0, 0);
         self.is_full = false;
+        self.keep_reserve();
         Ok(())
+    }
+
+    /// Sets space aside for what comes next, when half of what was set aside is used.
+    fn keep_reserve(&mut self) {
+        let bytes = self.config().reserve_bytes;
+        if bytes == 0 || self.reserved >= self.written + bytes / 2 {
+            return;
+        }
+        match self.segment.file.reserve(self.written, bytes) {
+            Ok(()) => self.reserved = self.written + bytes,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            // It is used up then, and asked for again with each write.
+            Err(error) => tracing::debug!(partition = %self.shared.id, %error, "no space can be set aside"),
+        }
+    }
+
+    /// Gives back what was set aside in a segment that is complete.
+    fn give_reserve_back(&mut self) {
+        if std::mem::take(&mut self.reserved) > self.written
+            && let Err(error) = self.segment.file.set_len(self.written)
+        {
+            tracing::warn!(file = %self.segment.path.display(), %error, "space that was set aside is not given back");
+        }
     }
 
     /// Writes what is staged, with one call, and answers whoever waits for no more than that. When it fails, everybody
@@ -211,7 +248,11 @@ impl PartitionWriter {
             .collect();
         match self.segment.file.write_all_at(&parts, self.written) {
             Ok(()) => {
+                if std::mem::take(&mut self.is_short) {
+                    tracing::info!(partition = %self.shared.id, "writes succeed again");
+                }
                 self.written(staged, bytes, now_ms);
+                self.keep_reserve();
                 Ok(())
             }
             Err(error) => Err(self.take_back(staged, error)),
@@ -238,6 +279,7 @@ impl PartitionWriter {
             position += batch.header().len_bytes as u64;
             self.unsynced_records += i64::from(batch.header().record_count);
         }
+        self.index_bytes = index.len_bytes();
         drop(index);
         assert_eq!(position, self.written + bytes, "what was staged is what was written");
         self.written = position;
@@ -262,10 +304,15 @@ impl PartitionWriter {
 
     /// The write failed, with some of it done perhaps: cut it off again, so that the log is as it was.
     fn take_back(&mut self, staged: Vec<Staged>, error: io::Error) -> AppendError {
-        tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
+        // Told once: on a full disk every write fails until there is room again.
+        if !std::mem::replace(&mut self.is_short, true) {
+            tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
+        }
+        self.reserved = 0; // given back with the cut
         let failed = match self.segment.file.set_len(self.written) {
             Ok(()) => {
                 self.is_cut = true;
+                self.keep_reserve();
                 AppendError::WriteFailed(Arc::new(error))
             }
             Err(error) => {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use anabranch_core::Offset;
 use anabranch_core::seam::{Disk, DiskFile, Open};
 
-const FILE: &str = "durable";
+pub(crate) const FILE: &str = "durable";
 const NOTE_BYTES: usize = 28;
 
 /// A point up to which everything is on the disk.
@@ -50,7 +50,7 @@ impl DurablePoint {
         note
     }
 
-    fn decode(note: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(note: &[u8]) -> Option<Self> {
         let note = note.first_chunk::<NOTE_BYTES>()?;
         let long = |at: usize| *note[at..].first_chunk::<8>().expect("a field lies inside the note");
         let crc = u32::from_le_bytes(*note.last_chunk().expect("a note ends with its checksum"));

@@ -1,6 +1,6 @@
 //! Works behind the writer: brings what a full journal file holds to its segments, and makes new files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -128,7 +128,25 @@ impl Flusher {
         // Also when it is there: an attempt before may have failed here.
         self.disk.sync_dir(&self.root)?;
         let path = directory.join(file_name(number));
-        let file = self.disk.open(&path, Open::Create)?;
+        self.fill(&directory, &path, header, len_bytes).inspect_err(|_| {
+            // Half a file would keep space from everybody; it has no header, so that it means nothing if it stays.
+            let _ = self.disk.remove_file(&path);
+        })
+    }
+
+    fn fill(
+        &self,
+        directory: &Path,
+        path: &Path,
+        header: FileHeader,
+        len_bytes: u64,
+    ) -> std::io::Result<JournalFile> {
+        let file = self.disk.open(path, Open::Create)?;
+        // Fails at once where there is no room, instead of filling the disk first.
+        match file.reserve(0, len_bytes) {
+            Err(error) if error.kind() != std::io::ErrorKind::Unsupported => return Err(error),
+            _ => {}
+        }
         let zeros = vec![0; FILL_BYTES];
         let mut filled = 0;
         while filled < len_bytes {
@@ -142,7 +160,7 @@ impl Flusher {
         }
         file.write_all_at(&[&header.encode()], 0)?;
         file.sync_data()?;
-        self.disk.sync_dir(&directory)?;
-        Ok(JournalFile { header, path, file, len_bytes })
+        self.disk.sync_dir(directory)?;
+        Ok(JournalFile { header, path: path.to_owned(), file, len_bytes })
     }
 }

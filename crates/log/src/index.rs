@@ -16,7 +16,7 @@ use std::sync::Arc;
 use anabranch_core::Offset;
 use anabranch_core::seam::{Disk, DiskFile, Open};
 
-const ENTRY_BYTES: usize = 20;
+pub(crate) const ENTRY_BYTES: usize = 20;
 /// Entries that wait in memory before they go to the file.
 const TAIL_ENTRIES_MAX: usize = 512;
 
@@ -130,6 +130,11 @@ impl Index {
         self.tail.push(place);
     }
 
+    /// How large the file is, or will be.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        ((self.stored + self.tail.len()) * ENTRY_BYTES) as u64
+    }
+
     pub(crate) fn wants_flush(&self) -> bool {
         self.tail.len() >= TAIL_ENTRIES_MAX
     }
@@ -162,11 +167,11 @@ impl Index {
         }
     }
 
-    /// Replaces everything by `places`, for a segment that is complete.
+    /// Replaces everything by `places`, for a segment that is complete. After an error they stand in memory.
     pub(crate) fn rebuild(&mut self, disk: &dyn Disk, places: Vec<Place>) -> io::Result<()> {
-        self.file = Some(disk.open(&self.path, Open::Create)?);
         self.stored = 0;
         self.tail = places;
+        self.file = Some(disk.open(&self.path, Open::Create)?);
         self.seal(disk)
     }
 

@@ -23,6 +23,7 @@
 //! * After a failed sync nothing more is written to the partition: what is on the disk is not known.
 
 mod active;
+mod dump;
 mod durable;
 mod error;
 mod flusher;
@@ -32,17 +33,20 @@ mod offline;
 mod partition;
 mod producers;
 mod recovery;
+mod rehearsal;
 mod segment;
 mod store;
 mod verify;
 mod waiters;
 mod writer;
 
+pub use dump::{DumpCause, DumpItem, FileKind, JournalItem, ProducerState, dump};
 pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError};
 pub use offline::Offline;
 pub use partition::{
     Absent, Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,
 };
+pub use rehearsal::{Change, Rehearsal};
 pub use store::{Store, StoreConfig};
 pub use verify::PartitionReport;
 pub use waiters::Waiter;

@@ -39,6 +39,11 @@ pub struct LogConfig {
     pub flush_ms: i64,
     /// `index.interval.bytes`: about how far apart entries of the index are.
     pub index_interval_bytes: u32,
+    /// `segment.index.bytes`: a segment whose index has grown to about this is closed, too.
+    pub segment_index_bytes: u32,
+    /// Space that is kept ready for the next records, so that they can be written while the disk is full: at least half of
+    /// this, where the file system can do it.
+    pub reserve_bytes: u64,
 }
 
 /// What it means when there is no log where one is opened.
@@ -273,9 +278,9 @@ impl PartitionLog {
         for segment in self.segments_from(bounds.log_start) {
             let end = readable(&segment, bounds.visible);
             if self.stop_if_damaged(segment.max_timestamp(end))?.is_some_and(|max| max >= timestamp_ms) {
-                let found = self.first_in(&segment, timestamp_ms, bounds)?;
-                if found.is_some() {
-                    return Ok(found);
+                let found = segment.find_time(timestamp_ms, bounds.log_start, end);
+                if let Some(found) = self.stop_if_damaged(found)? {
+                    return Ok(Some(found));
                 }
             }
         }
@@ -289,18 +294,30 @@ impl PartitionLog {
     pub fn find_max_time(&self) -> Result<Option<Timestamped>, ReadError> {
         self.check_status()?;
         let bounds = *self.shared.bounds.lock();
-        let mut largest: Option<(i64, Arc<Segment>)> = None;
+        // A segment's largest timestamp, and the record that has it once that is known.
+        let mut candidates: Vec<(i64, Option<Timestamped>, Arc<Segment>)> = Vec::new();
         for segment in self.segments_from(bounds.log_start) {
             let max = self.stop_if_damaged(segment.max_timestamp(readable(&segment, bounds.visible)))?;
-            if let Some(max) = max
-                && largest.as_ref().is_none_or(|(before, _)| max > *before)
-            {
-                largest = Some((max, segment));
-            }
+            candidates.extend(max.map(|max| (max, None, segment)));
         }
-        match largest {
-            Some((max, segment)) => self.first_in(&segment, max, bounds),
-            None => Ok(None),
+        loop {
+            // The first of the largest.
+            let largest = candidates.iter().enumerate().rev().max_by_key(|(_, (max, ..))| *max);
+            let Some((at, (max, found, segment))) = largest else { return Ok(None) };
+            if found.is_some() {
+                return Ok(*found);
+            }
+            let end = readable(segment, bounds.visible);
+            let cheap = self.stop_if_damaged(segment.find_time(*max, bounds.log_start, end))?;
+            // That record lies before the start of the log, perhaps, and another one is the largest of those that are left.
+            let found = match cheap {
+                Some(found) => Some(found),
+                None => self.stop_if_damaged(segment.find_max_time(bounds.log_start, end))?,
+            };
+            match found {
+                Some(found) => candidates[at] = (found.timestamp_ms, Some(found), Arc::clone(segment)),
+                None => drop(candidates.remove(at)),
+            }
         }
     }
 
@@ -356,31 +373,6 @@ impl PartitionLog {
         self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error)))
     }
 
-    fn first_in(
-        &self,
-        segment: &Segment,
-        timestamp_ms: i64,
-        bounds: Bounds,
-    ) -> Result<Option<Timestamped>, ReadError> {
-        let end = readable(segment, bounds.visible);
-        let Some(batch) = self.stop_if_damaged(segment.find_time(timestamp_ms, end))? else {
-            return Ok(None);
-        };
-        let damaged = |error| Err(segment.fault(0, FaultCause::Damaged(error)));
-        let records = self.stop_if_damaged(batch.records().or_else(damaged))?;
-        let first = records
-            .into_iter()
-            .find(|at| at.record.timestamp_ms >= timestamp_ms && at.offset >= bounds.log_start);
-        // A header may claim a larger timestamp than any of its records has; then the batch's end is the best answer.
-        Ok(Some(match first {
-            Some(at) => Timestamped { offset: at.offset, timestamp_ms: at.record.timestamp_ms },
-            None => Timestamped {
-                offset: batch.header().last_offset(),
-                timestamp_ms: batch.header().max_timestamp_ms,
-            },
-        }))
-    }
-
     /// Damage that a reader meets stops the partition; a read that merely failed does not.
     fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
         result.map_err(|fault| {
@@ -395,8 +387,66 @@ impl PartitionLog {
 /// Bytes of a segment that may be read.
 fn readable(segment: &Segment, visible: Visible) -> u64 {
     match segment.base.cmp(&visible.segment) {
-        std::cmp::Ordering::Less => segment.len(),
+        std::cmp::Ordering::Less => {
+            segment.note_sealed();
+            segment.len()
+        }
         std::cmp::Ordering::Equal => visible.bytes,
         std::cmp::Ordering::Greater => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::batch::{BatchBuilder, Compression, Record, check_batch};
+    use anabranch_core::seam::{ManualClock, RealDisk, SeededRandom, Threads};
+
+    use super::*;
+    use crate::{Absent, StoreConfig};
+
+    /// A log may begin in the middle of a batch, whose other records are gone though the segment has them.
+    #[tokio::test]
+    async fn records_before_the_start_of_the_log_are_not_found_by_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreConfig {
+            root: dir.path().to_owned(),
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(ManualClock::at(0)),
+            workers: Arc::new(Threads),
+            random: Arc::new(SeededRandom::new(1)),
+            queue_appends_max: 1,
+            journal_file_bytes: 1 << 20,
+            producer_expiration_ms: i64::MAX,
+        })
+        .unwrap();
+        let config = LogConfig {
+            segment_bytes: 1 << 20,
+            segment_ms: i64::MAX,
+            flush_messages: 1,
+            flush_ms: i64::MAX,
+            index_interval_bytes: 0,
+            segment_index_bytes: 1 << 20,
+            reserve_bytes: 0,
+        };
+        let log = store.open_partition("t", 0, config, Absent::Create).unwrap();
+        for times in [&[900, 100][..], &[500, 200], &[50, 500]] {
+            let mut builder = BatchBuilder::new(Compression::None);
+            times.iter().for_each(|time| {
+                builder.push(&Record::new("k", "v").at(*time));
+            });
+            log.append(check_batch(&builder.build().unwrap()).unwrap(), Ack::Durable).await.unwrap();
+        }
+        let found = |at: Option<Timestamped>| at.map(|at| (at.offset.0, at.timestamp_ms));
+        for (start, max, later) in [
+            (0, (0, 900), Some((0, 900))),
+            (1, (2, 500), Some((2, 500))),
+            (3, (5, 500), Some((5, 500))),
+            (4, (5, 500), Some((5, 500))),
+        ] {
+            log.shared.bounds.lock().log_start = Offset(start);
+            assert_eq!(found(log.find_max_time().unwrap()), Some(max), "from {start}");
+            assert_eq!(found(log.find_by_time(300).unwrap()), later, "from {start}");
+        }
+        store.close().await;
     }
 }

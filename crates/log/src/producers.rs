@@ -17,7 +17,7 @@ use anabranch_core::batch::BatchHeader;
 use anabranch_core::{Offset, ProducerEpoch, ProducerId};
 use bytes::{Buf, BufMut};
 
-use crate::AppendError;
+use crate::{AppendError, ProducerState};
 
 /// Batches remembered per producer.
 const BATCHES_MAX: usize = 5;
@@ -137,6 +137,25 @@ impl Producers {
     /// Forgets producers that have written nothing since `oldest_ms`.
     pub(crate) fn forget_before(&mut self, oldest_ms: i64) {
         self.by_id.retain(|_, producer| producer.last_time_ms >= oldest_ms);
+    }
+
+    /// Everything that is remembered, by id.
+    pub(crate) fn states(&self) -> Vec<ProducerState> {
+        let state = |(id, producer): (&ProducerId, &Producer)| ProducerState {
+            id: *id,
+            epoch: producer.epoch,
+            last_time_ms: producer.last_time_ms,
+            batches: producer
+                .batches
+                .iter()
+                .map(|batch| {
+                    (batch.first_sequence, batch.last_sequence, batch.base_offset, batch.last_offset)
+                })
+                .collect(),
+        };
+        let mut states: Vec<ProducerState> = self.by_id.iter().map(state).collect();
+        states.sort_by_key(|state| state.id);
+        states
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -2,18 +2,21 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use anabranch_core::Offset;
-use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, check_batch};
+use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, RecordAt, check_batch};
 use anabranch_core::seam::{Disk, DiskFile, Open};
+use anabranch_core::{LeaderEpoch, Offset};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::index::{Index, Place};
 use crate::partition::Shared;
-use crate::{AppendError, Fault, FaultCause};
+use crate::{AppendError, Fault, FaultCause, Timestamped};
+
+/// A single node has one leader for ever.
+pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 
 const LOG: &str = "log";
 const INDEX: &str = "index";
@@ -36,6 +39,13 @@ pub(crate) fn snapshot_path(directory: &Path, offset: Offset) -> PathBuf {
     path_of(directory, offset, SNAPSHOT)
 }
 
+/// The offset and the extension in a name that [`path_of`] made.
+pub(crate) fn named_offset(name: &str) -> Option<(Offset, &str)> {
+    let (stem, extension) = name.split_once('.')?;
+    let offset = stem.parse().ok().filter(|_| stem.len() == 20)?;
+    Some((Offset(offset), extension))
+}
+
 /// The files of a partition's directory, by kind, each sorted by offset.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
@@ -47,8 +57,7 @@ impl Listing {
     pub(crate) fn of(disk: &dyn Disk, directory: &Path) -> io::Result<Self> {
         let mut listing = Self::default();
         for entry in disk.list(directory)? {
-            let Some((stem, extension)) = entry.name.split_once('.') else { continue };
-            let Some(offset) = stem.parse().ok().filter(|_| stem.len() == 20).map(Offset) else { continue };
+            let Some((offset, extension)) = named_offset(&entry.name) else { continue };
             match extension {
                 LOG => listing.segments.push(offset),
                 SNAPSHOT => listing.snapshots.push(offset),
@@ -75,6 +84,12 @@ pub(crate) struct Segment {
     syncing: Mutex<()>,
     /// Protects the index: readers look up, the writer adds. Held for a few small reads at most.
     pub(crate) index: Mutex<Index>,
+    /// Nothing is added any more.
+    is_sealed: AtomicBool,
+    /// The index was found to lack entries, and made anew.
+    is_complete: AtomicBool,
+    /// The largest timestamp, once it was looked for in a sealed segment.
+    sealed_max_ms: OnceLock<Option<i64>>,
     disk: Arc<dyn Disk>,
 }
 
@@ -96,8 +111,24 @@ impl Segment {
         if how == Open::Create {
             index.keep_valid_below(0)?;
         }
-        let (synced, syncing) = (AtomicU64::new(0), Mutex::new(()));
-        Ok(Self { base, path, file, len, synced, syncing, index: Mutex::new(index), disk: Arc::clone(disk) })
+        Ok(Self {
+            base,
+            path,
+            file,
+            len,
+            synced: AtomicU64::new(0),
+            syncing: Mutex::new(()),
+            index: Mutex::new(index),
+            is_sealed: AtomicBool::new(false),
+            is_complete: AtomicBool::new(false),
+            sealed_max_ms: OnceLock::new(),
+            disk: Arc::clone(disk),
+        })
+    }
+
+    /// Takes note that nothing is added any more.
+    pub(crate) fn note_sealed(&self) {
+        self.is_sealed.store(true, Ordering::Release);
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -171,37 +202,121 @@ impl Segment {
 
     /// The batch that holds `offset`, or the next one after it; `None` when there is none before the byte `end`.
     pub(crate) fn find(&self, offset: Offset, end: u64) -> Result<Option<(u64, BatchHeader)>, Fault> {
-        let place = self.place(end, |place| place.offset <= offset)?;
-        let mut scan = self.scan(place.position, end, LOOKUP_WINDOW_BYTES);
-        while let Some((position, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
-            if header.last_offset() >= offset {
-                return Ok(Some((position, header)));
-            }
-        }
-        Ok(None)
+        self.look_up(
+            end,
+            |place| place.offset <= offset,
+            |_, position, header| Ok((header.last_offset() >= offset).then_some((position, *header))),
+        )
     }
 
-    /// The first batch whose largest timestamp is at least `timestamp_ms`, before the byte `end`.
-    pub(crate) fn find_time(&self, timestamp_ms: i64, end: u64) -> Result<Option<Batch>, Fault> {
-        let place = self.place(end, |place| place.max_before_ms < timestamp_ms)?;
-        let mut scan = self.scan(place.position, end, LOOKUP_WINDOW_BYTES);
-        while let Some((position, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
-            if header.max_timestamp_ms >= timestamp_ms {
-                return self.batch(position, &header).map(Some);
+    /// The first record from the offset `from` on whose timestamp is at least `timestamp_ms`, before the byte `end`.
+    pub(crate) fn find_time(
+        &self,
+        timestamp_ms: i64,
+        from: Offset,
+        end: u64,
+    ) -> Result<Option<Timestamped>, Fault> {
+        self.look_up(
+            end,
+            |place| place.max_before_ms < timestamp_ms,
+            |_, position, header| {
+                if header.max_timestamp_ms < timestamp_ms || header.last_offset() < from {
+                    return Ok(None);
+                }
+                let records = self.timestamps(position, header)?;
+                Ok(records.into_iter().find(|at| at.timestamp_ms >= timestamp_ms && at.offset >= from))
+            },
+        )
+    }
+
+    /// The first record from the offset `from` on with the largest timestamp there, before the byte `end`. Reads all of
+    /// the segment from there on.
+    pub(crate) fn find_max_time(&self, from: Offset, end: u64) -> Result<Option<Timestamped>, Fault> {
+        let mut max: Option<Timestamped> = None;
+        let is_before = |place: &Place| place.offset <= from;
+        self.look_up(end, is_before, |_, position, header| {
+            let is_larger = max.is_none_or(|max| header.max_timestamp_ms > max.timestamp_ms);
+            if header.last_offset() >= from && is_larger {
+                for at in self.timestamps(position, header)? {
+                    if at.offset >= from && max.is_none_or(|max| at.timestamp_ms > max.timestamp_ms) {
+                        max = Some(at);
+                    }
+                }
             }
-        }
-        Ok(None)
+            Ok(None::<()>)
+        })?;
+        Ok(max)
     }
 
     /// The largest timestamp before the byte `end`; `None` when there is no batch.
     pub(crate) fn max_timestamp(&self, end: u64) -> Result<Option<i64>, Fault> {
-        let place = self.place(end, |place| place.position < end)?;
-        let mut max = (place.position > 0).then_some(place.max_before_ms);
-        let mut scan = self.scan(place.position, end, LOOKUP_WINDOW_BYTES);
-        while let Some((_, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
-            max = max.max(Some(header.max_timestamp_ms));
+        if let Some(max) = self.sealed_max_ms.get() {
+            return Ok(*max);
+        }
+        let mut max = None;
+        self.look_up(
+            end,
+            |place| place.position < end,
+            |place, _, header| {
+                let before = (place.position > 0).then_some(place.max_before_ms);
+                max = max.max(before).max(Some(header.max_timestamp_ms));
+                Ok(None::<()>)
+            },
+        )?;
+        if self.is_sealed.load(Ordering::Acquire) {
+            let _ = self.sealed_max_ms.set(max);
         }
         Ok(max)
+    }
+
+    /// Walks the batches before the byte `end`, from the index's last place for which `is_before` holds, until `visit` finds
+    /// something. It is given the place, too.
+    fn look_up<T>(
+        &self,
+        end: u64,
+        is_before: impl Fn(&Place) -> bool,
+        mut visit: impl FnMut(Place, u64, &BatchHeader) -> Result<Option<T>, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        'again: loop {
+            let place = self.place(end, &is_before)?;
+            let mut scan = self.scan(place.position, end, LOOKUP_WINDOW_BYTES);
+            while let Some((position, header)) = scan.next_header().map_err(|error| self.scan_fault(error))? {
+                if position - place.position > WALK_BYTES_MAX && self.complete_index()? {
+                    continue 'again;
+                }
+                if let Some(found) = visit(place, position, &header)? {
+                    return Ok(Some(found));
+                }
+            }
+            return Ok(None);
+        }
+    }
+
+    /// Makes the index of a sealed segment anew, where entries are missing; once, and `false` ever after.
+    fn complete_index(&self) -> Result<bool, Fault> {
+        if !self.is_sealed.load(Ordering::Acquire) || self.is_complete.swap(true, Ordering::AcqRel) {
+            return Ok(false);
+        }
+        tracing::warn!(file = %self.path.display(), "entries are missing in the index of this segment; it is made anew");
+        self.make_index_anew(&mut self.index.lock()).map(|()| true)
+    }
+
+    fn make_index_anew(&self, index: &mut Index) -> Result<(), Fault> {
+        let places = self.places(self.len())?;
+        if let Err(error) = index.rebuild(self.disk.as_ref(), places) {
+            // The disk is full, perhaps. The entries stay in memory, and are made anew at the next start.
+            tracing::warn!(file = %self.path.display(), %error, "the index of this segment could not be written");
+        }
+        Ok(())
+    }
+
+    /// Offsets and timestamps of a batch's records.
+    fn timestamps(&self, position: u64, header: &BatchHeader) -> Result<Vec<Timestamped>, Fault> {
+        let damaged = |error| self.fault(position, FaultCause::Damaged(error));
+        let records = self.batch(position, header)?.records().map_err(damaged)?;
+        let timestamped =
+            |at: RecordAt| Timestamped { offset: at.offset, timestamp_ms: at.record.timestamp_ms };
+        Ok(records.into_iter().map(timestamped).collect())
     }
 
     /// One whole batch, checked.
@@ -223,8 +338,7 @@ impl Segment {
             return Ok(place);
         }
         tracing::warn!(file = %self.path.display(), "the index of this segment is wrong and is made anew");
-        let places = self.places(self.len())?;
-        index.rebuild(self.disk.as_ref(), places).map_err(failed)?;
+        self.make_index_anew(&mut index)?;
         match index.last_where(&is_before).map_err(failed)? {
             Ok(place) => Ok(place),
             Err(_) => {
@@ -257,6 +371,9 @@ impl Segment {
 pub(crate) const DEFAULT_INDEX_INTERVAL_BYTES: u32 = 4096;
 /// What a look-up reads at once: an index interval and a few headers.
 const LOOKUP_WINDOW_BYTES: usize = 8 << 10;
+/// How far a look-up walks from its place before an index counts as lacking entries. `index.interval.bytes` may be larger:
+/// then the index gets more entries than it asks for.
+const WALK_BYTES_MAX: u64 = 1 << 20;
 /// What a long scan reads at once.
 pub(crate) const SCAN_WINDOW_BYTES: usize = 1 << 20;
 
@@ -404,6 +521,10 @@ impl<'a> Scan<'a> {
                 needed_bytes: header.len_bytes,
                 got_bytes: usize::try_from(left).unwrap_or(usize::MAX),
             }));
+        }
+        // It lies outside the checksum, too.
+        if header.leader_epoch != LEADER_EPOCH {
+            return Err(damaged(BatchError::Invalid("it has a leader epoch that was never written")));
         }
         if header.base_offset < self.next {
             let cause = FaultCause::OffsetGoesBack { expected: self.next, found: header.base_offset };

@@ -1,6 +1,6 @@
 //! The command line: one file per command, and what they share.
 //!
-//! * `serve`, `check` and `demo` work on a data directory;
+//! * `serve`, `check`, `dump` and `demo` work on a data directory;
 //! * `topic`, `produce`, `consume` and `group` are clients of any Kafka (`client`), by librdkafka;
 //! * `completions` and `man` describe the command line itself.
 //!
@@ -11,6 +11,7 @@ mod check;
 mod client;
 mod completions;
 mod consume;
+mod dump;
 mod failure;
 mod format;
 mod group;
@@ -59,7 +60,7 @@ Getting started:
 const EXIT_CODES_AND_ENVIRONMENT: &str = "\
 Exit codes:
   0  it is done
-  1  it failed, and standard error says what, why, and what to do; for `check`: there is damage
+  1  it failed, and standard error says what, why, and what to do; for `check` and `dump`: there is damage
   2  it was not tried: the command line, the settings file or the environment says something wrong
 
 Environment:
@@ -74,6 +75,7 @@ enum Command {
     /// See it at work: a year of real flights, through the Kafka protocol, into a live table
     Demo(demo::DemoArgs),
     Check(check::CheckArgs),
+    Dump(dump::DumpArgs),
     Topic(topic::TopicArgs),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
@@ -90,6 +92,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, &mut output),
         Command::Demo(args) => demo::run(demo::DemoArgs { json, ..args }),
         Command::Check(args) => check::run(&args, &mut output),
+        Command::Dump(args) => dump::run(&args, &mut output),
         Command::Topic(args) => done(topic::run(&args, &mut output)),
         Command::Produce(args) => produce::run(&args, &mut output),
         Command::Consume(args) => done(consume::run(&args, &mut output)),

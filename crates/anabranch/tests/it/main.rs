@@ -4,6 +4,7 @@
 
 mod check;
 mod clients;
+mod dump;
 mod flow_kill;
 mod harness;
 mod help;

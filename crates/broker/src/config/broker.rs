@@ -1,14 +1,17 @@
 //! The settings of the broker, under Kafka's property names where Kafka has them.
 
-use super::topic::{POLICIES, SEGMENT_BYTES_MIN, TIMESTAMP_TYPES};
+use std::collections::BTreeMap;
+
+use super::kafka::why_not;
+use super::topic::{CODECS, POLICIES, SEGMENT_BYTES_MIN, TIMESTAMP_TYPES};
 use super::{ConfigEntry, ConfigKind, ConfigSource, Range};
 use crate::error::ConfigError;
 
 /// The settings of a broker. They are given when it is opened and do not change while it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BrokerConfig {
-    /// A value for each of [`BROKER_SETTINGS`], checked and in normal form.
-    values: Vec<String>,
+    /// What was set, of [`BROKER_SETTINGS`], checked and in normal form.
+    values: BTreeMap<&'static str, String>,
 }
 
 /// One setting of the broker.
@@ -18,7 +21,7 @@ pub struct BrokerSetting {
     pub name: &'static str,
     /// Its type.
     pub kind: ConfigKind,
-    /// Its default.
+    /// Its default; empty for those that say in another unit what another one says.
     pub default: &'static str,
     /// What it may be.
     pub range: Range,
@@ -39,12 +42,27 @@ const fn setting(
 use ConfigKind::{Boolean, Int, List, Long, String as Text};
 
 const I32_MAX: i64 = i32::MAX as i64;
+const HOUR_MS: i64 = 3_600_000;
+
+/// Kafka's coarser names of a time, the name that is meant, and a unit in ms. Of several that are set, the meant one goes
+/// first, then they in this order (`ServerTopicConfigSynonyms`).
+const UNITS: &[(&str, &str, i64)] = &[
+    ("log.retention.minutes", "log.retention.ms", 60_000),
+    ("log.retention.hours", "log.retention.ms", HOUR_MS),
+    ("log.roll.hours", "log.roll.ms", HOUR_MS),
+];
 
 /// Every setting of the broker, by name.
 #[rustfmt::skip]
 pub const BROKER_SETTINGS: &[BrokerSetting] = &[
     setting("auto.create.topics.enable", Boolean, "true", Range::Boolean,
         "Whether a topic that does not exist is created when a client first asks for it."),
+    setting("compression.gzip.level", Int, "-1", Range::OneOrBetween(-1, 1, 9),
+        "The default of compression.gzip.level for topics."),
+    setting("compression.type", Text, "producer", Range::OneOf(CODECS),
+        "The default of compression.type for topics."),
+    setting("compression.zstd.level", Int, "3", Range::Between(-131_072, 22),
+        "The default of compression.zstd.level for topics."),
     setting("group.initial.rebalance.delay.ms", Int, "0", Range::Between(0, I32_MAX),
         "How long a new group waits for more members before its first rebalance. Kafka's default, and that of a server, is 3000."),
     setting("group.max.session.timeout.ms", Int, "1800000", Range::Between(1, I32_MAX),
@@ -61,6 +79,8 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "The default of flush.ms for topics."),
     setting("log.index.interval.bytes", Int, "4096", Range::Between(0, I32_MAX),
         "The default of index.interval.bytes for topics."),
+    setting("log.index.size.max.bytes", Int, "10485760", Range::Between(4, I32_MAX),
+        "The default of segment.index.bytes for topics."),
     setting("log.journal.file.bytes", Int, "67108864", Range::Between(0, 1 << 30),
         "The journal's files grow to this size; there are up to 4. With 0 there is no journal, and each partition is synced by itself."),
     setting("log.message.timestamp.after.max.ms", Long, "3600000", Range::Between(0, i64::MAX),
@@ -73,8 +93,14 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "How many appends may wait for the writer of the data directory; one more waits for its place."),
     setting("log.retention.bytes", Long, "-1", Range::Between(-1, i64::MAX),
         "The default of retention.bytes for topics."),
+    setting("log.retention.hours", Int, "", Range::Between(-1, I32_MAX),
+        "log.retention.ms in hours, unless that or log.retention.minutes is set."),
+    setting("log.retention.minutes", Int, "", Range::Between(-1, I32_MAX),
+        "log.retention.ms in minutes, unless that is set."),
     setting("log.retention.ms", Long, "604800000", Range::Between(-1, i64::MAX),
         "The default of retention.ms for topics."),
+    setting("log.roll.hours", Int, "", Range::Between(1, I32_MAX),
+        "log.roll.ms in hours, unless that is set."),
     setting("log.roll.ms", Long, "604800000", Range::Between(1, i64::MAX),
         "The default of segment.ms for topics."),
     setting("log.segment.bytes", Int, "1073741824", Range::Between(SEGMENT_BYTES_MIN, I32_MAX),
@@ -99,20 +125,19 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "How many partitions a topic may have."),
 ];
 
-impl Default for BrokerConfig {
-    fn default() -> Self {
-        Self { values: BROKER_SETTINGS.iter().map(|setting| setting.default.to_owned()).collect() }
-    }
-}
-
 impl BrokerConfig {
     /// Sets the setting `name`.
     ///
     /// # Errors
     /// [`ConfigError`] when there is none of that name, or the value does not fit.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
-        let index = place(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
-        self.values[index] = BROKER_SETTINGS[index].range.check(name, value)?;
+        let Some(setting) = find(name) else {
+            return Err(match why_not(name) {
+                Some(reason) => ConfigError::NotHere { name: name.to_owned(), reason },
+                None => ConfigError::Unknown(name.to_owned()),
+            });
+        };
+        self.values.insert(setting.name, setting.range.check(name, value)?);
         Ok(())
     }
 
@@ -128,12 +153,25 @@ impl BrokerConfig {
     /// The value of `name` and where it comes from, if there is such a setting.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<(String, ConfigSource)> {
-        let index = place(name)?;
-        let source = match self.values[index] == BROKER_SETTINGS[index].default {
-            true => ConfigSource::Default,
-            false => ConfigSource::StaticBroker,
-        };
-        Some((self.values[index].clone(), source))
+        let setting = find(name)?;
+        Some(match self.given(name) {
+            Some((_, value)) => (value, ConfigSource::StaticBroker),
+            None => (setting.default.to_owned(), ConfigSource::Default),
+        })
+    }
+
+    /// What was set for `name`, and under which name: itself, or the same in another unit.
+    fn given(&self, name: &str) -> Option<(&'static str, String)> {
+        if let Some((own, value)) = self.values.get_key_value(name) {
+            return Some((own, value.clone()));
+        }
+        let (coarse, value, unit_ms) = UNITS
+            .iter()
+            .filter(|(_, meant, _)| *meant == name)
+            .find_map(|(coarse, _, unit_ms)| Some((*coarse, self.values.get(coarse)?, unit_ms)))?;
+        let value: i64 = value.parse().expect("the value was checked when it was set");
+        // -1 is for ever in every unit.
+        Some((coarse, if value < 0 { value } else { value * unit_ms }.to_string()))
     }
 
     /// All settings as DescribeConfigs shows them.
@@ -143,7 +181,7 @@ impl BrokerConfig {
             let (value, source) = self.get(setting.name).expect("the name stands in the table");
             ConfigEntry {
                 name: setting.name,
-                value: Some(value),
+                value: Some(value).filter(|value| !value.is_empty()),
                 source,
                 read_only: true,
                 sensitive: false,
@@ -157,16 +195,12 @@ impl BrokerConfig {
 
     /// What was set, if anything was, and the default.
     pub(crate) fn synonyms(&self, name: &str) -> Vec<(&'static str, Option<String>, ConfigSource)> {
-        let Some(setting) = place(name).map(|index| &BROKER_SETTINGS[index]) else {
-            return Vec::new();
-        };
-        let default = (setting.name, Some(setting.default.to_owned()), ConfigSource::Default);
-        match self.get(name) {
-            Some((value, ConfigSource::StaticBroker)) => {
-                vec![(setting.name, Some(value), ConfigSource::StaticBroker), default]
-            }
-            _ => vec![default],
-        }
+        let Some(setting) = find(name) else { return Vec::new() };
+        let given = self.given(name).and_then(|(given, _)| self.values.get_key_value(given));
+        let given = given.map(|(name, value)| (*name, Some(value.clone()), ConfigSource::StaticBroker));
+        let default = (!setting.default.is_empty())
+            .then(|| (setting.name, Some(setting.default.to_owned()), ConfigSource::Default));
+        given.into_iter().chain(default).collect()
     }
 
     pub(crate) fn number(&self, name: &str) -> i64 {
@@ -179,8 +213,8 @@ impl BrokerConfig {
     }
 }
 
-fn place(name: &str) -> Option<usize> {
-    BROKER_SETTINGS.iter().position(|setting| setting.name == name)
+fn find(name: &str) -> Option<&'static BrokerSetting> {
+    BROKER_SETTINGS.iter().find(|setting| setting.name == name)
 }
 
 #[cfg(test)]
@@ -192,8 +226,40 @@ mod tests {
         assert!(BROKER_SETTINGS.is_sorted_by_key(|setting| setting.name));
         for setting in BROKER_SETTINGS {
             let default = setting.range.check(setting.name, setting.default);
-            assert_eq!(default.as_deref(), Ok(setting.default), "{}", setting.name);
+            let is_unit = UNITS.iter().any(|(name, ..)| *name == setting.name);
+            match is_unit {
+                true => assert_eq!(setting.default, "", "{}", setting.name),
+                false => assert_eq!(default.as_deref(), Ok(setting.default), "{}", setting.name),
+            }
         }
+        assert!(UNITS.iter().all(|(name, meant, _)| find(name).is_some() && find(meant).is_some()));
+    }
+
+    #[test]
+    fn a_time_may_be_given_in_coarser_units_and_the_finest_holds() {
+        let mut config = BrokerConfig::default();
+        let retention = |config: &BrokerConfig| config.number("log.retention.ms");
+        assert_eq!(retention(&config), 168 * HOUR_MS);
+        for (name, value, expected) in [
+            ("log.retention.hours", "2", 2 * HOUR_MS),
+            ("log.retention.minutes", "3", 180_000),
+            ("log.retention.hours", "5", 180_000),
+            ("log.retention.minutes", "-1", -1),
+            ("log.retention.ms", "77", 77),
+            ("log.retention.minutes", "9", 77),
+        ] {
+            config.set(name, value).unwrap();
+            assert_eq!(retention(&config), expected, "{name}={value}");
+        }
+        let config = BrokerConfig::default().with("log.roll.hours", "1").unwrap();
+        assert_eq!(config.get("log.roll.ms"), Some((HOUR_MS.to_string(), ConfigSource::StaticBroker)));
+        let expected = [
+            ("log.roll.hours", Some("1".to_owned()), ConfigSource::StaticBroker),
+            ("log.roll.ms", Some("604800000".to_owned()), ConfigSource::Default),
+        ];
+        assert_eq!(config.synonyms("log.roll.ms"), expected);
+        let shown = BrokerConfig::default().describe();
+        assert_eq!(shown.iter().find(|entry| entry.name == "log.roll.hours").unwrap().value, None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Settings: what there is ([`topic`], [`broker`]: tables), what a value may be, and how they are shown.
 
 pub mod broker;
+mod kafka;
 pub mod topic;
 
 use crate::error::ConfigError;
@@ -87,6 +88,8 @@ pub enum Apply {
 pub enum Range {
     /// Whole numbers from one to the other, both included.
     Between(i64, i64),
+    /// The first, or whole numbers from the second to the third.
+    OneOrBetween(i64, i64, i64),
     /// Fractions from one to the other, both included.
     Fraction(f64, f64),
     /// `true` or `false`.
@@ -95,8 +98,8 @@ pub enum Range {
     OneOf(&'static [&'static str]),
     /// Some of these, between commas; at least one.
     SomeOf(&'static [&'static str]),
-    /// Any text.
-    Any,
+    /// `*`, or pairs of a partition and a node (`0:1`) between commas; or nothing.
+    Replicas,
 }
 
 impl Range {
@@ -109,6 +112,10 @@ impl Range {
             Self::Between(min, max) => match value.parse::<i64>() {
                 Ok(number) if (min..=max).contains(&number) => Ok(number.to_string()),
                 _ => Err(invalid(format!("it must be a whole number from {min} to {max}"))),
+            },
+            Self::OneOrBetween(one, min, max) => match value.parse::<i64>() {
+                Ok(number) if number == one || (min..=max).contains(&number) => Ok(number.to_string()),
+                _ => Err(invalid(format!("it must be {one}, or a whole number from {min} to {max}"))),
             },
             Self::Fraction(min, max) => match value.parse::<f64>() {
                 Ok(number) if (min..=max).contains(&number) => Ok(value.to_owned()),
@@ -129,7 +136,18 @@ impl Range {
                     false => Err(invalid(format!("it must be some of {}", options.join(", ")))),
                 }
             }
-            Self::Any => Ok(value.to_owned()),
+            Self::Replicas => {
+                let is_pair = |item: &str| {
+                    let pair = item.split_once(':');
+                    pair.is_some_and(|(one, other)| {
+                        one.parse::<i32>().is_ok() && other.parse::<i32>().is_ok()
+                    })
+                };
+                match value == "*" || list(value).all(is_pair) {
+                    true => Ok(value.to_owned()),
+                    false => Err(invalid("it must be * or pairs PARTITION:NODE between commas".to_owned())),
+                }
+            }
         }
     }
 }
@@ -154,6 +172,16 @@ mod tests {
         assert_eq!(ok(Range::Boolean, "TRUE").as_deref(), Some("true"));
         assert_eq!(ok(Range::Boolean, "yes"), None);
         assert_eq!(ok(Range::OneOf(&["a", "b"]), "c"), None);
+        let level = |value| ok(Range::OneOrBetween(-1, 1, 9), value);
+        assert_eq!(
+            ["-1", "0", "1", "9", "10"].map(|value| level(value).is_some()),
+            [true, false, true, true, false]
+        );
+        let replicas = |value| ok(Range::Replicas, value).is_some();
+        assert_eq!(
+            ["*", "", "0:1", "0:1,2:3", "x", "0", "0:x", "[0:1]"].map(replicas),
+            [true, true, true, true, false, false, false, false]
+        );
         assert_eq!(ok(Range::SomeOf(&["a", "b"]), " b , a ").as_deref(), Some("b,a"));
         assert_eq!(ok(Range::SomeOf(&["a", "b"]), ""), None);
     }

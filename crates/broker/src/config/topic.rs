@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anabranch_core::batch::{Codec, Compression};
 use anabranch_log::LogConfig;
 
 use super::broker::BrokerConfig;
@@ -16,7 +17,7 @@ pub type TopicConfigs = BTreeMap<String, String>;
 pub enum Standing {
     /// It does what Kafka's documentation says.
     Obeyed,
-    /// It is kept and shown, since every tool sets it, and has no effect (yet).
+    /// It is kept and shown, since tools set it, and there is nothing here that it could change.
     Stored,
     /// Only its default is accepted: another value would be a promise that is not kept.
     Fixed,
@@ -66,21 +67,21 @@ use Standing::{Fixed, Obeyed, Stored};
 const I32_MAX: i64 = i32::MAX as i64;
 pub(super) const POLICIES: &[&str] = &["compact", "delete"];
 pub(super) const TIMESTAMP_TYPES: &[&str] = &["CreateTime", "LogAppendTime"];
-const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
+pub(super) const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
 
 /// Every setting of a topic, by name.
 #[rustfmt::skip]
 pub const TOPIC_SETTINGS: &[TopicSetting] = &[
     setting("cleanup.policy", List, Broker("log.cleanup.policy"), Range::SomeOf(POLICIES), Stored,
         "With compact, records without a key are refused. Old records are not removed yet, by either policy."),
-    setting("compression.gzip.level", Int, Value("-1"), Range::Between(-1, 9), Fixed,
-        "Batches are stored as the producer compressed them."),
+    setting("compression.gzip.level", Int, Broker("compression.gzip.level"), Range::OneOrBetween(-1, 1, 9), Obeyed,
+        "How hard gzip works where compression.type asks for it; -1 is its default."),
     setting("compression.lz4.level", Int, Value("9"), Range::Between(1, 17), Fixed,
-        "Batches are stored as the producer compressed them."),
-    setting("compression.type", Text, Value("producer"), Range::OneOf(CODECS), Fixed,
-        "Batches are stored as the producer compressed them, so only 'producer' is accepted."),
-    setting("compression.zstd.level", Int, Value("3"), Range::Between(-131_072, 22), Fixed,
-        "Batches are stored as the producer compressed them."),
+        "lz4 is written at one level: the fast one, which is Kafka's default too."),
+    setting("compression.type", Text, Broker("compression.type"), Range::OneOf(CODECS), Obeyed,
+        "What batches are stored in. With producer, and where it is the producer's anyway, they stay as they came."),
+    setting("compression.zstd.level", Int, Broker("compression.zstd.level"), Range::Between(-131_072, 22), Obeyed,
+        "How hard zstd works where compression.type asks for it."),
     setting("delete.retention.ms", Long, Value("86400000"), Range::Between(0, i64::MAX), Stored,
         "How long compaction keeps tombstones, once there is compaction."),
     setting("file.delete.delay.ms", Long, Value("60000"), Range::Between(0, i64::MAX), Stored,
@@ -89,11 +90,11 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "Sync when so many records are not. 1, the default here, syncs before anything is acknowledged; more is relaxed durability."),
     setting("flush.ms", Long, Broker("log.flush.interval.ms"), Range::Between(0, i64::MAX), Obeyed,
         "Under relaxed durability, sync when the oldest record that is not synced is this old."),
-    setting("follower.replication.throttled.replicas", List, Value(""), Range::Any, Stored,
+    setting("follower.replication.throttled.replicas", List, Value(""), Range::Replicas, Stored,
         "One node replicates nothing."),
     setting("index.interval.bytes", Int, Broker("log.index.interval.bytes"), Range::Between(0, I32_MAX), Obeyed,
         "About how far apart entries of the index are."),
-    setting("leader.replication.throttled.replicas", List, Value(""), Range::Any, Stored,
+    setting("leader.replication.throttled.replicas", List, Value(""), Range::Replicas, Stored,
         "One node replicates nothing."),
     setting("local.retention.bytes", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
         "There is no remote storage."),
@@ -102,7 +103,7 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
     setting("max.compaction.lag.ms", Long, Value("9223372036854775807"), Range::Between(1, i64::MAX), Stored,
         "How long a record may stay out of compaction, once there is compaction."),
     setting("max.message.bytes", Int, Broker("message.max.bytes"), Range::Between(0, I32_MAX), Obeyed,
-        "The largest batch that is accepted, compressed as it comes."),
+        "The largest batch that is accepted, as it comes and as it is stored."),
     setting("message.timestamp.after.max.ms", Long, Broker("log.message.timestamp.after.max.ms"), Range::Between(0, i64::MAX), Obeyed,
         "How far a producer's timestamps may be ahead of the broker's clock."),
     setting("message.timestamp.before.max.ms", Long, Broker("log.message.timestamp.before.max.ms"), Range::Between(0, i64::MAX), Obeyed,
@@ -114,13 +115,9 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
     setting("min.compaction.lag.ms", Long, Value("0"), Range::Between(0, i64::MAX), Stored,
         "How long a record stays out of compaction, once there is compaction."),
     setting("min.insync.replicas", Int, Value("1"), Range::Between(1, I32_MAX), Fixed,
-        "One node has one copy."),
+        "One node has one copy: with more, every acks=all would fail."),
     setting("preallocate", Boolean, Value("false"), Range::Boolean, Fixed,
-        "Segments grow as they are written."),
-    setting("remote.copy.lag.bytes", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
-        "There is no remote storage."),
-    setting("remote.copy.lag.ms", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
-        "There is no remote storage."),
+        "Segments grow as they are written; a longer file would be read as one with a torn tail."),
     setting("remote.log.copy.disable", Boolean, Value("false"), Range::Boolean, Fixed,
         "There is no remote storage."),
     setting("remote.log.delete.on.disable", Boolean, Value("false"), Range::Boolean, Fixed,
@@ -133,8 +130,8 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "How old a segment may grow before it is removed; nothing is removed yet."),
     setting("segment.bytes", Int, Broker("log.segment.bytes"), Range::Between(SEGMENT_BYTES_MIN, I32_MAX), Obeyed,
         "A segment that would grow beyond this is closed, and a new one begun."),
-    setting("segment.index.bytes", Int, Value("10485760"), Range::Between(4, I32_MAX), Stored,
-        "Indexes grow as they must."),
+    setting("segment.index.bytes", Int, Broker("log.index.size.max.bytes"), Range::Between(4, I32_MAX), Obeyed,
+        "A segment whose index has grown to about this is closed, and a new one begun. An entry has 20 bytes."),
     setting("segment.jitter.ms", Long, Value("0"), Range::Between(0, i64::MAX), Stored,
         "One node has no herd to scatter."),
     setting("segment.ms", Long, Broker("log.roll.ms"), Range::Between(1, i64::MAX), Obeyed,
@@ -142,6 +139,9 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
     setting("unclean.leader.election.enable", Boolean, Value("false"), Range::Boolean, Stored,
         "One node elects nobody."),
 ];
+
+/// What each internal topic sets aside: some ten thousand commits of offsets.
+const INTERNAL_RESERVE_BYTES: u64 = 4 << 20;
 
 /// Kafka 4.0's lower bound is 1 MiB, and 14 before; tests of tools use small segments, so the old bound is kept.
 pub(super) const SEGMENT_BYTES_MIN: i64 = 14;
@@ -155,6 +155,8 @@ pub(crate) struct TopicRules {
     pub(crate) before_ms_max: i64,
     pub(crate) after_ms_max: i64,
     pub(crate) compacted: bool,
+    /// What batches are stored in; `None`: as the producer compressed them.
+    pub(crate) codec: Option<Codec>,
 }
 
 impl TopicRules {
@@ -170,20 +172,37 @@ impl TopicRules {
                 flush_messages: number("flush.messages"),
                 flush_ms: number("flush.ms"),
                 index_interval_bytes: small("index.interval.bytes"),
+                segment_index_bytes: small("segment.index.bytes"),
+                reserve_bytes: 0,
             },
             message_bytes_max: small("max.message.bytes") as usize,
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
             before_ms_max: number("message.timestamp.before.max.ms"),
             after_ms_max: number("message.timestamp.after.max.ms"),
             compacted: list(&text("cleanup.policy")).any(|policy| policy == "compact"),
+            codec: codec(&text("compression.type"), |name| number(name) as i32),
         }
     }
 
-    /// The same for an internal topic: what it acknowledges is durable, whatever is set on it.
-    pub(crate) fn durable(mut self) -> Self {
+    /// The same for an internal topic: what it acknowledges is durable, whatever is set on it, and goes on for a while when
+    /// others have filled the disk.
+    pub(crate) fn internal(mut self) -> Self {
         self.log.flush_messages = 1;
+        self.log.reserve_bytes = INTERNAL_RESERVE_BYTES;
         self
     }
+}
+
+/// `compression.type` and the level that belongs to it.
+fn codec(name: &str, level: impl Fn(&str) -> i32) -> Option<Codec> {
+    let (compression, level) = match name {
+        "producer" => return None,
+        "uncompressed" => (Compression::None, None),
+        "gzip" => (Compression::Gzip, Some(level("compression.gzip.level")).filter(|level| *level != -1)),
+        "zstd" => (Compression::Zstd, Some(level("compression.zstd.level"))),
+        other => (other.parse().expect("the value was checked when it was set"), None),
+    };
+    Some(Codec { compression, level })
 }
 
 /// Applies `ops` to `configs`, all or none.
@@ -359,13 +378,78 @@ mod tests {
         assert!(apply(&configs, &[ConfigOp::Append("segment.ms".into(), "1".into())], &broker).is_err());
     }
 
+    /// What Apache Kafka 4.3.1 answers to DescribeConfigs of a topic.
+    const KAFKA_NAMES: &[&str] = &[
+        "cleanup.policy",
+        "compression.gzip.level",
+        "compression.lz4.level",
+        "compression.type",
+        "compression.zstd.level",
+        "delete.retention.ms",
+        "file.delete.delay.ms",
+        "flush.messages",
+        "flush.ms",
+        "follower.replication.throttled.replicas",
+        "index.interval.bytes",
+        "leader.replication.throttled.replicas",
+        "local.retention.bytes",
+        "local.retention.ms",
+        "max.compaction.lag.ms",
+        "max.message.bytes",
+        "message.timestamp.after.max.ms",
+        "message.timestamp.before.max.ms",
+        "message.timestamp.type",
+        "min.cleanable.dirty.ratio",
+        "min.compaction.lag.ms",
+        "min.insync.replicas",
+        "preallocate",
+        "remote.log.copy.disable",
+        "remote.log.delete.on.disable",
+        "remote.storage.enable",
+        "retention.bytes",
+        "retention.ms",
+        "segment.bytes",
+        "segment.index.bytes",
+        "segment.jitter.ms",
+        "segment.ms",
+        "unclean.leader.election.enable",
+    ];
+
+    #[test]
+    fn every_setting_of_kafka_is_in_the_table_and_no_other() {
+        let ours: Vec<&str> = TOPIC_SETTINGS.iter().map(|setting| setting.name).collect();
+        assert_eq!(ours, KAFKA_NAMES);
+    }
+
+    #[test]
+    fn the_compatibility_document_tells_what_becomes_of_each_setting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../COMPATIBILITY.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let marker = document.find("writes it anew -->\n").unwrap() + "writes it anew -->\n".len();
+        let rows = TOPIC_SETTINGS.iter().map(|setting| {
+            let standing = match setting.standing {
+                Obeyed => "obeyed",
+                Stored => "no effect",
+                Fixed => "fixed",
+            };
+            format!("| `{}` | {standing} | {} |\n", setting.name, setting.documentation)
+        });
+        let table = format!("| setting | | |\n|---|---|---|\n{}", rows.collect::<String>());
+        if std::env::var_os("UPDATE_COMPATIBILITY").is_some() {
+            std::fs::write(path, document[..marker].to_owned() + &table).unwrap();
+        } else {
+            assert_eq!(document[marker..], table, "UPDATE_COMPATIBILITY=1 writes the table anew");
+        }
+    }
+
     #[test]
     fn what_is_not_kept_is_not_promised() {
         let broker = BrokerConfig::default();
         let try_set = |name: &str, value: &str| {
             apply(&TopicConfigs::new(), &[ConfigOp::Set(name.into(), value.into())], &broker)
         };
-        assert!(matches!(try_set("compression.type", "zstd"), Err(ConfigError::Unsupported { .. })));
+        assert!(matches!(try_set("compression.lz4.level", "3"), Err(ConfigError::Unsupported { .. })));
+        assert!(matches!(try_set("remote.storage.enable", "true"), Err(ConfigError::Unsupported { .. })));
         assert!(matches!(try_set("compression.type", "rle"), Err(ConfigError::Invalid { .. })));
         assert!(matches!(try_set("preallocate", "true"), Err(ConfigError::Unsupported { .. })));
         assert!(try_set("compression.type", "producer").is_ok());

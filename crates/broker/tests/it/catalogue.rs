@@ -290,6 +290,8 @@ async fn forge_catalogue(root: &Path, key: &'static str, value: &str) {
         flush_messages: 1,
         flush_ms: i64::MAX,
         index_interval_bytes: 4096,
+        segment_index_bytes: 10 << 20,
+        reserve_bytes: 0,
     };
     let log = store.open_partition("__anabranch_catalogue", 0, log_config, Absent::Create).unwrap();
     let mut builder = BatchBuilder::new(Compression::None);

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod breakage;
 mod catalogue;
+mod compression;
 mod disk;
 mod engine;
+mod full;
 mod groups;
 mod in_process;
 mod produce;

@@ -1,6 +1,6 @@
 //! What the door refuses, and what it lets in.
 
-use anabranch_broker::{Ack, AppendError, Apply, At, Broker, NewTopic, ProduceError};
+use anabranch_broker::{Ack, AppendError, Apply, At, Broker, NewTopic, ProduceError, RecordsRefused};
 use anabranch_core::batch::{BatchBuilder, BatchError, Compression, Record, split_batches};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
@@ -88,18 +88,18 @@ async fn bad_batches_are_refused_and_leave_nothing_behind() {
         ("control", forged(&good, |b| b[22] |= 0x20), |e| matches!(e, ProduceError::InvalidRecord(_))),
         ("transactional", forged(&good, |b| b[22] |= 0x10), |e| matches!(e, ProduceError::Transactional)),
         ("sequence missing", idempotent.build().unwrap(), |e| matches!(e, ProduceError::InvalidRecord(_))),
-        ("no key", plain(Record::keyless("v").at(NOW_MS)), |e| matches!(e, ProduceError::InvalidRecord(_))),
+        ("no key", plain(Record::keyless("v").at(NOW_MS)), |e| matches!(e, ProduceError::InvalidRecords(_))),
         ("the broker's bit", forged(&good, |b| b[22] |= 0x08), |e| {
-            matches!(e, ProduceError::InvalidTimestamp(_))
+            matches!(e, ProduceError::InvalidTimestamps(_))
         }),
         ("too old", plain(Record::new("k", "v").at(NOW_MS - 1001)), |e| {
-            matches!(e, ProduceError::InvalidTimestamp(_))
+            matches!(e, ProduceError::InvalidTimestamps(_))
         }),
         ("too old beside one without a time", beside.build().unwrap(), |e| {
-            matches!(e, ProduceError::InvalidTimestamp(_))
+            matches!(e, ProduceError::InvalidTimestamps(_))
         }),
         ("from the future", plain(Record::new("k", "v").at(NOW_MS + 2001)), |e| {
-            matches!(e, ProduceError::InvalidTimestamp(_))
+            matches!(e, ProduceError::InvalidTimestamps(_))
         }),
     ];
     for (name, bytes, expected) in cases {
@@ -195,4 +195,52 @@ async fn a_largest_timestamp_that_no_record_has_is_corrected() {
     assert_eq!((found.offset, found.timestamp_ms), (Offset(1), NOW_MS + 5));
     assert!(partition.locate(At::Time(NOW_MS + 6)).unwrap().is_none());
     assert_eq!(partition.locate(At::MaxTimestamp).unwrap().unwrap().offset, Offset(1));
+}
+
+/// Kafka names every record that is wrong (KIP-467), and its client gives each its own error.
+#[tokio::test]
+async fn wrong_records_are_named_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = NewTopic::new("t")
+        .config("cleanup.policy", "compact")
+        .config("message.timestamp.before.max.ms", "1000")
+        .config("message.timestamp.after.max.ms", "2000");
+    let broker = broker_at(dir.path(), new).await;
+    let partition = broker.partition(&TopicPartition::new("t", 0)).unwrap();
+    let refuse = async |codec, records: &[Record]| {
+        let mut builder = BatchBuilder::new(codec);
+        records.iter().for_each(|record| {
+            builder.push(record);
+        });
+        partition.produce(builder.build().unwrap(), Ack::Durable).await.unwrap_err()
+    };
+    let good = Record::new("k", "v").at(NOW_MS);
+    let indexes =
+        |refused: &RecordsRefused| refused.errors.iter().map(|error| error.index).collect::<Vec<_>>();
+    for codec in [Compression::None, Compression::Zstd] {
+        let keyless = Record::keyless("v").at(NOW_MS);
+        match refuse(codec, &[good.clone(), keyless.clone(), good.clone(), keyless.clone()]).await {
+            ProduceError::InvalidRecords(refused) => {
+                assert_eq!((indexes(&refused), refused.count), (vec![1, 3], 2));
+            }
+            other => panic!("{other:?}"),
+        }
+        // One wrong time makes it an error about times, and a record without a key stays in the list.
+        let (old, new) = (good.clone().at(NOW_MS - 1001), good.clone().at(NOW_MS + 2001));
+        match refuse(codec, &[keyless.clone().at(5), old, good.clone().at(-1), new]).await {
+            ProduceError::InvalidTimestamps(refused) => {
+                assert_eq!((indexes(&refused), refused.count), (vec![0, 1, 3], 3));
+                assert!(refused.errors[0].reason.contains("key"), "{refused}");
+                assert!(refused.errors[1].reason.contains(&(NOW_MS - 1001).to_string()), "{refused}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let many = vec![keyless; 1500];
+        match refuse(codec, &many).await {
+            ProduceError::InvalidRecords(refused) => {
+                assert_eq!((refused.errors.len(), refused.count), (1000, 1500));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

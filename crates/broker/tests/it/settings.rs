@@ -19,7 +19,7 @@ async fn a_change_of_settings_holds_at_once_and_a_refused_one_changes_nothing() 
     alter(&small, Apply::ValidateOnly).await.unwrap();
     let record = || Record::keyless("x".repeat(200));
     old.append_with(record(), Ack::Written).await.unwrap();
-    let mixed = [set("max.message.bytes", "5"), set("compression.type", "gzip")];
+    let mixed = [set("max.message.bytes", "5"), set("preallocate", "true")];
     assert!(matches!(alter(&mixed, Apply::Now).await, Err(TopicError::Config(_))));
     old.append_with(record(), Ack::Written).await.unwrap();
     alter(&small, Apply::Now).await.unwrap();

@@ -1,4 +1,4 @@
-//! The four codecs of Kafka, read as streams so that a small block cannot become a large allocation.
+//! The four codecs of Kafka, read and written as streams so that a small block cannot become a large allocation.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
@@ -52,22 +52,49 @@ impl Compression {
         })
     }
 
-    /// Compresses `records` with the codec's default level, as Kafka's own client would.
+    /// Compresses `records` as Kafka's own client would by default.
     pub(super) fn compress(self, records: &[u8]) -> io::Result<Vec<u8>> {
-        match self {
-            Self::None => Ok(records.to_vec()),
-            Self::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-                encoder.write_all(records)?;
-                encoder.finish()
+        let mut compressed = Vec::new();
+        Codec::of(self).compress(&mut &records[..], &mut compressed)?;
+        Ok(compressed)
+    }
+}
+
+/// A codec and how hard it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Codec {
+    /// Which.
+    pub compression: Compression,
+    /// The level, for gzip (1 to 9) and zstd (-131,072 to 22); the others have one. `None`: the codec's own default.
+    pub level: Option<i32>,
+}
+
+impl Codec {
+    /// A codec at its default level.
+    #[must_use]
+    pub fn of(compression: Compression) -> Self {
+        Self { compression, level: None }
+    }
+
+    /// Compresses all that `records` brings, in memory that does not grow with it.
+    pub(super) fn compress(self, records: &mut dyn Read, into: &mut dyn Write) -> io::Result<()> {
+        match self.compression {
+            Compression::None => io::copy(records, into).map(drop),
+            Compression::Gzip => {
+                let default = flate2::Compression::default();
+                let level = self.level.and_then(|level| u32::try_from(level).ok());
+                let level = level.map_or(default, flate2::Compression::new);
+                let mut encoder = flate2::write::GzEncoder::new(into, level);
+                io::copy(records, &mut encoder)?;
+                encoder.finish().map(drop)
             }
-            Self::Snappy => compress_snappy(records),
-            Self::Lz4 => {
-                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
-                encoder.write_all(records)?;
-                encoder.finish().map_err(io::Error::other)
+            Compression::Snappy => compress_snappy(records, into),
+            Compression::Lz4 => {
+                let mut encoder = lz4_flex::frame::FrameEncoder::new(into);
+                io::copy(records, &mut encoder)?;
+                encoder.finish().map(drop).map_err(io::Error::from)
             }
-            Self::Zstd => zstd::stream::encode_all(records, 0),
+            Compression::Zstd => zstd::stream::copy_encode(records, into, self.level.unwrap_or(0)),
         }
     }
 }
@@ -101,18 +128,22 @@ impl std::str::FromStr for Compression {
 #[error("the compression codecs are none, gzip, snappy, lz4 and zstd")]
 pub struct UnknownCompression;
 
-fn compress_snappy(records: &[u8]) -> io::Result<Vec<u8>> {
-    const BLOCK_BYTES: usize = 32 << 10;
-    let mut framed = XERIAL_MAGIC.to_vec();
-    framed.extend_from_slice(&1u32.to_be_bytes());
-    framed.extend_from_slice(&1u32.to_be_bytes());
+fn compress_snappy(records: &mut dyn Read, into: &mut dyn Write) -> io::Result<()> {
+    const BLOCK_BYTES: u64 = 32 << 10;
+    into.write_all(&XERIAL_MAGIC)?;
+    into.write_all(&1u32.to_be_bytes())?;
+    into.write_all(&1u32.to_be_bytes())?;
     let mut encoder = snap::raw::Encoder::new();
-    for block in records.chunks(BLOCK_BYTES) {
-        let compressed = encoder.compress_vec(block)?;
-        framed.extend_from_slice(&(compressed.len() as u32).to_be_bytes());
-        framed.extend_from_slice(&compressed);
+    let mut block = Vec::with_capacity(BLOCK_BYTES as usize);
+    loop {
+        block.clear();
+        if (&mut *records).take(BLOCK_BYTES).read_to_end(&mut block)? == 0 {
+            return Ok(());
+        }
+        let compressed = encoder.compress_vec(&block)?;
+        into.write_all(&(compressed.len() as u32).to_be_bytes())?;
+        into.write_all(&compressed)?;
     }
-    Ok(framed)
 }
 
 /// Reads xerial-framed snappy block by block, or one bare block.

@@ -25,8 +25,8 @@ mod compression;
 mod record;
 
 pub use build::BatchBuilder;
-pub use compression::Compression;
-pub use record::{Header, NO_TIMESTAMP, Record, RecordAt, RecordSummary};
+pub use compression::{Codec, Compression};
+pub use record::{Header, NO_TIMESTAMP, Record, RecordAt, RecordGlance, RecordSummary};
 
 use bytes::Bytes;
 
@@ -46,6 +46,8 @@ const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
 const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
+/// The attributes that say how the records are compressed.
+const CODEC: i16 = 0x07;
 /// The attribute that says who set the timestamps.
 const LOG_APPEND_TIME: i16 = 0x08;
 
@@ -301,7 +303,40 @@ impl Batch {
     /// # Errors
     /// [`BatchError`] says what is wrong.
     pub fn check_records(&self) -> Result<RecordSummary, BatchError> {
-        record::check(&self.header, &self.bytes, DECOMPRESSED_BYTES_MAX)
+        record::check(&self.header, &self.bytes, DECOMPRESSED_BYTES_MAX, |_| {})
+    }
+
+    /// The same, and shows each record to `each`, up to the first that is malformed.
+    ///
+    /// # Errors
+    /// As [`Batch::check_records`].
+    pub fn check_each_record(&self, each: impl FnMut(RecordGlance)) -> Result<RecordSummary, BatchError> {
+        record::check(&self.header, &self.bytes, DECOMPRESSED_BYTES_MAX, each)
+    }
+
+    /// The same batch with its records, which [`Batch::check_records`] has passed, compressed by `codec`. Only the codec in
+    /// the attributes, the length and the checksum differ: records, offsets, times and the producer's fields stay.
+    ///
+    /// # Errors
+    /// [`BatchError::TooLarge`] when it would have more than `bytes_max` bytes.
+    pub fn recompress(&self, codec: Codec, bytes_max: usize) -> Result<Self, BatchError> {
+        let mut bytes = record::recompress(&self.header, &self.bytes, codec, bytes_max)?;
+        let too_large = BatchError::TooLarge { max_bytes: i32::MAX as u64 };
+        let length = i32::try_from(bytes.len() - BATCH_LENGTH_PREFIX_BYTES).map_err(|_| too_large)?;
+        let attributes = self.header.attributes & !CODEC | codec.compression as i16;
+        bytes[..BATCH_HEADER_BYTES].copy_from_slice(&self.bytes[..BATCH_HEADER_BYTES]);
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        let header = BatchHeader { attributes, len_bytes: bytes.len(), crc, ..self.header };
+        Ok(Self { header, bytes: bytes.into() })
+    }
+
+    /// The same batch, its bytes held together with `guard`, which is dropped when the last of them is.
+    #[must_use]
+    pub fn guarded(self, guard: impl Send + 'static) -> Self {
+        Self { header: self.header, bytes: Bytes::from_owner(Guarded { bytes: self.bytes, _guard: guard }) }
     }
 
     /// The first 16 bytes as they are stored at `base_offset` by the leader of `epoch`; the rest is stored unchanged.
@@ -336,6 +371,17 @@ impl Batch {
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
         let header = BatchHeader { attributes, max_timestamp_ms, crc, ..self.header };
         Self { header, bytes: bytes.into() }
+    }
+}
+
+struct Guarded<T> {
+    bytes: Bytes,
+    _guard: T,
+}
+
+impl<T> AsRef<[u8]> for Guarded<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

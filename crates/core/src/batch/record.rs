@@ -11,7 +11,10 @@ use std::io::{self, BufRead, Read};
 
 use bytes::{Buf, BufMut, Bytes};
 
-use super::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, RECORDS_PER_BATCH_MAX};
+use super::{
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, Codec, Compression, DECOMPRESSED_BYTES_MAX,
+    RECORDS_PER_BATCH_MAX,
+};
 use crate::Offset;
 
 /// The timestamp of a record that has none.
@@ -122,11 +125,23 @@ pub struct RecordSummary {
     pub min_timestamp_ms: i64,
 }
 
-/// See [`super::Batch::check_records`].
+/// What the check of a batch sees of each record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordGlance {
+    /// Its place in the batch, from 0.
+    pub index: i32,
+    /// Its timestamp, ms, as the producer gave it.
+    pub timestamp_ms: i64,
+    /// Whether it has a key.
+    pub has_key: bool,
+}
+
+/// See [`super::Batch::check_records`] and [`super::Batch::check_each_record`].
 pub(super) fn check(
     header: &BatchHeader,
     bytes: &Bytes,
     bytes_max: u64,
+    each: impl FnMut(RecordGlance),
 ) -> Result<RecordSummary, BatchError> {
     let compression = header.compression()?;
     if header.record_count != header.last_offset_delta.saturating_add(1) {
@@ -139,9 +154,44 @@ pub(super) fn check(
     let blame = |error| blame(compression, bytes_max, &error);
     let block = &bytes[BATCH_HEADER_BYTES..header.len_bytes];
     if compression == Compression::None {
-        walk(header, block, block.len() as u64).map_err(blame)
+        walk(header, block, block.len() as u64, each).map_err(blame)
     } else {
-        compression.decompress(block).and_then(|stream| walk(header, stream, bytes_max)).map_err(blame)
+        compression.decompress(block).and_then(|stream| walk(header, stream, bytes_max, each)).map_err(blame)
+    }
+}
+
+/// The records, which [`check`] has passed, compressed anew: at most `bytes_max` of them.
+pub(super) fn recompress(
+    header: &BatchHeader,
+    bytes: &Bytes,
+    codec: Codec,
+    bytes_max: usize,
+) -> Result<Vec<u8>, BatchError> {
+    let from = header.compression()?;
+    let mut into = Bounded { bytes: vec![0; BATCH_HEADER_BYTES], bytes_max };
+    let block = &bytes[BATCH_HEADER_BYTES..header.len_bytes];
+    let mut source = from.decompress(block).map_err(|error| blame(from, DECOMPRESSED_BYTES_MAX, &error))?;
+    codec.compress(&mut source, &mut into).map_err(|error| blame(from, bytes_max as u64, &error))?;
+    Ok(into.bytes)
+}
+
+/// Memory that is not written beyond a limit.
+struct Bounded {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.bytes_max {
+            return Err(io::Error::other(LimitReached));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -152,7 +202,12 @@ fn check_count(header: &BatchHeader) -> Result<(), BatchError> {
     }
 }
 
-fn walk(header: &BatchHeader, source: impl BufRead, bytes_max: u64) -> io::Result<RecordSummary> {
+fn walk(
+    header: &BatchHeader,
+    source: impl BufRead,
+    bytes_max: u64,
+    mut each: impl FnMut(RecordGlance),
+) -> io::Result<RecordSummary> {
     let mut source = Limited { source, left: bytes_max };
     let mut summary =
         RecordSummary { keyless_count: 0, max_timestamp_ms: NO_TIMESTAMP, min_timestamp_ms: i64::MAX };
@@ -181,6 +236,7 @@ fn walk(header: &BatchHeader, source: impl BufRead, bytes_max: u64) -> io::Resul
         if source.left != end {
             return Err(invalid("a record's fields do not add up to its length"));
         }
+        each(RecordGlance { index, timestamp_ms, has_key });
         summary.keyless_count += i32::from(!has_key);
         summary.max_timestamp_ms = summary.max_timestamp_ms.max(timestamp_ms);
         if timestamp_ms != NO_TIMESTAMP {

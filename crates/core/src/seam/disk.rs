@@ -61,8 +61,14 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
         Ok(self.len()? == 0)
     }
 
-    /// Cuts or extends (with zeros) to `len` bytes.
+    /// Cuts or extends (with zeros) to `len` bytes. What was reserved beyond is given back.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Sets space aside for `len` bytes from `position` on, and changes neither bytes nor length: to write there needs no
+    /// free space. Done wholly or not at all; a disk that cannot do it says [`io::ErrorKind::Unsupported`].
+    fn reserve(&self, _position: u64, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A file system.
@@ -235,6 +241,12 @@ impl DiskFile for RealFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
+
+    #[cfg(target_os = "linux")]
+    fn reserve(&self, position: u64, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        Ok(fallocate(&self.0, FallocateFlags::KEEP_SIZE, position, len)?)
+    }
 }
 
 /// Whether this kernel is 5.8 or newer.
@@ -266,6 +278,27 @@ mod tests {
         assert_eq!(read, bytes.concat());
         assert_eq!(file.len().unwrap(), 6005);
         assert!(file.read_exact_at(&mut read, 6).is_err());
+    }
+
+    #[test]
+    fn what_is_reserved_shows_in_no_byte_and_is_given_back() {
+        use std::os::unix::fs::MetadataExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = RealDisk.open(&path, Open::Create).unwrap();
+        file.write_all_at(&[b"bytes"], 0).unwrap();
+        match file.reserve(5, 1 << 20) {
+            // The file system of this directory cannot do it.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+            reserved => reserved.unwrap(),
+        }
+        let blocks = || std::fs::metadata(&path).unwrap().blocks();
+        assert!(blocks() >= 2048, "{}", blocks());
+        assert_eq!(RealDisk.read(&path).unwrap(), b"bytes");
+        file.set_len(5).unwrap();
+        assert!(blocks() < 100, "{}", blocks());
+        assert_eq!(RealDisk.read(&path).unwrap(), b"bytes");
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
-use anabranch_core::Offset;
 use anabranch_core::batch::{
-    Batch, BatchBuilder, BatchError, Compression, Header, Record, check_batch, split_batches,
+    Batch, BatchBuilder, BatchError, Codec, Compression, Header, Record, check_batch, split_batches,
 };
+use anabranch_core::{Offset, ProducerEpoch, ProducerId};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -75,6 +75,36 @@ proptest! {
     }
 
     #[test]
+    fn what_is_recompressed_keeps_everything_but_its_codec(
+        records in prop::collection::vec(record(), 1..50),
+        from in prop::sample::select(&CODECS[..]),
+        compression in prop::sample::select(&CODECS[..]),
+        level in prop::option::of(1..9),
+        log_append_time in any::<bool>(),
+    ) {
+        let mut builder = BatchBuilder::new(from);
+        builder.producer(ProducerId(7), ProducerEpoch(3), 11);
+        records.iter().for_each(|record| { builder.push(record); });
+        let mut batch = check_batch(&builder.build().unwrap()).unwrap();
+        if log_append_time {
+            batch = batch.with_log_append_time(5);
+        }
+        let again = batch.recompress(Codec { compression, level }, usize::MAX).unwrap();
+        prop_assert_eq!(&check_batch(again.bytes()).unwrap(), &again);
+        prop_assert_eq!(again.records().unwrap(), batch.records().unwrap());
+        prop_assert_eq!(again.check_records().unwrap(), batch.check_records().unwrap());
+        prop_assert_eq!(again.header().compression().unwrap(), compression);
+        let (crc, len_bytes, attributes) = (batch.header().crc, batch.header().len_bytes, batch.header().attributes);
+        prop_assert_eq!(again.header().attributes & !7, attributes & !7);
+        let kept = anabranch_core::batch::BatchHeader { crc, len_bytes, attributes, ..*again.header() };
+        prop_assert_eq!(kept, *batch.header());
+        let (bytes, codec) = (again.bytes().len(), Codec { compression, level });
+        prop_assert!(batch.recompress(codec, bytes).is_ok());
+        let refused = batch.recompress(codec, bytes - 1);
+        prop_assert_eq!(refused.unwrap_err(), BatchError::TooLarge { max_bytes: bytes as u64 - 1 });
+    }
+
+    #[test]
     fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         for batch in split_batches(bytes.into()).flatten() {
             let _ = (batch.records(), batch.check_records());
@@ -98,6 +128,30 @@ fn batches_that_lie_about_their_records_are_refused() {
         }
         assert!(honest.check_records().is_ok());
     }
+}
+
+#[test]
+fn a_level_is_obeyed() {
+    let text: Vec<Record> =
+        (0..2000).map(|n: i32| Record::keyless(format!("{:x} {}", n.wrapping_mul(7919), n / 3))).collect();
+    let plain = batch(Compression::None, &text);
+    for (compression, low, high) in [(Compression::Gzip, 1, 9), (Compression::Zstd, -50, 19)] {
+        let bytes = |level| {
+            plain.recompress(Codec { compression, level: Some(level) }, usize::MAX).unwrap().bytes().len()
+        };
+        assert!(bytes(low) > bytes(high) + 500, "{compression}: {} and {}", bytes(low), bytes(high));
+    }
+}
+
+#[test]
+fn a_guard_lives_as_long_as_the_bytes() {
+    let guard = std::sync::Arc::new(());
+    let guarded = batch(Compression::None, &[Record::new("a", "1")]).guarded(std::sync::Arc::clone(&guard));
+    let part = guarded.bytes().slice(60..);
+    drop(guarded);
+    assert_eq!(std::sync::Arc::strong_count(&guard), 2);
+    drop(part);
+    assert_eq!(std::sync::Arc::strong_count(&guard), 1);
 }
 
 #[test]

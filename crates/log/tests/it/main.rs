@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod damage;
+mod dump;
 mod failing;
 mod journal;
 mod promises;
 mod support;
+mod times;

@@ -225,3 +225,26 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_segment_whose_index_is_full_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = LogConfig { index_interval_bytes: 0, segment_index_bytes: 100, ..config() };
+    let bases = || {
+        let names = std::fs::read_dir(dir.path().join("topics/t/0")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut bases: Vec<i64> = names.filter_map(|name| name.strip_suffix(".log")?.parse().ok()).collect();
+        bases.sort_unstable();
+        bases
+    };
+    // The first batch of a segment needs no entry, so that five entries are six batches. A restart forgets nothing.
+    for round in 0..2 {
+        let store = open(dir.path());
+        let log = store.open_partition("t", 0, settings, Absent::Create).unwrap();
+        for value in round * 8..round * 8 + 8 {
+            log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
+        }
+        store.close().await;
+    }
+    assert_eq!(bases(), [0, 6, 12]);
+}

@@ -18,6 +18,8 @@ pub(crate) fn config() -> LogConfig {
         flush_messages: 1,
         flush_ms: i64::MAX,
         index_interval_bytes: 256,
+        segment_index_bytes: 10 << 20,
+        reserve_bytes: 0,
     }
 }
 

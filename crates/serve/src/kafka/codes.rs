@@ -50,9 +50,11 @@ pub(super) fn produce(error: &ProduceError) -> ErrorCode {
     match error {
         ProduceError::Unknown(_) => ErrorCode::UnknownTopicOrPartition,
         ProduceError::Batch(error) => batch(error),
-        ProduceError::InvalidRecord(_) => ErrorCode::InvalidRecord,
-        ProduceError::InvalidTimestamp(_) => ErrorCode::InvalidTimestamp,
-        ProduceError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+        ProduceError::InvalidRecord(_) | ProduceError::InvalidRecords(_) => ErrorCode::InvalidRecord,
+        ProduceError::InvalidTimestamps(_) => ErrorCode::InvalidTimestamp,
+        ProduceError::TooLarge { .. } | ProduceError::TooLargeRecompressed { .. } => {
+            ErrorCode::MessageTooLarge
+        }
         ProduceError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
         ProduceError::Internal(_) => ErrorCode::InvalidTopicException,
         ProduceError::Transactional => TRANSACTIONS_UNSUPPORTED,

@@ -1,18 +1,21 @@
 //! Produce (key 0, versions 3 to 13). Batches go to the log as the bytes that came.
 //!
-//! From version 13 topics are addressed by id (KIP-516); from version 8 errors come with a message (KIP-467).
+//! From version 13 topics are addressed by id (KIP-516); from version 8 errors come with a message, and name the records
+//! that are wrong (KIP-467).
 
-use anabranch_broker::{Ack, Partition, Produced, Producing as Queued};
+use anabranch_broker::{Ack, Partition, ProduceError, Produced, Producing as Queued, RecordsRefused};
 use anabranch_core::batch::{BatchHeader, Compression, NO_TIMESTAMP};
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use anabranch_wire::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use anabranch_wire::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+};
 use anabranch_wire::messages::{ProduceRequest, ProduceResponse, TopicName};
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::codes::{self, Refusal, refusal};
-use super::{Door, find_topic};
+use super::{Door, find_topic, text};
 
 /// A request whose batches are queued, each where it could be.
 #[derive(Debug)]
@@ -22,7 +25,24 @@ pub(super) struct Producing {
 }
 
 /// A partition's number, and its batch on its way.
-type Partitioned = (i32, Result<Queued, Refusal>);
+type Partitioned = (i32, Result<Queued, Refused>);
+
+/// A refusal, and the records that it is for.
+type Refused = (Refusal, Vec<BatchIndexAndErrorMessage>);
+
+fn refused(error: &ProduceError) -> Refused {
+    let records = match error {
+        ProduceError::InvalidRecords(RecordsRefused { errors, .. })
+        | ProduceError::InvalidTimestamps(RecordsRefused { errors, .. }) => errors.as_slice(),
+        _ => &[],
+    };
+    let named = records.iter().map(|record| {
+        BatchIndexAndErrorMessage::default()
+            .with_batch_index(record.index)
+            .with_batch_index_error_message(Some(text(&record.reason)))
+    });
+    (refusal(codes::produce(error), error.to_string()), named.collect())
+}
 
 impl Producing {
     /// Whether the client waits for an answer: not with acks=0.
@@ -37,10 +57,7 @@ impl Producing {
             let mut answered = Vec::with_capacity(partitions.len());
             for (index, queued) in partitions {
                 let produced = match queued {
-                    Ok(queued) => queued
-                        .answer()
-                        .await
-                        .map_err(|error| refusal(codes::produce(&error), error.to_string())),
+                    Ok(queued) => queued.answer().await.map_err(|error| refused(&error)),
                     Err(refused) => Err(refused),
                 };
                 answered.push(partition_response(index, produced));
@@ -82,7 +99,7 @@ pub(super) async fn submit(door: &Door, version: i16, request: ProduceRequest) -
             };
             let queued = match target {
                 Ok((partition, ack)) => queue(door, version, partition, records, ack).await,
-                Err(refused) => Err(refused),
+                Err(refused) => Err((refused, Vec::new())),
             };
             partitions.push((index, queued));
         }
@@ -97,29 +114,28 @@ async fn queue(
     partition: &Partition,
     records: Option<Bytes>,
     ack: Ack,
-) -> Result<Queued, Refusal> {
+) -> Result<Queued, Refused> {
     let records = records.unwrap_or_default();
     let header = BatchHeader::parse(&records).ok();
     // KIP-110: "Zstd" came with version 7, and older consumers of the same generation cannot read it.
     if version < 7 && header.is_some_and(|header| header.compression() == Ok(Compression::Zstd)) {
-        return Err(refusal(ErrorCode::UnsupportedCompressionType, "zstd needs produce version 7"));
+        let refused = refusal(ErrorCode::UnsupportedCompressionType, "zstd needs produce version 7");
+        return Err((refused, Vec::new()));
     }
-    let queued = partition
-        .submit(records, ack)
-        .await
-        .map_err(|error| refusal(codes::produce(&error), error.to_string()))?;
+    let queued = partition.submit(records, ack).await.map_err(|error| refused(&error))?;
     door.metrics.records_in.add(header.map_or(0, |header| header.record_count.unsigned_abs().into()));
     Ok(queued)
 }
 
-fn partition_response(index: i32, produced: Result<Produced, Refusal>) -> PartitionProduceResponse {
+fn partition_response(index: i32, produced: Result<Produced, Refused>) -> PartitionProduceResponse {
     let response = PartitionProduceResponse::default().with_index(index);
     match produced {
         Ok(produced) => response
             .with_base_offset(produced.base_offset.0)
             .with_log_append_time_ms(produced.log_append_time_ms)
             .with_log_start_offset(produced.log_start.0),
-        Err((code, message)) => response
+        Err(((code, message), records)) => response
+            .with_record_errors(records)
             .with_error_code(code)
             .with_error_message(message)
             .with_base_offset(-1)

@@ -9,4 +9,5 @@ mod garbage;
 mod groups;
 mod http;
 mod limits;
+mod peer;
 mod versions;

@@ -256,6 +256,13 @@ mod tests {
         assert!(text.contains("--set: max.connections cannot be \"none\": it must be"), "{text}");
         let text = told(&["--set", "num.partitions=0"], &[]);
         assert!(text.contains("--set: num.partitions cannot be \"0\": it must be"), "{text}");
+        let text = told(&["--set", "log.dirs=/a,/b"], &[]);
+        assert!(text.contains("--set: log.dirs cannot be set here: there is one data directory"), "{text}");
+        let text = told(&[], &[("ANABRANCH_SET_NODE_ID", "1")]);
+        assert!(
+            text.contains("ANABRANCH_SET_NODE_ID: node.id cannot be set here: there is no controller"),
+            "{text}"
+        );
         assert!(told(&["--set", "num.partitions"], &[]).contains("KEY=VALUE"));
         assert!(!told(&["--set", "zzzzzzzzzzzzzz=1"], &[]).contains("did you mean"));
     }
