@@ -1,8 +1,10 @@
 //! Appending records from inside the process.
 
 use anabranch_core::Offset;
-use anabranch_core::batch::{BatchBuilder, Compression, NO_TIMESTAMP, Record};
+use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchBuilder, Compression, Header, NO_TIMESTAMP, Record};
+use anabranch_core::budget::{OverBudget, Permit};
 use anabranch_log::Ack;
+use bytes::Bytes;
 
 use crate::catalogue::Topic;
 use crate::error::ProduceError;
@@ -67,13 +69,27 @@ impl Topic {
 impl Partition {
     async fn append_records(&self, records: Vec<Record>, ack: Ack) -> Result<Produced, ProduceError> {
         let now_ms = self.clock().now_ms();
+        let permit = self.memory_for(&records).await?;
         let mut builder = BatchBuilder::new(Compression::None);
         for record in records {
             let stamped = if record.timestamp_ms == NO_TIMESTAMP { record.at(now_ms) } else { record };
             builder.push(&stamped);
         }
-        let bytes = builder.build()?;
+        let bytes = permit.attach(builder.build()?);
         self.produce(bytes, ack).await
+    }
+
+    /// Memory for a batch of `records`, before it is built.
+    async fn memory_for(&self, records: &[Record]) -> Result<Permit, ProduceError> {
+        // Lengths and deltas take some 30 bytes of a record at most, and a header's two lengths 10.
+        let of_header = |header: &Header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len) + 10;
+        let of_record = |record: &Record| {
+            let own = record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len);
+            own + record.headers.iter().map(of_header).sum::<usize>() + 30
+        };
+        let bytes = BATCH_HEADER_BYTES + records.iter().map(of_record).sum::<usize>();
+        let over = |over: OverBudget| ProduceError::TooLarge { bytes, max_bytes: over.budget_bytes };
+        self.memory().requests().acquire(bytes).await.map_err(over)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_core::budget::Budget;
-use anabranch_core::seam::{Clock, Disk, OsRandom, Random, RealDisk, SystemClock, Threads, Workers};
+use anabranch_core::seam::{Clock, Disk, Machine, OsRandom, Random, RealDisk, SystemClock, Threads, Workers};
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
-use anabranch_log::Store;
+use anabranch_log::{FileCounts, Store};
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
 
@@ -16,6 +15,7 @@ use crate::config::broker::BrokerConfig;
 use crate::error::{BrokerError, ProducerIdError, TopicError};
 use crate::groups::GroupService;
 use crate::journal::Journal;
+use crate::memory::Memory;
 use crate::partition::Partition;
 use crate::producers::ProducerIds;
 use crate::topics::TopicWriter;
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) config: BrokerConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
-    pub(crate) budget: Budget,
+    pub(crate) memory: Memory,
     pub(crate) cluster_id: String,
     pub(crate) store: Store,
     pub(crate) journal: Journal,
@@ -57,6 +57,7 @@ pub struct BrokerBuilder {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) workers: Arc<dyn Workers>,
+    pub(crate) machine: Machine,
 }
 
 impl BrokerBuilder {
@@ -102,6 +103,13 @@ impl BrokerBuilder {
         self
     }
 
+    /// What the machine allows: from it come the memory budget and the number of open files.
+    #[must_use]
+    pub fn machine(mut self, machine: Machine) -> Self {
+        self.machine = machine;
+        self
+    }
+
     /// Opens the data directory, creating it when there is none. Needs a tokio runtime with time.
     ///
     /// # Errors
@@ -130,6 +138,7 @@ impl Broker {
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(OsRandom),
             workers: Arc::new(Threads),
+            machine: Machine::read(),
         }
     }
 
@@ -168,10 +177,22 @@ impl Broker {
         &self.0.clock
     }
 
-    /// The bytes that requests and responses may hold (`queued.max.request.bytes`).
+    /// The bytes that it allows itself.
     #[must_use]
-    pub fn budget(&self) -> &Budget {
-        &self.0.budget
+    pub fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
+    /// How many files of the log are open, and may be.
+    #[must_use]
+    pub fn file_counts(&self) -> FileCounts {
+        self.0.store.file_counts()
+    }
+
+    /// How many appends have waited for a place in the queue of the log (`log.queue.appends.max`).
+    #[must_use]
+    pub fn queue_waits(&self) -> u64 {
+        self.0.store.queue_waits()
     }
 
     /// All topics now.

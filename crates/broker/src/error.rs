@@ -182,6 +182,17 @@ pub enum ProduceError {
         /// The limit.
         max_bytes: usize,
     },
+    /// Checking it would take more memory than there is for that.
+    #[error(
+        "decompressing the batch may take {needed_bytes} bytes, and there are {memory_bytes}: use a smaller window (a lower \
+         level), or raise memory.budget.bytes"
+    )]
+    Undecompressable {
+        /// What the decompressor may take.
+        needed_bytes: usize,
+        /// What there is.
+        memory_bytes: usize,
+    },
     /// Internal topics are the broker's own.
     #[error("topic {0:?} is internal")]
     Internal(String),

@@ -54,6 +54,7 @@ pub mod group;
 mod groups;
 mod journal;
 mod member;
+mod memory;
 mod names;
 mod open;
 mod partition;
@@ -73,6 +74,7 @@ pub use error::{
     TopicError,
 };
 pub use groups::GroupService;
+pub use memory::Memory;
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use read::{Consumed, Tail};
 pub use topics::NewTopic;
@@ -81,5 +83,5 @@ pub use anabranch_core::batch::Record;
 pub use anabranch_core::engine::Place;
 /// The types of the log that show through.
 pub use anabranch_log::{
-    Ack, AppendError, LogStatus, Offsets, OpenError, ReadError, ReadSlice, Timestamped, Waiter,
+    Ack, AppendError, FileCounts, LogStatus, Offsets, OpenError, ReadError, ReadSlice, Timestamped, Waiter,
 };

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU32;
 
 use anabranch_core::TopicId;
 use anabranch_core::batch::{Record, RecordAt};
-use anabranch_core::budget::Budget;
 use anabranch_log::{Absent, LogStatus, Store, StoreConfig};
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
@@ -22,6 +21,7 @@ use crate::config::topic::{TopicConfigs, TopicRules, apply};
 use crate::error::BrokerError;
 use crate::groups::GroupService;
 use crate::journal::Journal;
+use crate::memory::Memory;
 use crate::names::{base64_url, check_topic_name};
 use crate::partition::Partition;
 use crate::producers::ProducerIds;
@@ -61,20 +61,22 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     .await?;
 
     // From here on nothing is wrong with the internal topics, so that what is left over may be removed.
-    let (opening, opened_store) = (builder.clone(), store.clone());
+    let memory = Memory::new(&builder.config, &builder.machine);
+    let (opening, opened_store, opened_memory) = (builder.clone(), store.clone(), memory.clone());
     let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
-    let (snapshot, mut refused) =
-        blocking(&builder.workers, move || open_topics(&opening, &opened_store, &offsets, &restored)).await?;
+    let (snapshot, mut refused) = blocking(&builder.workers, move || {
+        open_topics(&opening, &opened_store, &opened_memory, &offsets, &restored)
+    })
+    .await?;
 
     // Records that nobody explains may be explained again, and their offsets with them.
     let left = groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
     refused.extend(left);
-    let budget = usize::try_from(builder.config.number("queued.max.request.bytes")).unwrap_or(usize::MAX);
     Ok(Broker(Arc::new(Shared {
         config: builder.config,
         clock: builder.clock,
         random: builder.random,
-        budget: Budget::new(budget),
+        memory,
         cluster_id,
         store,
         journal: catalogue,
@@ -84,6 +86,14 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         groups,
         closed: OnceCell::new(),
     })))
+}
+
+/// `log.open.files.max`, or half of what the process may open; the other half is for connections.
+fn open_files_max(builder: &BrokerBuilder) -> usize {
+    const UNKNOWN: u64 = 1024;
+    let half = builder.machine.open_files.unwrap_or(UNKNOWN) / 2;
+    let set = u64::try_from(builder.config.number("log.open.files.max")).ok();
+    usize::try_from(set.unwrap_or(half)).unwrap_or(usize::MAX)
 }
 
 /// Takes the directory and reads the catalogue. Nothing but the internal topics is touched.
@@ -97,6 +107,7 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
         random: Arc::clone(&builder.random),
         journal_file_bytes: number("log.journal.file.bytes").unsigned_abs(),
         queue_appends_max: number("log.queue.appends.max") as usize,
+        open_files_max: open_files_max(builder),
         producer_expiration_ms: number("producer.id.expiration.ms"),
     })?;
     let rules = TopicRules::of(&internal_configs(), &BrokerConfig::default()).internal();
@@ -194,6 +205,7 @@ fn internal_configs() -> TopicConfigs {
 fn open_topics(
     builder: &BrokerBuilder,
     store: &Store,
+    memory: &Memory,
     offsets: &Journal,
     restored: &Restored,
 ) -> Result<(Catalogue, BTreeSet<String>), BrokerError> {
@@ -210,7 +222,8 @@ fn open_topics(
             if let LogStatus::Stopped(fault) = log.status() {
                 tracing::error!(topic = name, partition = number, %fault, "the partition is damaged and has stopped");
             }
-            partitions.push(Partition::new(log, Arc::clone(&builder.clock), record.internal, rules));
+            let clock = Arc::clone(&builder.clock);
+            partitions.push(Partition::new(log, clock, memory.clone(), record.internal, rules));
         }
         snapshot = snapshot.with(Arc::new(Topic {
             name: name.clone(),

@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use anabranch_core::batch::{
     Batch, BatchError, BatchHeader, Compression, NO_TIMESTAMP, RecordGlance, RecordSummary, check_batch,
+    decompression_bytes,
 };
-use anabranch_core::budget::{Budget, Permit};
+use anabranch_core::budget::Permit;
 use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::topic::TopicRules;
 use crate::error::{FetchError, ProduceError, RecordError, RecordsRefused};
+use crate::memory::Memory;
 use crate::tasks::blocking;
 
 /// One node has one leader for ever.
@@ -27,15 +29,9 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 /// So is a compressed batch larger than this, since what it holds is larger.
 const INLINE_COMPRESSED_BYTES_MAX: usize = 1 << 10;
 
-/// As many batches are checked off the async threads at a time as there are processors: each takes one, and a
-/// decompressor's window, which zstd lets a client choose up to 128 MiB.
+/// As many batches are checked off the async threads at a time as there are processors: each takes one.
 static CHECKS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
-
-/// Bytes of batches that were compressed anew and wait for the writer: nobody's request has taken memory for them. The
-/// writer gives them back without waiting for anybody, so that whoever waits here waits for the disk alone.
-static RECOMPRESSED: LazyLock<Budget> = LazyLock::new(|| Budget::new(RECOMPRESSED_BYTES_MAX));
-const RECOMPRESSED_BYTES_MAX: usize = 64 << 20;
 
 /// Wrong records of one batch that are told one by one; of the others, how many there are.
 const RECORD_ERRORS_MAX: usize = 1000;
@@ -48,6 +44,7 @@ pub struct Partition(Arc<Inner>);
 struct Inner {
     log: PartitionLog,
     clock: Arc<dyn Clock>,
+    memory: Memory,
     internal: bool,
     /// Protects the rules from being read while they change; held for a copy only.
     rules: RwLock<TopicRules>,
@@ -101,8 +98,14 @@ pub enum At {
 }
 
 impl Partition {
-    pub(crate) fn new(log: PartitionLog, clock: Arc<dyn Clock>, internal: bool, rules: TopicRules) -> Self {
-        Self(Arc::new(Inner { log, clock, internal, rules: RwLock::new(rules) }))
+    pub(crate) fn new(
+        log: PartitionLog,
+        clock: Arc<dyn Clock>,
+        memory: Memory,
+        internal: bool,
+        rules: TopicRules,
+    ) -> Self {
+        Self(Arc::new(Inner { log, clock, memory, internal, rules: RwLock::new(rules) }))
     }
 
     pub(crate) fn log(&self) -> &PartitionLog {
@@ -115,6 +118,10 @@ impl Partition {
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.0.memory
     }
 
     /// New rules hold from the next batch on.
@@ -153,22 +160,49 @@ impl Partition {
         let rules = self.rules();
         let now_ms = self.0.clock.now_ms();
         let recompressed = is_recompressed(&bytes, &rules);
-        let batch = if !recompressed && is_quick(&bytes) {
-            check(&bytes, &rules, now_ms)?
-        } else {
-            let mut permit = None;
-            if recompressed {
-                let bytes_max = rules.message_bytes_max.min(RECOMPRESSED_BYTES_MAX);
-                let taken = RECOMPRESSED.acquire(bytes_max).await;
-                permit = Some(taken.expect("no more is asked for than there is"));
+        let turn = match !recompressed && is_quick(&bytes) {
+            true => None,
+            false => Some(CHECKS.acquire().await.expect("the semaphore is never closed")),
+        };
+        let permit = match recompressed {
+            true => Some(self.recompression_memory(&rules).await),
+            false => None,
+        };
+        let decompression = self.decompression_memory(&bytes).await;
+        let memory_bytes = decompression.as_ref().map_or(usize::MAX, |(_, bytes)| *bytes);
+        let batch = match turn {
+            None => check(&bytes, &rules, now_ms, memory_bytes)?,
+            Some(turn) => {
+                // Whoever asked may be gone before the check is through: it holds what it uses itself.
+                let check = move || {
+                    let _held = (turn, decompression);
+                    check(&bytes, &rules, now_ms, memory_bytes).map(|batch| hold(batch, permit))
+                };
+                blocking(self.workers(), check).await?
             }
-            let _turn = CHECKS.acquire().await.expect("the semaphore is never closed");
-            let check = move || check(&bytes, &rules, now_ms).map(|batch| hold(batch, permit));
-            blocking(self.workers(), check).await?
         };
         let pending = self.0.log.submit(batch, ack).await?;
         let log_append_time_ms = if rules.log_append_time { now_ms } else { NO_TIMESTAMP };
         Ok(Producing { pending, partition: self.clone(), log_append_time_ms })
+    }
+
+    /// Memory for decompressing a batch, and how much it is; none if it needs none. What would need more than there is at
+    /// all gets that.
+    async fn decompression_memory(&self, bytes: &Bytes) -> Option<(Permit, usize)> {
+        let budget = self.memory().decompression();
+        let wanted = decompression_bytes(bytes).min(budget.limit_bytes());
+        match wanted {
+            0 => None,
+            _ => Some((budget.acquire(wanted).await.expect("it is no more than the budget"), wanted)),
+        }
+    }
+
+    /// Memory for a batch that is compressed anew, until it is written.
+    /// The writer gives it back without waiting for anybody, so that whoever waits here waits for the disk alone.
+    async fn recompression_memory(&self, rules: &TopicRules) -> Permit {
+        let budget = self.memory().recompression();
+        let wanted = rules.message_bytes_max.min(budget.limit_bytes());
+        budget.acquire(wanted).await.expect("it is no more than the budget")
     }
 
     /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is
@@ -182,8 +216,23 @@ impl Partition {
         bytes_max: usize,
         leader_epoch: Option<LeaderEpoch>,
     ) -> Result<ReadSlice, FetchError> {
+        self.fetch_within(from, bytes_max, usize::MAX, leader_epoch)
+    }
+
+    /// The same, but a first batch that is larger comes only if it has no more than `first_bytes_max`; otherwise the
+    /// answer says how many it has.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub fn fetch_within(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        first_bytes_max: usize,
+        leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<ReadSlice, FetchError> {
         check_leader_epoch(leader_epoch)?;
-        Ok(self.0.log.read(from, bytes_max)?)
+        Ok(self.0.log.read_within(from, bytes_max, first_bytes_max)?)
     }
 
     /// The bounds now.
@@ -287,7 +336,7 @@ fn is_quick(bytes: &Bytes) -> bool {
 
 /// Everything that a batch from a client must be, in the order in which Kafka looks (`UnifiedLog.append`, then
 /// `LogValidator`): what is wrong first decides the client's error.
-fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, ProduceError> {
+fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64, memory_bytes: usize) -> Result<Batch, ProduceError> {
     let header = BatchHeader::parse(bytes)?;
     if header.base_offset != Offset(0) {
         return Err(ProduceError::InvalidRecord("the base offset of a producer's batch must be 0"));
@@ -312,7 +361,7 @@ fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, Produc
     if header.is_transactional() {
         return Err(ProduceError::Transactional);
     }
-    let max_timestamp_ms = check_records(&batch, rules, now_ms)?.max_timestamp_ms;
+    let max_timestamp_ms = check_records(&batch, rules, now_ms, memory_bytes)?.max_timestamp_ms;
     let batch = recompress(batch, rules)?;
     if rules.log_append_time {
         return Ok(batch.with_log_append_time(now_ms));
@@ -324,8 +373,18 @@ fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64) -> Result<Batch, Produc
     }
 }
 
-fn check_records(batch: &Batch, rules: &TopicRules, now_ms: i64) -> Result<RecordSummary, ProduceError> {
-    let summary = batch.check_records()?;
+fn check_records(
+    batch: &Batch,
+    rules: &TopicRules,
+    now_ms: i64,
+    memory_bytes: usize,
+) -> Result<RecordSummary, ProduceError> {
+    let summary = batch.check_records_within(memory_bytes).map_err(|error| match error {
+        BatchError::TooLarge { .. } if batch.decompression_bytes() > memory_bytes => {
+            ProduceError::Undecompressable { needed_bytes: batch.decompression_bytes(), memory_bytes }
+        }
+        other => other.into(),
+    })?;
     let time_is_wrong = batch.header().is_log_append_time()
         || !rules.log_append_time
             && (summary.max_timestamp_ms.saturating_sub(now_ms) > rules.after_ms_max

@@ -360,7 +360,8 @@ impl Shared {
             }
             return Err(TopicError::Storage(error.to_string()));
         }
-        let partition = |log| Partition::new(log, Arc::clone(&self.clock), topic.internal, rules);
+        let partition =
+            |log| Partition::new(log, Arc::clone(&self.clock), self.memory.clone(), topic.internal, rules);
         Ok(logs.into_iter().map(partition).collect())
     }
 

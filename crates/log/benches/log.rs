@@ -23,6 +23,7 @@ fn open(root: &Path, flush_messages: i64) -> (Store, PartitionLog) {
         workers: Arc::new(Threads),
         random: Arc::new(OsRandom),
         queue_appends_max: 1024,
+        open_files_max: 100,
         journal_file_bytes: 64 << 20,
         producer_expiration_ms: i64::MAX,
     })

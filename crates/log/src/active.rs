@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use anabranch_core::batch::Batch;
+use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch};
 use anabranch_core::seam::Disk;
 use anabranch_core::{Offset, ProducerId};
 
@@ -42,7 +42,7 @@ pub(crate) struct PartitionWriter {
     staged: Vec<Staged>,
     staged_bytes: u64,
     /// Written and not durable, while all of that is here: the journal would take it.
-    tail: Option<Vec<(Batch, [u8; 16])>>,
+    tail: Option<Vec<(Batch, [u8; BATCH_HEADER_BYTES])>>,
     /// Written and to be acknowledged when durable.
     awaiting_sync: Vec<(Reply, Appended)>,
     unsynced_records: i64,
@@ -63,7 +63,7 @@ pub(crate) struct PartitionWriter {
 /// repeats may be in the same group.
 #[derive(Debug)]
 struct Staged {
-    batch: Option<(Batch, [u8; 16])>,
+    batch: Option<(Batch, [u8; BATCH_HEADER_BYTES])>,
     appended: Appended,
     ack: Ack,
     reply: Reply,

@@ -26,6 +26,7 @@ mod active;
 mod dump;
 mod durable;
 mod error;
+mod files;
 mod flusher;
 mod index;
 mod journal;
@@ -42,6 +43,7 @@ mod writer;
 
 pub use dump::{DumpCause, DumpItem, FileKind, JournalItem, ProducerState, dump};
 pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError};
+pub use files::FileCounts;
 pub use offline::Offline;
 pub use partition::{
     Absent, Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,

@@ -98,6 +98,8 @@ pub struct Offsets {
 pub struct ReadSlice {
     /// Whole, checked batches. The first may begin below the offset that was asked for.
     pub batches: Bytes,
+    /// What the first batch takes, if it is larger than what was allowed; then there are none.
+    pub first_bytes: Option<usize>,
     /// The partition's bounds when it was read.
     pub offsets: Offsets,
 }
@@ -237,23 +239,41 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadSlice, ReadError> {
+        self.read_within(from, bytes_max, usize::MAX)
+    }
+
+    /// The same, but a first batch that is larger comes only if it has no more than `first_bytes_max`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read_within(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        first_bytes_max: usize,
+    ) -> Result<ReadSlice, ReadError> {
         self.check_status()?;
         let bounds = *self.shared.bounds.lock();
         let (start, end) = (bounds.log_start, bounds.log_end);
         if from < start || from > end {
             return Err(ReadError::OutOfRange { asked: from, start, end });
         }
-        let mut batches = Bytes::new();
+        let (mut batches, mut first_bytes) = (Bytes::new(), None);
         if from < bounds.visible.next {
             for segment in self.segments_from(from) {
                 self.stop_if_damaged(segment.check_joins(from))?;
-                batches = self.read_segment(&segment, from, bytes_max, bounds.visible)?;
-                if !batches.is_empty() {
+                let limits = (bytes_max, first_bytes_max);
+                match self.read_segment(&segment, from, limits, bounds.visible)? {
+                    Ok(found) if found.is_empty() => {}
+                    Ok(found) => batches = found,
+                    Err(larger) => first_bytes = Some(larger),
+                }
+                if !batches.is_empty() || first_bytes.is_some() {
                     break;
                 }
             }
         }
-        Ok(ReadSlice { batches, offsets: bounds.offsets() })
+        Ok(ReadSlice { batches, first_bytes, offsets: bounds.offsets() })
     }
 
     /// The bounds now.
@@ -358,19 +378,23 @@ impl PartitionLog {
         segments[first..].to_vec()
     }
 
+    /// Batches of one segment, or the size of the first if it is larger than both limits.
     fn read_segment(
         &self,
         segment: &Segment,
         from: Offset,
-        bytes_max: usize,
+        (bytes_max, first_bytes_max): (usize, usize),
         visible: Visible,
-    ) -> Result<Bytes, ReadError> {
+    ) -> Result<Result<Bytes, usize>, ReadError> {
         let end = readable(segment, visible);
         let Some((position, first)) = self.stop_if_damaged(segment.find(from, end))? else {
-            return Ok(Bytes::new());
+            return Ok(Ok(Bytes::new()));
         };
+        if first.len_bytes > bytes_max.max(first_bytes_max) {
+            return Ok(Err(first.len_bytes));
+        }
         let scan = segment.scan(position, end, bytes_max.max(first.len_bytes) + BATCH_HEADER_BYTES);
-        self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error)))
+        self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error))).map(Ok)
     }
 
     /// Damage that a reader meets stops the partition; a read that merely failed does not.
@@ -415,6 +439,7 @@ mod tests {
             workers: Arc::new(Threads),
             random: Arc::new(SeededRandom::new(1)),
             queue_appends_max: 1,
+            open_files_max: 100,
             journal_file_bytes: 1 << 20,
             producer_expiration_ms: i64::MAX,
         })

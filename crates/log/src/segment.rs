@@ -490,6 +490,8 @@ impl<'a> Scan<'a> {
         let Some((_, first)) = self.next_batch()? else { return Ok(Bytes::new()) };
         let mut whole = first.header().len_bytes;
         let window = self.window.slice((start - self.window_at) as usize..);
+        // What is behind this window is only looked at.
+        self.window_bytes = BATCH_HEADER_BYTES;
         while let Some(header) = self.peek()? {
             if whole + header.len_bytes > bytes_max.min(window.len()) {
                 break;
@@ -497,7 +499,11 @@ impl<'a> Scan<'a> {
             self.next_batch()?;
             whole += header.len_bytes;
         }
-        Ok(window.slice(..whole))
+        // Whoever pays for the memory goes by what comes.
+        match whole < window.len() / 2 {
+            true => Ok(Bytes::copy_from_slice(&window[..whole])),
+            false => Ok(window.slice(..whole)),
+        }
     }
 
     fn peek(&mut self) -> Result<Option<BatchHeader>, ScanError> {

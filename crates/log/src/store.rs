@@ -10,11 +10,12 @@ use anabranch_core::seam::{Clock, Dedicated, Disk, Lock, Open, Random, Workers};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::files::Files;
 use crate::flusher::Flusher;
 use crate::journal::redo;
 use crate::journal::ring::Ring;
 use crate::writer::{Command, Queue, Writer};
-use crate::{Absent, LogConfig, OpenError, PartitionLog, recovery};
+use crate::{Absent, FileCounts, LogConfig, OpenError, PartitionLog, recovery};
 
 pub(crate) const FORMAT: &str = "format";
 pub(crate) const TOPICS: &str = "topics";
@@ -38,6 +39,8 @@ pub struct StoreConfig {
     pub queue_appends_max: usize,
     /// The journal's files grow to this size; 0 means that each partition is synced by itself.
     pub journal_file_bytes: u64,
+    /// How many files may be open at a time; what is cold is closed.
+    pub open_files_max: usize,
     /// `producer.id.expiration.ms`: a producer that has written nothing for so long is forgotten.
     pub producer_expiration_ms: i64,
 }
@@ -52,6 +55,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     config: StoreConfig,
+    files: Files,
     queue: Queue,
     /// Numbers partitions for the writer; one is never used twice.
     next_number: AtomicU64,
@@ -81,7 +85,9 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`]; nothing was changed then.
-    pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
+    pub fn open(mut config: StoreConfig) -> Result<Self, OpenError> {
+        let files = Files::new(Arc::clone(&config.disk), config.open_files_max);
+        config.disk = Arc::new(files.clone());
         let (disk, root) = (config.disk.as_ref(), config.root.as_path());
         check_format(disk, root)?;
         create_root(disk, root)?;
@@ -111,7 +117,8 @@ impl Store {
             |name, task| config.workers.dedicate(name, task).map_err(failed("start the writer of", root));
         start("log-flusher", Box::pin(flusher.run()))?;
         let writer = start("log-writer", Box::pin(writer.run(queue.clone())))?;
-        let inner = Inner { config, queue, next_number: AtomicU64::new(0), writer: Mutex::new(Some(writer)) };
+        let writer = Mutex::new(Some(writer));
+        let inner = Inner { config, files, queue, next_number: AtomicU64::new(0), writer };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -213,6 +220,18 @@ impl Store {
     #[must_use]
     pub fn workers(&self) -> &Arc<dyn Workers> {
         &self.inner.config.workers
+    }
+
+    /// How many files are open.
+    #[must_use]
+    pub fn file_counts(&self) -> FileCounts {
+        self.inner.files.counts()
+    }
+
+    /// How many appends have waited for a place in the queue.
+    #[must_use]
+    pub fn queue_waits(&self) -> u64 {
+        self.inner.queue.waits()
     }
 
     pub(crate) fn queue(&self) -> &Queue {

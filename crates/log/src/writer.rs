@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::batch::Batch;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
 pub(crate) struct Queue {
     waiting: Arc<Waiting>,
     places: Arc<Semaphore>,
+    /// Counts appends that waited for a place.
+    waits: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -72,12 +75,26 @@ impl Queue {
     /// A queue in which `appends_max` appends may wait.
     pub(crate) fn new(appends_max: usize) -> Self {
         let waiting = Waiting { commands: Mutex::new(Some(VecDeque::new())), arrived: Notify::new() };
-        Self { waiting: Arc::new(waiting), places: Arc::new(Semaphore::new(appends_max)) }
+        Self {
+            waiting: Arc::new(waiting),
+            places: Arc::new(Semaphore::new(appends_max)),
+            waits: Arc::default(),
+        }
+    }
+
+    pub(crate) fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Waits for a place and queues the append.
     pub(crate) async fn append(&self, append: Append) -> Result<(), AppendError> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| AppendError::Closed)?;
+        let place = match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                self.waits.fetch_add(1, Ordering::Relaxed);
+                Arc::clone(&self.places).acquire_owned().await.map_err(|_| AppendError::Closed)?
+            }
+        };
         match self.control(Command::Append(append, place)) {
             true => Ok(()),
             false => Err(AppendError::Closed),

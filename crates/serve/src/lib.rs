@@ -22,6 +22,7 @@ mod config;
 mod http;
 mod kafka;
 mod metrics;
+mod pressure;
 mod server;
 
 pub use config::{Advertised, AdvertisedError, Limits, NotLoopback, ServeConfig, check_loopback};

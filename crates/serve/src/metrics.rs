@@ -58,6 +58,14 @@ pub(crate) struct Metrics {
     pub(crate) connections_closed: Counter,
     /// Over `max.connections`.
     pub(crate) connections_refused: Counter,
+    /// The operating system gave none: most often for want of files.
+    pub(crate) accepts_failed: Counter,
+    /// Larger than all the memory that there can be for one.
+    pub(crate) requests_without_memory: Counter,
+    /// Answered without records though there were some.
+    pub(crate) fetches_without_memory: Counter,
+    /// Refused because a batch is larger than all the memory that there can be for one.
+    pub(crate) fetches_too_large: Counter,
     /// Requests that had no answer but closing the connection.
     pub(crate) requests_refused: Counter,
     /// Connections closed because their client did not read.
@@ -78,6 +86,10 @@ impl Metrics {
             connections_opened: Counter::default(),
             connections_closed: Counter::default(),
             connections_refused: Counter::default(),
+            accepts_failed: Counter::default(),
+            requests_without_memory: Counter::default(),
+            fetches_without_memory: Counter::default(),
+            fetches_too_large: Counter::default(),
             requests_refused: Counter::default(),
             answers_unread: Counter::default(),
             bugs: Counter::default(),

@@ -11,8 +11,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Advertised, ServeConfig};
 use crate::http;
+use crate::kafka::memory::Memory;
 use crate::kafka::{self, Door};
 use crate::metrics::Metrics;
+use crate::pressure;
 
 /// Why the doors did not open.
 #[derive(Debug, thiserror::Error)]
@@ -69,18 +71,21 @@ impl Server {
         };
         let (stopping, stopped) = watch::channel(false);
         let metrics = Arc::new(Metrics::new());
+        let memory = Memory::new(broker.memory());
         let http_addr = http.as_ref().map(|(_, addr)| *addr);
         let mut tasks = Vec::new();
         if let Some((listener, _)) = http {
             let state = http::State {
                 broker: broker.clone(),
                 metrics: Arc::clone(&metrics),
+                memory: memory.clone(),
                 limits: config.limits.clone(),
                 stopping: stopped.clone(),
             };
             tasks.push(tokio::spawn(http::serve(listener, state)));
         }
-        let door = Door::new(broker, &advertised, config.limits, metrics, stopped);
+        tasks.push(tokio::spawn(pressure::watch(broker.clone(), memory.clone(), stopped.clone())));
+        let door = Door::new(broker, &advertised, config.limits, metrics, memory, stopped);
         tasks.push(tokio::spawn(kafka::serve(Arc::new(door), kafka.0)));
         Ok(Self { kafka_addr, http_addr, advertised, stopping, tasks })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_broker::{Ack, Broker, BrokerConfig, LogStatus};
 use anabranch_core::TopicPartition;
-use anabranch_core::seam::{Random, SeededRandom};
+use anabranch_core::seam::{Machine, Random, SeededRandom};
 use anabranch_log::{Offline, PartitionReport};
 use parking_lot::Mutex;
 
@@ -181,6 +181,7 @@ impl Run {
             .disk(Arc::new(disk.clone()))
             .clock(Arc::clone(&self.clock) as Arc<_>)
             .random(Arc::clone(&self.random) as Arc<dyn Random>)
+            .machine(Machine::default())
             .workers(Arc::new(SimWorkers::new(self.chance.fork())));
         let opening = tokio::time::timeout(std::time::Duration::from_secs(3600), broker.open());
         // A dead process does nothing more, also not that which it waits for.

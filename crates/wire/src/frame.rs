@@ -74,6 +74,11 @@ impl FrameDecoder {
         Ok(Next::Frame(input.split_to(length).freeze()))
     }
 
+    /// Somebody else has taken the frame that has begun off the stream.
+    pub fn skip(&mut self) {
+        self.begun = None;
+    }
+
     /// Whether the stream stands inside a frame, with `input` not yet taken: then its end is no clean end.
     #[must_use]
     pub fn is_inside(&self, input: &BytesMut) -> bool {

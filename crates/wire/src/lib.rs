@@ -22,6 +22,7 @@
 //! ```
 
 mod api;
+mod fetched;
 mod frame;
 mod request;
 mod response;

@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 
 use crate::api::{Response, api};
+use crate::fetched;
 use crate::frame::FRAME_LENGTH_BYTES;
 use crate::request::Head;
 
@@ -17,11 +18,11 @@ pub struct EncodeError {
     pub version: i16,
 }
 
-/// The whole frame that answers the request of `head`, length included.
+/// The whole frame that answers the request of `head`, length included, in pieces: the records of a fetch are not copied.
 ///
 /// # Errors
 /// [`EncodeError`] when the response does not fit the version, or is of another API.
-pub fn encode_response(head: &Head, response: &Response) -> Result<Bytes, EncodeError> {
+pub fn encode_response(head: &Head, response: Response) -> Result<Vec<Bytes>, EncodeError> {
     let error = EncodeError { key: head.key, version: head.version };
     if response.key() != head.key {
         return Err(error);
@@ -35,15 +36,22 @@ pub fn encode_response(head: &Head, response: &Response) -> Result<Bytes, Encode
     let has_tags = head.key.response_header_version(version) >= 1;
     let body_bytes = response.size_bytes(version).ok_or(error)?;
     let length = size_of::<i32>() + usize::from(has_tags) + body_bytes;
-    let mut frame = BytesMut::with_capacity(FRAME_LENGTH_BYTES + length);
+    let is_fetch = matches!(response, Response::Fetch(_));
+    let mut frame = BytesMut::with_capacity(if is_fetch { 0 } else { FRAME_LENGTH_BYTES + length });
     frame.put_i32(i32::try_from(length).map_err(|_| error)?);
     frame.put_i32(head.correlation_id);
     if has_tags {
         frame.put_u8(0);
     }
-    response.encode(&mut frame, version).ok_or(error)?;
-    match frame.len() == FRAME_LENGTH_BYTES + length {
-        true => Ok(frame.freeze()),
+    let pieces = match response {
+        Response::Fetch(response) => fetched::encode(frame, response, version).ok_or(error)?.finish(),
+        response => {
+            response.encode(&mut frame, version).ok_or(error)?;
+            vec![frame.freeze()]
+        }
+    };
+    match pieces.iter().map(Bytes::len).sum::<usize>() == FRAME_LENGTH_BYTES + length {
+        true => Ok(pieces),
         false => Err(error),
     }
 }

@@ -206,7 +206,7 @@ fn an_api_versions_response_has_the_old_header_and_falls_back_to_version_0() {
     let response = Response::from(messages::ApiVersionsResponse::default().with_error_code(35));
     let encode = |version| {
         let head = Head { key: ApiKey::ApiVersions, version, correlation_id: 5, client_id: None };
-        encode_response(&head, &response).unwrap()
+        Bytes::from(encode_response(&head, response.clone()).unwrap().concat())
     };
     assert_eq!(&encode(99)[..], &[0, 0, 0, 10, 0, 0, 0, 5, 0, 35, 0, 0, 0, 0]);
     // Version 3 and up: compact array, throttle time, tags; the header is the same.
@@ -217,14 +217,16 @@ fn an_api_versions_response_has_the_old_header_and_falls_back_to_version_0() {
 fn a_response_has_the_header_of_its_version() {
     for (version, header_version) in [(3, 0), (4, 1)] {
         let head = Head { key: ApiKey::Heartbeat, version, correlation_id: 5, client_id: None };
-        let mut frame = encode_response(&head, &messages::HeartbeatResponse::default().into()).unwrap();
+        let mut frame = Bytes::from(
+            encode_response(&head, messages::HeartbeatResponse::default().into()).unwrap().concat(),
+        );
         assert_eq!(bytes::Buf::get_i32(&mut frame) as usize, frame.len());
         assert_eq!(ResponseHeader::decode(&mut frame, header_version).unwrap().correlation_id, 5);
         messages::HeartbeatResponse::decode(&mut frame, version).unwrap();
         assert!(frame.is_empty());
     }
     let head = Head { key: ApiKey::Heartbeat, version: 0, correlation_id: 5, client_id: None };
-    assert!(encode_response(&head, &messages::LeaveGroupResponse::default().into()).is_err());
+    assert!(encode_response(&head, messages::LeaveGroupResponse::default().into()).is_err());
 }
 
 proptest! {

@@ -281,6 +281,7 @@ async fn forge_catalogue(root: &Path, key: &'static str, value: &str) {
         random: std::sync::Arc::new(anabranch_core::seam::OsRandom),
         journal_file_bytes: 0,
         queue_appends_max: 8,
+        open_files_max: 100,
         producer_expiration_ms: i64::MAX,
     };
     let store = Store::open(config).unwrap();

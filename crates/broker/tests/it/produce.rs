@@ -2,6 +2,7 @@
 
 use anabranch_broker::{Ack, AppendError, Apply, At, Broker, NewTopic, ProduceError, RecordsRefused};
 use anabranch_core::batch::{BatchBuilder, BatchError, Compression, Record, split_batches};
+use anabranch_core::seam::Machine;
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
 
@@ -243,4 +244,44 @@ async fn wrong_records_are_named_one_by_one() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A few kilobytes can name a window of 128 MiB. What its records fill of it is counted, and no more is given than there is.
+#[tokio::test]
+async fn a_decompressor_gets_no_more_memory_than_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    // A budget so small that decompression has its least, 33 MiB.
+    let machine = Machine { cgroup_bytes: Some(100 << 20), ..Machine::default() };
+    let broker = Broker::builder().data(dir.path()).machine(machine).open().await.unwrap();
+    assert_eq!(broker.memory().limit_bytes(), 80 << 20);
+    broker.create_topic(NewTopic::new("t"), Apply::Now).await.unwrap();
+    let partition = broker.topic("t").unwrap().partition(0).unwrap().clone();
+    let wide = |record_bytes: usize| with_window(27, record_bytes);
+    assert!(partition.produce(wide(1 << 20), Ack::Durable).await.is_ok(), "its records are small");
+    let error = partition.produce(wide(40 << 20), Ack::Durable).await.unwrap_err();
+    let needed =
+        matches!(error, ProduceError::Undecompressable { needed_bytes, .. } if needed_bytes > 128 << 20);
+    assert!(needed, "{error}");
+    assert!(partition.produce(with_window(20, 40 << 20), Ack::Durable).await.is_ok(), "its window is small");
+    assert_eq!(broker.memory().decompression().used_bytes(), 0);
+    broker.close().await;
+}
+
+/// A batch of one record, compressed with a window of so many bits.
+fn with_window(log: u32, record_bytes: usize) -> Bytes {
+    use std::io::Write;
+    let plain =
+        BatchBuilder::new(Compression::None).push(&Record::keyless(vec![0; record_bytes]).at(1)).build();
+    let plain = plain.unwrap();
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(log).unwrap();
+    encoder.write_all(&plain[61..]).unwrap();
+    let records = encoder.finish().unwrap();
+    let mut bytes = [&plain[..61], &records[..]].concat();
+    let length = (bytes.len() - 12) as i32;
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    bytes[22] = 4; // the codec, in the low bits of the attributes
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
 }

@@ -28,6 +28,17 @@ const XERIAL_HEADER_BYTES: usize = 16;
 /// The xerial library's own block size is 32 KiB; whoever writes larger ones gets this far.
 const SNAPPY_BLOCK_BYTES_MAX: usize = 32 << 20;
 
+/// RFC 1952's window of 32 KiB, and what the decoder has beside it.
+const GZIP_BYTES: usize = 64 << 10;
+/// What the decoder keeps beside a block and the compressed block.
+const LZ4_HISTORY_BYTES: usize = 128 << 10;
+/// The decoder's state, and its buffers for a block that comes in and one that goes out.
+const ZSTD_BUFFERS_BYTES: usize = 512 << 10;
+/// RFC 8878, 3.1.1.1.2: the smallest window.
+const ZSTD_WINDOW_LOG_MIN: u32 = 10;
+/// The largest that the decoder accepts.
+const ZSTD_WINDOW_BYTES_MAX: usize = 128 << 20;
+
 impl Compression {
     /// The codec in the low three bits of a batch's attributes.
     pub(super) fn from_attributes(attributes: i16) -> Result<Self, BatchError> {
@@ -48,8 +59,26 @@ impl Compression {
             Self::Gzip => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(compressed))),
             Self::Snappy => Box::new(SnappyReader::new(compressed)),
             Self::Lz4 => Box::new(BufReader::new(lz4_flex::frame::FrameDecoder::new(compressed))),
-            Self::Zstd => Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(compressed)?)),
+            Self::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
+                // What the first frame says was counted; a later one must not take more.
+                let window_bytes = zstd_window_bytes(compressed).max(1 << ZSTD_WINDOW_LOG_MIN);
+                decoder.window_log_max(window_bytes.next_power_of_two().ilog2())?;
+                Box::new(BufReader::new(decoder))
+            }
         })
+    }
+
+    /// The memory that [`Self::decompress`] takes at most, by what `compressed` says of itself. What is decompressed is not
+    /// in it. Nonsense counts as little, for it is refused before it takes any.
+    pub(super) fn memory_bytes(self, compressed: &[u8]) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Gzip => GZIP_BYTES,
+            Self::Snappy => SnappyReader::new(compressed).largest_block_bytes(),
+            Self::Lz4 => 2 * lz4_block_bytes(compressed) + LZ4_HISTORY_BYTES,
+            Self::Zstd => zstd_window_bytes(compressed) + ZSTD_BUFFERS_BYTES,
+        }
     }
 
     /// Compresses `records` as Kafka's own client would by default.
@@ -128,6 +157,43 @@ impl std::str::FromStr for Compression {
 #[error("the compression codecs are none, gzip, snappy, lz4 and zstd")]
 pub struct UnknownCompression;
 
+/// The window of the first frame (RFC 8878, 3.1.1.1): the content's size if it is one segment, or as the window descriptor
+/// says.
+fn zstd_window_bytes(compressed: &[u8]) -> usize {
+    const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    let window = || -> Option<u64> {
+        let (descriptor, rest) = compressed.strip_prefix(&MAGIC)?.split_first()?;
+        if descriptor & SINGLE_SEGMENT == 0 {
+            let window = rest.first()?;
+            let base = 1u64 << (u32::from(window >> 3) + ZSTD_WINDOW_LOG_MIN);
+            return Some(base + base / 8 * u64::from(window & 7));
+        }
+        let rest = rest.get([0, 1, 2, 4][usize::from(descriptor & 3)]..)?;
+        Some(match descriptor >> 6 {
+            0 => u64::from(*rest.first()?),
+            1 => u64::from(u16::from_le_bytes(*rest.first_chunk()?)) + 256,
+            2 => u64::from(u32::from_le_bytes(*rest.first_chunk()?)),
+            _ => u64::from_le_bytes(*rest.first_chunk()?),
+        })
+    };
+    // Another kind of frame may stand in front, which honest producers never write.
+    let window = window().map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    window.min(ZSTD_WINDOW_BYTES_MAX)
+}
+
+/// The block size of the first frame (LZ4 frame format, "BD byte"); the largest if it does not say.
+fn lz4_block_bytes(compressed: &[u8]) -> usize {
+    let size = compressed.get(5).map_or(7, |descriptor| descriptor >> 4 & 7);
+    match size {
+        4 => 64 << 10,
+        5 => 256 << 10,
+        6 => 1 << 20,
+        7 => 4 << 20,
+        _ => 8 << 20, // the legacy format
+    }
+}
+
 fn compress_snappy(records: &mut dyn Read, into: &mut dyn Write) -> io::Result<()> {
     const BLOCK_BYTES: u64 = 32 << 10;
     into.write_all(&XERIAL_MAGIC)?;
@@ -160,8 +226,18 @@ impl<'a> SnappyReader<'a> {
         Self { rest, framed, block: Cursor::default() }
     }
 
-    fn next_block(&mut self) -> io::Result<()> {
-        let block = if self.framed {
+    /// The largest block, as the blocks say.
+    fn largest_block_bytes(mut self) -> usize {
+        let mut largest = 0;
+        while let Some(block) = (!self.rest.is_empty()).then(|| self.take_block().ok()).flatten() {
+            largest = largest.max(snap::raw::decompress_len(block).unwrap_or(0));
+        }
+        largest.min(SNAPPY_BLOCK_BYTES_MAX)
+    }
+
+    /// The next block, compressed.
+    fn take_block(&mut self) -> io::Result<&'a [u8]> {
+        Ok(if self.framed {
             let Some((length, after)) = self.rest.split_first_chunk::<4>() else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
@@ -174,7 +250,11 @@ impl<'a> SnappyReader<'a> {
             block
         } else {
             std::mem::take(&mut self.rest)
-        };
+        })
+    }
+
+    fn next_block(&mut self) -> io::Result<()> {
+        let block = self.take_block()?;
         if snap::raw::decompress_len(block)? > SNAPPY_BLOCK_BYTES_MAX {
             return Err(io::Error::other("a snappy block claims to be larger than 32 MiB"));
         }
@@ -202,5 +282,57 @@ impl BufRead for SnappyReader<'_> {
 
     fn consume(&mut self, bytes: usize) {
         self.block.consume(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a decoder takes is known before it takes it.
+    #[test]
+    fn memory_is_told_by_the_first_bytes() {
+        let text = b"a few words, ".repeat(100_000);
+        let memory = |codec: Compression| codec.memory_bytes(&codec.compress(&text).unwrap());
+        assert_eq!(memory(Compression::None), 0);
+        assert_eq!(memory(Compression::Gzip), 64 << 10);
+        assert_eq!(memory(Compression::Snappy), 32 << 10);
+        assert!((256 << 10..=9 << 20).contains(&memory(Compression::Lz4)), "{}", memory(Compression::Lz4));
+        assert!((1 << 20..4 << 20).contains(&memory(Compression::Zstd)), "{}", memory(Compression::Zstd));
+        for log in [10, 19, 24, 27] {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(&text).unwrap();
+            let frame = encoder.finish().unwrap();
+            assert_eq!(zstd_window_bytes(&frame), 1 << log);
+            let mut decoded = Vec::new();
+            Compression::Zstd.decompress(&frame).unwrap().read_to_end(&mut decoded).unwrap();
+            assert!(decoded == text, "a window of 2^{log}");
+        }
+        for nonsense in [&[][..], &[0; 3], &[0xff; 40], &XERIAL_MAGIC] {
+            for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+                codec.memory_bytes(nonsense);
+            }
+        }
+    }
+
+    /// A small frame that was counted, and behind it one with a large window that was not.
+    #[test]
+    fn a_later_frame_takes_no_more_than_the_first() {
+        let frame = |log| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(&[7; 5000]).unwrap();
+            encoder.finish().unwrap()
+        };
+        let read = |frames: &[u8]| {
+            Compression::Zstd
+                .decompress(frames)
+                .unwrap()
+                .read_to_end(&mut Vec::new())
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(read(&[frame(20), frame(20)].concat()), Ok(10_000));
+        assert!(read(&[frame(20), frame(24)].concat()).is_err());
     }
 }

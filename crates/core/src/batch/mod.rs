@@ -176,6 +176,13 @@ impl BatchHeader {
         Ok(header)
     }
 
+    /// Writes what [`Batch::with_log_append_time`] and [`Batch::with_max_timestamp`] change.
+    fn put_times(&self, head: &mut [u8; BATCH_HEADER_BYTES]) {
+        head[CRC_AT..CRC_AT + 4].copy_from_slice(&self.crc.to_be_bytes());
+        head[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&self.attributes.to_be_bytes());
+        head[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&self.max_timestamp_ms.to_be_bytes());
+    }
+
     /// Offset of the last record.
     #[must_use]
     pub fn last_offset(&self) -> Offset {
@@ -282,7 +289,7 @@ impl Batch {
         &self.header
     }
 
-    /// The whole batch as it was received.
+    /// The whole batch as it was received. What is stored begins with [`Self::stored_prefix`] instead.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -303,7 +310,7 @@ impl Batch {
     /// # Errors
     /// [`BatchError`] says what is wrong.
     pub fn check_records(&self) -> Result<RecordSummary, BatchError> {
-        record::check(&self.header, &self.bytes, DECOMPRESSED_BYTES_MAX, |_| {})
+        self.check_records_within(usize::MAX)
     }
 
     /// The same, and shows each record to `each`, up to the first that is malformed.
@@ -339,13 +346,32 @@ impl Batch {
         Self { header: self.header, bytes: Bytes::from_owner(Guarded { bytes: self.bytes, _guard: guard }) }
     }
 
-    /// The first 16 bytes as they are stored at `base_offset` by the leader of `epoch`; the rest is stored unchanged.
+    /// The same in `memory_bytes` at most. A batch that may take more ([`Self::decompression_bytes`]) can be checked as
+    /// long as its records are no larger than that: a decompressor fills no more of its window than it has read.
+    ///
+    /// # Errors
+    /// As [`Self::check_records`]; [`BatchError::TooLarge`] when the memory is not enough.
+    pub fn check_records_within(&self, memory_bytes: usize) -> Result<RecordSummary, BatchError> {
+        let bytes_max = match self.decompression_bytes() <= memory_bytes {
+            true => DECOMPRESSED_BYTES_MAX,
+            false => DECOMPRESSED_BYTES_MAX.min(memory_bytes as u64),
+        };
+        record::check(&self.header, &self.bytes, bytes_max, |_| {})
+    }
+
+    /// See [`decompression_bytes`].
     #[must_use]
-    pub fn stored_prefix(&self, base_offset: Offset, epoch: LeaderEpoch) -> [u8; 16] {
-        let mut prefix = [0; 16];
+    pub fn decompression_bytes(&self) -> usize {
+        decompression_bytes(&self.bytes)
+    }
+
+    /// The header as it is stored at `base_offset` by the leader of `epoch`; the records are stored unchanged.
+    #[must_use]
+    pub fn stored_prefix(&self, base_offset: Offset, epoch: LeaderEpoch) -> [u8; BATCH_HEADER_BYTES] {
+        let mut prefix = *self.bytes.first_chunk().expect("a batch has a header");
         prefix[..8].copy_from_slice(&base_offset.0.to_be_bytes());
-        prefix[8..12].copy_from_slice(&self.bytes[8..12]);
-        prefix[12..].copy_from_slice(&epoch.0.to_be_bytes());
+        prefix[12..16].copy_from_slice(&epoch.0.to_be_bytes());
+        self.header.put_times(&mut prefix);
         prefix
     }
 
@@ -362,15 +388,15 @@ impl Batch {
         self.with_times(self.header.attributes, max_timestamp_ms)
     }
 
-    /// The one change inside the checksum, so this copies and computes the checksum anew.
+    /// The one change inside the checksum, which is computed anew. Only the header tells of it: the records may be large
+    /// and are not copied.
     fn with_times(&self, attributes: i16, max_timestamp_ms: i64) -> Self {
-        let mut bytes = self.bytes.to_vec();
-        bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
-        bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&max_timestamp_ms.to_be_bytes());
-        let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
-        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
-        let header = BatchHeader { attributes, max_timestamp_ms, crc, ..self.header };
-        Self { header, bytes: bytes.into() }
+        let mut header = BatchHeader { attributes, max_timestamp_ms, ..self.header };
+        let mut head = *self.bytes.first_chunk().expect("a batch has a header");
+        header.put_times(&mut head);
+        let crc = crc32c::crc32c(&head[CRC_FROM..]);
+        header.crc = crc32c::crc32c_append(crc, &self.bytes[BATCH_HEADER_BYTES..]);
+        Self { header, bytes: self.bytes.clone() }
     }
 }
 
@@ -383,6 +409,14 @@ impl<T> AsRef<[u8]> for Guarded<T> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
+}
+
+/// The memory that decompressing a batch's records as a stream takes at most, by what they say. 0 if they are not
+/// compressed, or no batch.
+#[must_use]
+pub fn decompression_bytes(batch: &[u8]) -> usize {
+    let codec = BatchHeader::parse(batch).and_then(|header| header.compression()).unwrap_or_default();
+    codec.memory_bytes(batch.get(BATCH_HEADER_BYTES..).unwrap_or_default())
 }
 
 fn field<const N: usize>(head: &[u8; BATCH_HEADER_BYTES], at: usize) -> [u8; N] {
@@ -434,7 +468,7 @@ mod tests {
     fn the_offset_and_epoch_lie_outside_the_checksum() {
         let batch = check_batch(&one()).unwrap();
         let mut stored = batch.bytes().to_vec();
-        stored[..16].copy_from_slice(&batch.stored_prefix(Offset(7), LeaderEpoch(3)));
+        stored[..BATCH_HEADER_BYTES].copy_from_slice(&batch.stored_prefix(Offset(7), LeaderEpoch(3)));
         let read = check_batch(&stored.into()).unwrap();
         assert_eq!((read.header().base_offset, read.header().leader_epoch), (Offset(7), LeaderEpoch(3)));
         assert_eq!(read.records().unwrap()[0].offset, Offset(7));
@@ -443,7 +477,9 @@ mod tests {
     #[test]
     fn log_append_time_replaces_every_timestamp() {
         let batch = check_batch(&one()).unwrap().with_log_append_time(99);
-        let again = check_batch(batch.bytes()).unwrap();
+        let mut stored = batch.bytes().to_vec();
+        stored[..BATCH_HEADER_BYTES].copy_from_slice(&batch.stored_prefix(Offset(0), LeaderEpoch(-1)));
+        let again = check_batch(&stored.into()).unwrap();
         assert_eq!(again.header(), batch.header());
         assert_eq!(again.records().unwrap()[0].record.timestamp_ms, 99);
     }

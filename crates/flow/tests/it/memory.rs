@@ -120,7 +120,8 @@ impl MemoryEngine {
         batch.check_records()?;
         let base = partition.latest;
         let mut bytes = batch.bytes().to_vec();
-        bytes[..16].copy_from_slice(&batch.stored_prefix(Offset(base), LeaderEpoch(0)));
+        let prefix = batch.stored_prefix(Offset(base), LeaderEpoch(0));
+        bytes[..prefix.len()].copy_from_slice(&prefix);
         partition.len_bytes += bytes.len();
         assert!(partition.len_bytes <= PARTITION_BYTES_MAX, "the test writes too much");
         partition.batches.push(bytes.into());

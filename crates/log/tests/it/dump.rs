@@ -230,6 +230,7 @@ async fn a_journal_is_printed() {
         workers: std::sync::Arc::new(anabranch_core::seam::Threads),
         random: std::sync::Arc::new(anabranch_core::seam::SeededRandom::new(1)),
         queue_appends_max: 8,
+        open_files_max: 100,
         producer_expiration_ms: i64::MAX,
         journal_file_bytes: 1 << 20,
     })

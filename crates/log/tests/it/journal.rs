@@ -23,6 +23,7 @@ fn open_with(root: &Path, journal_file_bytes: u64) -> Result<Store, OpenError> {
         workers: Arc::new(Threads),
         journal_file_bytes,
         queue_appends_max: 1024,
+        open_files_max: 8,
         producer_expiration_ms: i64::MAX,
     })
 }

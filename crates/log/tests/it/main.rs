@@ -6,6 +6,7 @@ mod damage;
 mod dump;
 mod failing;
 mod journal;
+mod many;
 mod promises;
 mod support;
 mod times;

@@ -145,6 +145,7 @@ async fn a_directory_has_one_owner_and_one_format() {
             random: std::sync::Arc::new(anabranch_core::seam::OsRandom),
             journal_file_bytes: 0,
             queue_appends_max: 1,
+            open_files_max: 8,
             producer_expiration_ms: 0,
         })
     };

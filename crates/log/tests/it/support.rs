@@ -32,6 +32,7 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, root: &Path) -> Store {
         random: std::sync::Arc::new(anabranch_core::seam::OsRandom),
         journal_file_bytes: 0,
         queue_appends_max: 1024,
+        open_files_max: 8,
         producer_expiration_ms: i64::MAX,
     })
     .unwrap()

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::Limits;
+use crate::kafka::memory::Memory;
 use crate::metrics::Metrics;
 use crate::server::ACCEPT_PAUSE;
 
@@ -28,6 +29,7 @@ use crate::server::ACCEPT_PAUSE;
 pub(crate) struct State {
     pub(crate) broker: Broker,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) memory: Memory,
     pub(crate) limits: Limits,
     pub(crate) stopping: watch::Receiver<bool>,
 }

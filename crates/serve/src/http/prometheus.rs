@@ -7,6 +7,7 @@
 use std::fmt::Write;
 
 use anabranch_broker::{LogStatus, Partition};
+use anabranch_core::budget::Budget;
 use anabranch_wire::{ErrorCode, api};
 
 use super::State;
@@ -19,6 +20,7 @@ pub(super) fn page(state: &State) -> String {
     let mut page = Page(String::with_capacity(16 * 1024));
     requests(&mut page, state);
     traffic(&mut page, state);
+    resources(&mut page, state);
     partitions(&mut page, state);
     page.0
 }
@@ -111,17 +113,92 @@ fn traffic(page: &mut Page, state: &State) {
         &metrics.answers_unread,
     );
     page.counter("messaging_server_bugs_total", "Failures that are ours. Please report them.", &metrics.bugs);
-    let budget = state.broker.budget();
+}
+
+/// What a budget is asked for one series.
+type Gauge = fn(&Budget) -> u64;
+
+/// How much of what there is is used, and who waits for it.
+fn resources(page: &mut Page, state: &State) {
+    let (broker, metrics) = (&state.broker, &state.metrics);
+    page.gauge(
+        "messaging_server_memory_limit_bytes",
+        "The whole memory budget: memory.budget.bytes, or less if the cgroup allows less.",
+        broker.memory().limit_bytes() as u64,
+    );
+    let requests = broker.memory().requests();
     page.gauge(
         "messaging_server_memory_budget_used_bytes",
         "Bytes held by requests and answers in flight.",
-        budget.used_bytes() as u64,
+        requests.used_bytes() as u64,
     );
     page.gauge(
         "messaging_server_memory_budget_limit_bytes",
-        "queued.max.request.bytes.",
-        budget.limit_bytes() as u64,
+        "The bytes that these may hold: queued.max.request.bytes, within the whole memory budget.",
+        requests.limit_bytes() as u64,
     );
+    let series: [(&str, &str, &str, Gauge); 5] = [
+        ("used_bytes", "gauge", "Bytes held, by what for.", |budget| budget.used_bytes() as u64),
+        ("limit_bytes", "gauge", "Bytes that may be held.", |budget| budget.limit_bytes() as u64),
+        ("waiting", "gauge", "Who waits for bytes now.", |budget| budget.pressure().waiting),
+        ("waits_total", "counter", "How often somebody had to wait for bytes.", |budget| {
+            budget.pressure().waited
+        }),
+        ("refusals_total", "counter", "How often somebody got none and did not wait.", |budget| {
+            budget.pressure().refused
+        }),
+    ];
+    let kinds = state.memory.kinds().into_iter().chain([
+        ("decompression", broker.memory().decompression()),
+        ("recompression", broker.memory().recompression()),
+    ]);
+    let kinds: Vec<_> = kinds.collect();
+    for (name, kind, help, measure) in series {
+        let name = format!("messaging_server_memory_share_{name}");
+        page.head(&name, kind, help);
+        for (share, budget) in &kinds {
+            page.line(format_args!("{name}{{share=\"{share}\"}} {}", measure(budget)));
+        }
+    }
+    page.counter(
+        "messaging_server_requests_without_memory_total",
+        "Requests refused because they are larger than all the memory that there can be for one.",
+        &metrics.requests_without_memory,
+    );
+    page.counter(
+        "messaging_server_fetches_without_memory_total",
+        "Fetches answered without records, and told to wait, for want of memory.",
+        &metrics.fetches_without_memory,
+    );
+    page.counter(
+        "messaging_server_fetches_too_large_total",
+        "Fetches of a batch that is larger than all the memory that there can be for one.",
+        &metrics.fetches_too_large,
+    );
+    page.counter(
+        "messaging_server_accepts_failed_total",
+        "Connections that the operating system did not give, most often for want of files.",
+        &metrics.accepts_failed,
+    );
+    let files = broker.file_counts();
+    page.gauge("messaging_server_log_files_open", "Files of the log that are open.", files.open as u64);
+    page.gauge(
+        "messaging_server_log_files_open_max",
+        "How many may be: log.open.files.max.",
+        files.open_max as u64,
+    );
+    page.head(
+        "messaging_server_log_files_reopened_total",
+        "counter",
+        "Files of the log that were opened again.",
+    );
+    page.line(format_args!("messaging_server_log_files_reopened_total {}", files.reopened));
+    page.head(
+        "messaging_server_log_queue_waits_total",
+        "counter",
+        "Appends that waited for a place in the log's queue.",
+    );
+    page.line(format_args!("messaging_server_log_queue_waits_total {}", broker.queue_waits()));
 }
 
 /// What a partition is asked for one series.

@@ -52,9 +52,9 @@ pub(super) fn produce(error: &ProduceError) -> ErrorCode {
         ProduceError::Batch(error) => batch(error),
         ProduceError::InvalidRecord(_) | ProduceError::InvalidRecords(_) => ErrorCode::InvalidRecord,
         ProduceError::InvalidTimestamps(_) => ErrorCode::InvalidTimestamp,
-        ProduceError::TooLarge { .. } | ProduceError::TooLargeRecompressed { .. } => {
-            ErrorCode::MessageTooLarge
-        }
+        ProduceError::TooLarge { .. }
+        | ProduceError::TooLargeRecompressed { .. }
+        | ProduceError::Undecompressable { .. } => ErrorCode::MessageTooLarge,
         ProduceError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
         ProduceError::Internal(_) => ErrorCode::InvalidTopicException,
         ProduceError::Transactional => TRANSACTIONS_UNSUPPORTED,

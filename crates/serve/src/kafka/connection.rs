@@ -7,8 +7,12 @@
 //! itself alone.
 //!
 //! Memory: a frame that does not fit in what is read ahead takes its bytes from the broker's budget before it is read on;
-//! a small one that produces takes them when it is there. They are given back when the answer has been written. While
-//! there are none to be had, the connection is not read. See `memory`.
+//! a small one that produces takes them when it is there. The bytes keep what they took as long as any part of them is
+//! used: a batch that waits for the log's writer has it even when its connection is gone. While there are none to be had,
+//! the connection is not read. See `memory`.
+//!
+//! A request that was held back says for how long, so that its client waits as well; a fetch that got nothing for want of
+//! memory says how long the connection will not be read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,26 +24,41 @@ use anabranch_wire::{
     DecodeError, EncodeError, FrameDecoder, FrameError, Head, Next, Request, Response, decode_request,
     encode_response,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::memory::{Held, READ_AHEAD_BYTES};
+use super::outgoing::Pieces;
 use super::produce::{self, Producing};
-use super::{Client, Door, fetch, tally};
+use super::{Client, Door, fetch, oversized, tally};
+
+/// A frame or an answer of so many bytes may take a second, beyond what the limits for standing still allow: whoever holds
+/// memory must not hold it for ever a byte at a time.
+const BYTES_PER_SECOND_MIN: usize = 64 << 10;
+/// A client that is told how long it was held back waits as long once more; longer than this helps nobody.
+const THROTTLE_TOLD_MAX: Duration = Duration::from_secs(1);
 
 /// Why a connection was closed by us.
 #[derive(Debug, thiserror::Error)]
-enum Closed {
+pub(super) enum Closed {
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error(transparent)]
     Request(#[from] DecodeError),
     #[error("the peer hung up in the middle of a request")]
     HungUp,
+    #[error(
+        "a request of {bytes} bytes, and there is memory for {max_bytes}: raise memory.budget.bytes and \
+         queued.max.request.bytes"
+    )]
+    NoMemory { bytes: usize, max_bytes: usize },
+    /// Not an error: the reading ends.
+    #[error("the door closes")]
+    DoorClosed,
     #[error("the peer said nothing for {0:?}")]
     Idle(Duration),
     #[error("the peer stopped in the middle of a request for {0:?}")]
@@ -61,8 +80,6 @@ struct Outgoing {
     head: Head,
     answer: Answer,
     began: Instant,
-    /// The frame's bytes.
-    _request: Option<Permit>,
     /// The place in the queue: see [`Connection::place`].
     _place: OwnedSemaphorePermit,
 }
@@ -89,7 +106,9 @@ pub(super) async fn serve(door: Arc<Door>, stream: TcpStream, peer: SocketAddr) 
                 Closed::NotRead(_) => door.metrics.answers_unread.add(1),
                 _ => door.metrics.requests_refused.add(1),
             }
-            tracing::warn!(%peer, reason = %closed, "closed a connection");
+            door.often_closed.warn(door.now(), |left_out| {
+                tracing::warn!(%peer, reason = %closed, left_out, "closed a connection");
+            });
         }
     }
 }
@@ -104,7 +123,8 @@ async fn run(door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) -> Result<()
         peer,
         reader,
         input: BytesMut::new(),
-        frames: FrameDecoder::new(door.limits.request_bytes_max.min(door.memory.frame_bytes_max())),
+        ahead: None,
+        frames: FrameDecoder::new(door.limits.request_bytes_max),
         places: Arc::new(Semaphore::new(places as usize)),
         places_max: places,
         answers,
@@ -114,11 +134,13 @@ async fn run(door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) -> Result<()
 }
 
 /// The reading side.
-struct Connection<'a> {
-    door: &'a Arc<Door>,
+pub(super) struct Connection<'a> {
+    pub(super) door: &'a Arc<Door>,
     peer: SocketAddr,
     reader: OwnedReadHalf,
-    input: BytesMut,
+    pub(super) input: BytesMut,
+    /// The memory of `input`, unless it is that of a large frame.
+    ahead: Option<Permit>,
     frames: FrameDecoder,
     places: Arc<Semaphore>,
     places_max: u32,
@@ -128,23 +150,38 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// Ends when the peer has said all, or the door closes.
     async fn read_requests(mut self) -> Result<(), Closed> {
-        while let Some((mut frame, mut permit)) = self.next_frame().await? {
-            let bytes = frame.len();
-            let (head, request) = decode_request(&mut frame)?;
-            drop(frame);
-            // Of small requests, a connection can have many only if they produce.
-            if permit.is_none() && (bytes > READ_AHEAD_BYTES || head.key == ApiKey::Produce) {
+        loop {
+            let incoming = match self.next_request().await {
+                Ok(Some(incoming)) => incoming,
+                Ok(None) | Err(Closed::DoorClosed) => break,
+                Err(closed) => return Err(closed),
+            };
+            let (head, answer, place, began) = match incoming {
+                Incoming::Frame { mut frame, held_back } => {
+                    let (head, request) = decode_request(&mut frame)?;
+                    drop(frame);
+                    let began = Instant::now();
+                    let place = self.place(head.key).await;
+                    let answer = self.answer(&head, request, held_back).await?;
+                    (head, answer, place, began)
+                }
+                Incoming::Refused(head, response) => {
+                    let place = self.place(head.key).await;
+                    (head, Answer::Ready(response), place, Instant::now())
+                }
+            };
+            let rest = match &answer {
+                Answer::Fetched(response, _) => throttle_of(response),
+                _ => Duration::ZERO,
+            };
+            if self.answers.send(Outgoing { head, answer, began, _place: place }).await.is_err() {
+                break; // The writing side has failed, and says why.
+            }
+            if !rest.is_zero() {
                 tokio::select! {
                     () = self.door.stopped() => break,
-                    got = self.door.memory.finished(bytes) => permit = Some(got),
+                    () = tokio::time::sleep(rest) => {}
                 }
-            }
-            let began = Instant::now();
-            let place = self.place(head.key).await;
-            let answer = self.answer(&head, request).await?;
-            let outgoing = Outgoing { head, answer, began, _request: permit, _place: place };
-            if self.answers.send(outgoing).await.is_err() {
-                break; // The writing side has failed, and says why.
             }
         }
         Ok(())
@@ -158,11 +195,11 @@ impl Connection<'_> {
         place.expect("the places of a connection are never closed")
     }
 
-    async fn answer(&self, head: &Head, request: Request) -> Result<Answer, Closed> {
+    async fn answer(&self, head: &Head, request: Request, held_back: Duration) -> Result<Answer, Closed> {
         let client = Client { head, peer: self.peer };
         Ok(match request {
             Request::Produce(request) => {
-                Answer::Producing(produce::submit(self.door, head.version, request).await)
+                Answer::Producing(produce::submit(self.door, head.version, request, held_back).await)
             }
             Request::Fetch(request) => {
                 let (response, held) = fetch::answer(self.door, head.version, request).await;
@@ -176,34 +213,21 @@ impl Connection<'_> {
         })
     }
 
-    /// The next frame, and the permit for its bytes if it had to have one before it was whole; `None` when the peer has
-    /// said all, or the door closes.
-    async fn next_frame(&mut self) -> Result<Option<(Bytes, Option<Permit>)>, Closed> {
-        let mut announced = None;
-        let mut held: Option<Held> = None;
+    /// The next request; `None` when the peer has said all, or the door closes.
+    async fn next_request(&mut self) -> Result<Option<Incoming>, Closed> {
         loop {
             match self.frames.next(&mut self.input)? {
-                Next::Frame(frame) => {
-                    self.door.metrics.bytes_in.add(frame.len() as u64);
-                    return Ok(Some((frame, held.map(Held::finish))));
+                Next::Frame(frame) => return self.small(frame).await,
+                Next::Length(bytes) if bytes > self.door.memory.bytes_max() => {
+                    self.door.metrics.requests_without_memory.add(1);
+                    let refused = oversized::refuse(self, bytes).await?;
+                    self.frames.skip();
+                    return Ok(refused.map(|(head, response)| Incoming::Refused(head, response)));
                 }
-                Next::Length(bytes) => announced = Some(bytes),
+                Next::Length(bytes) if bytes > READ_AHEAD_BYTES => return self.large(bytes).await,
+                Next::Length(_) => {}
                 Next::More => {
-                    if let Some(bytes) = announced
-                        && held.is_none()
-                        && self.input.len() >= READ_AHEAD_BYTES
-                    {
-                        tokio::select! {
-                            () = self.door.stopped() => return Ok(None),
-                            got = self.door.memory.unfinished(bytes) => held = Some(got),
-                        }
-                        self.input.reserve(bytes - self.input.len());
-                    }
-                    let more = tokio::select! {
-                        () = self.door.stopped() => return Ok(None),
-                        more = fill(&mut self.reader, &mut self.input, announced.is_some(), self.door) => more?,
-                    };
-                    if !more {
+                    if !self.fill(self.frames.is_inside(&self.input)).await? {
                         let is_clean = !self.frames.is_inside(&self.input);
                         return if is_clean { Ok(None) } else { Err(Closed::HungUp) };
                     }
@@ -211,35 +235,156 @@ impl Connection<'_> {
             }
         }
     }
+
+    /// A frame that came whole with what was read ahead. If it produces, it has its memory from the budget from here on:
+    /// of other small requests a connection has one.
+    async fn small(&mut self, mut frame: Bytes) -> Result<Option<Incoming>, Closed> {
+        self.door.metrics.bytes_in.add(frame.len() as u64);
+        let began = Instant::now();
+        if frame.starts_with(&(ApiKey::Produce as i16).to_be_bytes()) {
+            tokio::select! {
+                () = self.door.stopped() => return Ok(None),
+                permit = self.door.memory.finished(frame.len()) => frame = permit.attach(frame),
+            }
+        }
+        self.shrink_ahead();
+        Ok(Some(Incoming::Frame { frame, held_back: began.elapsed() }))
+    }
+
+    /// Gives back the memory of what was read ahead and is used.
+    fn shrink_ahead(&mut self) {
+        match &mut self.ahead {
+            Some(ahead) if !self.input.is_empty() => ahead.shrink_to(self.input.len()),
+            ahead => *ahead = None,
+        }
+    }
+
+    /// A frame that is larger than what is read ahead: waits for its memory, then for its bytes.
+    async fn large(&mut self, bytes: usize) -> Result<Option<Incoming>, Closed> {
+        // A length alone takes nothing.
+        while self.input.len() < READ_AHEAD_BYTES {
+            if !self.fill(true).await? {
+                return Err(Closed::HungUp);
+            }
+        }
+        let began = Instant::now();
+        let held = tokio::select! {
+            () = self.door.stopped() => return Ok(None),
+            held = self.door.memory.unfinished(bytes) => held,
+        };
+        let held_back = began.elapsed();
+        let mut input = BytesMut::with_capacity(bytes.max(self.input.len()));
+        input.put_slice(&std::mem::take(&mut self.input));
+        self.input = input;
+        let patience = self.door.limits.frame_stall_max + slowest(bytes);
+        let deadline = tokio::time::Instant::now() + patience;
+        while self.input.len() < bytes {
+            let more = timeout_at(deadline, self.fill_frame(bytes)).await;
+            if !more.map_err(|_| Closed::Stalled(patience))?? {
+                return if *self.door.stopping.borrow() { Ok(None) } else { Err(Closed::HungUp) };
+            }
+        }
+        let Next::Frame(frame) = self.frames.next(&mut self.input)? else {
+            unreachable!("all its bytes are there")
+        };
+        // What was read beyond it, before its memory was taken, must not keep it.
+        self.input = BytesMut::from(&self.input[..]);
+        self.shrink_ahead();
+        self.door.metrics.bytes_in.add(bytes as u64);
+        Ok(Some(Incoming::Frame { frame: held.attach(frame), held_back }))
+    }
+
+    /// Reads what there is of a frame of `bytes`, into the memory that it has; whether there was anything before the end.
+    async fn fill_frame(&mut self, bytes: usize) -> Result<bool, Closed> {
+        let patience = self.door.limits.frame_stall_max;
+        loop {
+            let ready = tokio::select! {
+                () = self.door.stopped() => return Ok(false),
+                ready = timeout(patience, self.reader.readable()) => ready,
+            };
+            ready.map_err(|_| Closed::Stalled(patience))??;
+            let left = bytes - self.input.len();
+            let mut into = (&mut self.input).limit(left);
+            match self.reader.try_read_buf(&mut into) {
+                Ok(read) => return Ok(read > 0),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads ahead what there is; whether there was anything before the end. `false` also when the door closes.
+    pub(super) async fn fill(&mut self, is_begun: bool) -> Result<bool, Closed> {
+        self.shrink_ahead();
+        if self.input.is_empty() {
+            // An idle connection holds no buffer.
+            self.input = BytesMut::new();
+        }
+        let (patience, closed): (_, fn(Duration) -> Closed) = match is_begun {
+            true => (self.door.limits.frame_stall_max, Closed::Stalled),
+            false => (self.door.limits.idle_max, Closed::Idle),
+        };
+        loop {
+            let ready = tokio::select! {
+                () = self.door.stopped() => return Err(Closed::DoorClosed),
+                ready = timeout(patience, self.reader.readable()) => ready,
+            };
+            ready.map_err(|_| closed(patience))??;
+            let mut permit = tokio::select! {
+                () = self.door.stopped() => return Err(Closed::DoorClosed),
+                permit = self.door.memory.read_ahead() => permit,
+            };
+            match self.read_now() {
+                Ok(0) => return Ok(false),
+                Ok(read) => {
+                    permit.shrink_to(read);
+                    match &mut self.ahead {
+                        Some(ahead) => ahead.merge(permit),
+                        ahead => *ahead = Some(permit),
+                    }
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads once, by way of the stack: many small requests then do not each hold a buffer for a large one.
+    fn read_now(&mut self) -> std::io::Result<usize> {
+        let mut buffer = [0; READ_AHEAD_BYTES];
+        let read = self.reader.try_read(&mut buffer)?;
+        self.input.extend_from_slice(&buffer[..read]);
+        Ok(read)
+    }
 }
 
-/// Reads what there is; whether there was anything before the end.
-async fn fill(
-    reader: &mut OwnedReadHalf,
-    input: &mut BytesMut,
-    is_begun: bool,
-    door: &Door,
-) -> Result<bool, Closed> {
-    let is_begun = is_begun || !input.is_empty();
-    if !is_begun {
-        // An idle connection holds no buffer.
-        *input = BytesMut::new();
-    }
-    let (patience, closed): (_, fn(Duration) -> Closed) = match is_begun {
-        true => (door.limits.frame_stall_max, Closed::Stalled),
-        false => (door.limits.idle_max, Closed::Idle),
-    };
-    loop {
-        timeout(patience, reader.readable()).await.map_err(|_| closed(patience))??;
-        if input.capacity() == input.len() {
-            input.reserve(READ_AHEAD_BYTES);
+/// What a peer sent.
+enum Incoming {
+    /// A request, and how long it was held back for want of memory.
+    Frame { frame: Bytes, held_back: Duration },
+    /// One that is too large to be read, and what is said to that.
+    Refused(Head, Response),
+}
+
+/// How long so many bytes may take.
+fn slowest(bytes: usize) -> Duration {
+    Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64)
+}
+
+/// How long the client of a fetch was told to wait.
+fn throttle_of(response: &Response) -> Duration {
+    match response {
+        Response::Fetch(response) => {
+            Duration::from_millis(u64::try_from(response.throttle_time_ms).unwrap_or(0))
         }
-        match reader.try_read_buf(input) {
-            Ok(bytes) => return Ok(bytes > 0),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
+        _ => Duration::ZERO,
     }
+}
+
+/// What a client is told about the time for which its request was held back, ms.
+pub(super) fn throttle_told_ms(held_back: Duration) -> i32 {
+    i32::try_from(held_back.min(THROTTLE_TOLD_MAX).as_millis()).expect("a second fits")
 }
 
 /// The writing side: ends when the reading side has, and all answers have left.
@@ -266,25 +411,25 @@ async fn write_answers(
             }
         };
         tell(door, &outgoing.head, &response, outgoing.began);
-        // For a moment the records of a fetch are held twice, here and in the frame.
-        let frame = encode_response(&outgoing.head, &response)?;
-        drop(response);
-        write(door, &mut writer, &frame).await?;
+        let frame = encode_response(&outgoing.head, response)?;
+        write(door, &mut writer, Pieces::new(frame)).await?;
         drop(held);
     }
     Ok(writer.shutdown().await?)
 }
 
 /// Writes a whole frame, as long as the peer goes on reading it.
-async fn write(door: &Door, writer: &mut OwnedWriteHalf, mut frame: &[u8]) -> Result<(), Closed> {
+async fn write(door: &Door, writer: &mut OwnedWriteHalf, mut frame: Pieces) -> Result<(), Closed> {
     let patience = door.limits.answer_stall_max;
-    while !frame.is_empty() {
-        let written =
-            timeout(patience, writer.write(frame)).await.map_err(|_| Closed::NotRead(patience))??;
+    let deadline = tokio::time::Instant::now() + patience + slowest(frame.remaining());
+    while frame.has_remaining() {
+        let until = deadline.min(tokio::time::Instant::now() + patience);
+        let written = timeout_at(until, writer.write_buf(&mut frame))
+            .await
+            .map_err(|_| Closed::NotRead(patience))??;
         if written == 0 {
             return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
         }
-        frame = &frame[written..];
         door.metrics.bytes_out.add(written as u64);
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! Fetch (key 1, versions 4 to 18): a long poll over many partitions.
 //!
 //! `max_bytes` is soft (KIP-74): the first batch that is found is returned whole even when it is larger; after it the
-//! limits are hard. Fetch sessions (KIP-227) are declined, as a broker may: session id 0 says so, and the client sends
+//! limits are hard. The memory of what is read is taken before; when there is little, less is read, and when there is none
+//! the client is told to wait. Fetch sessions (KIP-227) are declined, as a broker may: session id 0 says so, and the client sends
 //! whole requests. One node is never fetched from by followers, so replica fields are ignored.
 
 use std::collections::HashMap;
@@ -21,6 +22,11 @@ use uuid::Uuid;
 
 use super::memory::Held;
 use super::{Door, codes, find_topic};
+
+/// How long a client is told to wait, and is not read, that got nothing for want of memory.
+const THROTTLE: Duration = Duration::from_millis(100);
+/// While a fetch waits anyway, memory is looked for so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// `READ_COMMITTED` of `FetchRequest.json`'s IsolationLevel.
 const READ_COMMITTED: i8 = 1;
@@ -49,6 +55,25 @@ struct Found {
     responses: Vec<FetchableTopicResponse>,
     bytes: usize,
     has_error: bool,
+    /// A batch that is larger than what was allowed, where nothing else was found before it.
+    larger: Option<Larger>,
+}
+
+/// A batch that did not come.
+#[derive(Debug, Clone, Copy)]
+struct Larger {
+    bytes: usize,
+    /// Its places in the answer.
+    topic: usize,
+    partition: usize,
+}
+
+/// What became of a look.
+#[derive(Debug)]
+enum Taken {
+    Found(Found, Option<Held>),
+    /// There is something, and no memory for it now.
+    NoMemory(Found),
 }
 
 /// Waits until there is as much as the client wants, or it has waited long enough. The memory is for the records.
@@ -73,16 +98,25 @@ pub(super) async fn answer(
         if let Some(waiter) = &waiter {
             look.partitions().for_each(|partition| partition.register(waiter));
         }
-        let (found, held) = take(door, look).await;
-        if is_last || found.has_error || found.bytes >= bytes_min {
-            door.metrics.records_out.add(count_records(&found.responses));
-            return (FetchResponse::default().with_responses(found.responses), held);
+        let mut until = deadline;
+        match take(door, look, || Look::of(door, version, &request)).await {
+            Taken::Found(found, held) if is_last || found.has_error || found.bytes >= bytes_min => {
+                door.metrics.records_out.add(count_records(&found.responses));
+                return (FetchResponse::default().with_responses(found.responses), held);
+            }
+            Taken::NoMemory(found) if is_last || found.has_error => {
+                door.metrics.fetches_without_memory.add(1);
+                let throttle_ms = THROTTLE.as_millis() as i32;
+                let response = FetchResponse::default().with_responses(found.responses);
+                return (response.with_throttle_time_ms(throttle_ms), None);
+            }
+            Taken::Found(..) => {}
+            Taken::NoMemory(_) => until = deadline.min(Instant::now() + LOOK_AGAIN),
         }
-        drop((found, held));
         if let Some(waiter) = &waiter {
             tokio::select! {
                 () = waiter.woken() => {}
-                () = tokio::time::sleep_until(deadline) => {}
+                () = tokio::time::sleep_until(until) => {}
                 () = door.stopped() => {}
             }
         }
@@ -163,19 +197,32 @@ impl Look {
         expected.fold(0, usize::saturating_add).min(self.bytes_max.max(1))
     }
 
-    /// Reads, up to `bytes_max`, or nothing if that is 0. Blocks on the disk.
-    fn read(self, bytes_max: usize) -> Found {
-        let mut found =
-            Found { responses: Vec::with_capacity(self.topics.len()), bytes: 0, has_error: false };
+    /// Reads, up to `bytes_max`, or nothing if that is 0. Blocks on the disk. If the first batch of all takes more it comes
+    /// alone, as long as it takes no more than `first_bytes_max`.
+    fn read(self, bytes_max: usize, first_bytes_max: usize) -> Found {
+        let mut found = Found {
+            responses: Vec::with_capacity(self.topics.len()),
+            bytes: 0,
+            has_error: false,
+            larger: None,
+        };
         for (name, topic_id, wanted) in self.topics {
             let mut partitions = Vec::with_capacity(wanted.len());
             for wanted in wanted {
-                let limit = bytes_max.saturating_sub(found.bytes).min(wanted.bytes_max);
-                let is_soft = found.bytes == 0 && bytes_max > 0;
-                let data = wanted.read(limit, is_soft, self.is_committed).unwrap_or_else(|code| {
+                let left = bytes_max.saturating_sub(found.bytes).min(wanted.bytes_max);
+                // Nothing overtakes a batch that must come alone.
+                let limit = if found.larger.is_some() { 0 } else { left };
+                let is_first = found.bytes == 0 && found.larger.is_none();
+                let first_bytes_max = if is_first { first_bytes_max } else { 0 };
+                let read = wanted.read(limit, first_bytes_max, self.is_committed);
+                let (data, first_bytes) = read.unwrap_or_else(|code| {
                     found.has_error = true;
-                    refused(wanted.index, code)
+                    (refused(wanted.index, code), None)
                 });
+                if let Some(bytes) = first_bytes {
+                    let (topic, partition) = (found.responses.len(), partitions.len());
+                    found.larger = Some(Larger { bytes, topic, partition });
+                }
                 found.bytes += data.records.as_ref().map_or(0, Bytes::len);
                 partitions.push(data);
             }
@@ -187,32 +234,38 @@ impl Look {
 }
 
 impl Wanted {
-    /// `is_soft`: a first batch that is larger than `limit` comes all the same.
-    fn read(&self, limit: usize, is_soft: bool, is_committed: bool) -> Result<PartitionData, ErrorCode> {
+    /// A first batch that is larger than `limit` comes all the same if it has no more than `first_bytes_max`; otherwise its
+    /// size comes.
+    fn read(
+        &self,
+        limit: usize,
+        first_bytes_max: usize,
+        is_committed: bool,
+    ) -> Result<(PartitionData, Option<usize>), ErrorCode> {
         let partition = self.partition.as_ref().map_err(|code| *code)?;
         check_leader_epoch(self.leader_epoch).map_err(|error| codes::fetch(&error))?;
         // Before the bounds: "out of range" would have a consumer of a damaged partition begin anew elsewhere.
         partition.check_status().map_err(|error| codes::fetch(&error))?;
         let mut bounds = partition.offsets();
-        let mut records = Bytes::new();
+        let (mut records, mut first_bytes) = (Bytes::new(), None);
         if self.from < bounds.log_start || self.from > bounds.log_end {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        if self.from < bounds.high_watermark && (is_soft || limit > 0) {
-            let slice = partition.fetch(self.from, limit, self.leader_epoch);
+        if self.from < bounds.high_watermark && limit.max(first_bytes_max) > 0 {
+            let slice = partition.fetch_within(self.from, limit, first_bytes_max, self.leader_epoch);
             let slice = slice.map_err(|error| codes::fetch(&error))?;
-            bounds = slice.offsets;
-            if is_soft || slice.batches.len() <= limit {
-                records = slice.batches;
-            }
+            (bounds, records) = (slice.offsets, slice.batches);
+            // Where it is not the first of all, a batch that does not fit has to wait for its turn.
+            first_bytes = slice.first_bytes.filter(|_| first_bytes_max > 0);
         }
-        Ok(PartitionData::default()
+        let data = PartitionData::default()
             .with_partition_index(self.index)
             .with_high_watermark(bounds.high_watermark.0)
             .with_last_stable_offset(bounds.high_watermark.0)
             .with_log_start_offset(bounds.log_start.0)
             .with_aborted_transactions(is_committed.then(Vec::new))
-            .with_records(Some(records)))
+            .with_records(Some(records));
+        Ok((data, first_bytes))
     }
 }
 
@@ -226,18 +279,52 @@ fn refused(index: i32, code: ErrorCode) -> PartitionData {
         .with_records(Some(Bytes::new()))
 }
 
-/// One look: takes memory for what it may find, reads off the async threads, gives back what was not needed.
-async fn take(door: &Door, look: Look) -> (Found, Option<Held>) {
+/// One look: takes memory for what it may find, reads off the async threads, gives back what was not needed. When the first
+/// batch of all takes more than that, it waits until there is as much, and looks once more.
+async fn take(door: &Door, look: Look, again: impl Fn() -> Look) -> Taken {
     let expected = look.bytes_expected();
-    // Without memory for records, the answer has none; the client asks again.
-    let memory = (expected > 0).then(|| door.memory.answer(expected)).flatten();
-    let Some((mut held, bytes_max)) = memory else {
-        return (look.read(0), None);
+    if expected == 0 {
+        return Taken::Found(look.read(0, 0), None);
+    }
+    let Some((mut held, bytes_max)) = door.memory.answer(expected) else {
+        return Taken::NoMemory(look.read(0, 0));
     };
-    let found = tokio::task::spawn_blocking(move || look.read(bytes_max)).await;
-    let found = found.expect("reading a log does not panic");
-    held.shrink_to(found.bytes);
-    (found, Some(held))
+    let mut found = read(look, bytes_max, held.bytes()).await;
+    if let Some(larger) = found.larger {
+        drop(held);
+        if larger.bytes > door.memory.bytes_max() {
+            return Taken::Found(too_large(door, found, larger), None);
+        }
+        held = tokio::select! {
+            held = door.memory.whole_answer(larger.bytes) => held,
+            () = door.stopped() => return Taken::NoMemory(found),
+        };
+        found = read(again(), bytes_max, larger.bytes).await;
+    }
+    // What was read may stand in a buffer of twice its size.
+    held.shrink_to(found.bytes.saturating_mul(2));
+    Taken::Found(found, Some(held))
+}
+
+async fn read(look: Look, bytes_max: usize, first_bytes_max: usize) -> Found {
+    let found = tokio::task::spawn_blocking(move || look.read(bytes_max, first_bytes_max)).await;
+    found.expect("reading a log does not panic")
+}
+
+/// The next batch is larger than any memory that there can be: since the budget was made smaller, for it was written. To go
+/// on as if there were nothing would have its consumer wait for ever.
+fn too_large(door: &Door, mut found: Found, larger: Larger) -> Found {
+    door.metrics.fetches_too_large.add(1);
+    door.often_too_large.warn(door.now(), |left_out| {
+        tracing::warn!(
+            bytes = larger.bytes, memory = door.memory.bytes_max(), left_out,
+            "a batch is larger than the memory for an answer: raise memory.budget.bytes and queued.max.request.bytes"
+        );
+    });
+    let data = &mut found.responses[larger.topic].partitions[larger.partition];
+    *data = refused(data.partition_index, ErrorCode::MessageTooLarge);
+    found.has_error = true;
+    found
 }
 
 fn count_records(responses: &[FetchableTopicResponse]) -> u64 {

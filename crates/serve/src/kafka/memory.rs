@@ -1,14 +1,20 @@
-//! Who may hold how much of the broker's byte budget (`queued.max.request.bytes`).
+//! Who may hold how much of the broker's memory.
 //!
 //! What only waits for a peer must never hold everything: a frame whose bytes do not come, or an answer that nobody reads.
-//! Each of the two has a share of the budget, and holds its bytes in the share and in the whole. What the shares leave is
-//! for requests that are there and are being served; these end by themselves and give their bytes back.
+//! Each of the two has a share of what there is for requests ([`anabranch_broker::Memory::requests`]), and holds its bytes
+//! in the share and in the whole. What the shares leave is for requests that are there and are being served; these end by
+//! themselves and give their bytes back.
 //!
-//! Outside of the budget, a connection holds up to twice [`READ_AHEAD_BYTES`] of what it has read, and one request that
-//! came in these and does not produce. So heartbeats, metadata and fetches wait for nobody's memory, and the bound for them
-//! is `connections_max` times as much.
+//! A frame or an answer that is larger than half of its share does not fit beside others of its kind. There is one such at a
+//! time in the whole server. It takes its bytes a piece at a time, between all others, and never so many that nothing is
+//! left to them.
+//!
+//! What is read of a frame before it has its bytes comes from a budget of its own. Outside of all this are requests of up to
+//! [`READ_AHEAD_BYTES`] that do not produce, while they are served, one for each connection: heartbeats, metadata and
+//! fetches wait for nobody's memory. The bound for them is `max.connections` times as much.
 
 use anabranch_core::budget::{Budget, Permit};
+use bytes::Bytes;
 
 /// Read of a frame before it must have its bytes from the budget.
 pub(super) const READ_AHEAD_BYTES: usize = 8 * 1024;
@@ -20,13 +26,18 @@ const ANSWERS_SHARE: usize = 2;
 const ANSWER_PART: usize = 8;
 /// But this much it may always take: a batch of the default size must fit. If it is not to be had, there is no answer.
 const ANSWER_BYTES_MIN: usize = 1 << 20;
+/// What a large frame or answer takes at a time.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// The budget and its shares.
-#[derive(Debug)]
-pub(super) struct Memory {
+#[derive(Debug, Clone)]
+pub(crate) struct Memory {
     whole: Budget,
     unfinished: Budget,
     answers: Budget,
+    /// Who has it has all of it.
+    large: Budget,
+    read_ahead: Budget,
 }
 
 /// Bytes held in a share and in the whole budget.
@@ -34,28 +45,49 @@ pub(super) struct Memory {
 pub(super) struct Held {
     share: Permit,
     whole: Permit,
+    is_large: bool,
 }
 
 impl Memory {
-    pub(super) fn new(whole: Budget) -> Self {
+    pub(crate) fn new(memory: &anabranch_broker::Memory) -> Self {
+        let whole = memory.requests().clone();
         let bytes = whole.limit_bytes();
-        let (unfinished, answers) = (bytes / UNFINISHED_SHARE, bytes / ANSWERS_SHARE);
-        Self { whole, unfinished: Budget::new(unfinished), answers: Budget::new(answers) }
+        Self {
+            unfinished: Budget::new(bytes / UNFINISHED_SHARE),
+            answers: Budget::new(bytes / ANSWERS_SHARE),
+            large: Budget::new(bytes - bytes / UNFINISHED_SHARE),
+            read_ahead: memory.read_ahead().clone(),
+            whole,
+        }
     }
 
-    /// The largest frame for which there can ever be memory.
-    pub(super) fn frame_bytes_max(&self) -> usize {
-        self.whole.limit_bytes()
+    /// Everything that there is, by what it is for.
+    pub(crate) fn kinds(&self) -> [(&'static str, &Budget); 5] {
+        [
+            ("requests", &self.whole),
+            ("unfinished_requests", &self.unfinished),
+            ("answers", &self.answers),
+            ("large", &self.large),
+            ("read_ahead", &self.read_ahead),
+        ]
     }
 
-    /// For a frame that is not whole yet, before more of it is read. One that is larger than the share waits until it has
-    /// the share alone.
+    /// The largest frame or answer for which there can ever be memory: others must have some beside it.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.large.limit_bytes()
+    }
+
+    /// For what is read before it is known what it is.
+    pub(super) async fn read_ahead(&self) -> Permit {
+        acquire(&self.read_ahead, READ_AHEAD_BYTES.min(self.read_ahead.limit_bytes())).await
+    }
+
+    /// For a frame that is not whole yet, before more of it is read.
     pub(super) async fn unfinished(&self, frame_bytes: usize) -> Held {
-        let share = acquire(&self.unfinished, frame_bytes.min(self.unfinished.limit_bytes())).await;
-        Held { share, whole: acquire(&self.whole, frame_bytes).await }
+        self.in_share(&self.unfinished, frame_bytes).await
     }
 
-    /// For a frame that is there.
+    /// For a small frame that is there.
     pub(super) async fn finished(&self, frame_bytes: usize) -> Permit {
         acquire(&self.whole, frame_bytes).await
     }
@@ -68,29 +100,61 @@ impl Memory {
         let mut bytes = wanted.clamp(least, most);
         while bytes >= least {
             if let Some((share, whole)) = self.answers.try_acquire(bytes).zip(self.whole.try_acquire(bytes)) {
-                return Some((Held { share, whole }, wanted.min(bytes)));
+                return Some((Held { share, whole, is_large: false }, wanted.min(bytes)));
             }
             bytes /= 2;
         }
         None
     }
+
+    /// For an answer that cannot be less, as one large batch.
+    pub(super) async fn whole_answer(&self, bytes: usize) -> Held {
+        self.in_share(&self.answers, bytes).await
+    }
+
+    async fn in_share(&self, share: &Budget, bytes: usize) -> Held {
+        if bytes <= share.limit_bytes() / 2 {
+            let share = acquire(share, bytes).await;
+            return Held { share, whole: acquire(&self.whole, bytes).await, is_large: false };
+        }
+        let share = acquire(&self.large, self.large.limit_bytes()).await;
+        let mut whole = acquire(&self.whole, bytes.min(PIECE_BYTES)).await;
+        let mut left = bytes.saturating_sub(PIECE_BYTES);
+        while left > 0 {
+            whole.merge(acquire(&self.whole, left.min(PIECE_BYTES)).await);
+            left = left.saturating_sub(PIECE_BYTES);
+        }
+        Held { share, whole, is_large: true }
+    }
 }
 
 impl Held {
-    /// The frame is whole: others may use the share.
-    pub(super) fn finish(self) -> Permit {
-        self.whole
+    /// The frame is whole, and keeps its bytes as long as any part of it is used. Others may use the share; but there is
+    /// no second large one before this is gone.
+    pub(super) fn attach(self, frame: Bytes) -> Bytes {
+        let frame = self.whole.attach(frame);
+        match self.is_large {
+            true => self.share.attach(frame),
+            false => frame,
+        }
+    }
+
+    /// How much it is.
+    pub(super) fn bytes(&self) -> usize {
+        self.whole.bytes()
     }
 
     /// Gives everything above `bytes` back early.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
-        self.share.shrink_to(bytes);
+        if !self.is_large {
+            self.share.shrink_to(bytes);
+        }
         self.whole.shrink_to(bytes);
     }
 }
 
 async fn acquire(budget: &Budget, bytes: usize) -> Permit {
-    budget.acquire(bytes).await.expect("frames are no larger than the budget, and so are parts of it")
+    budget.acquire(bytes).await.expect("nobody is let in with more than the budget")
 }
 
 fn free(budget: &Budget) -> usize {

@@ -25,12 +25,14 @@ mod join_group;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
-mod memory;
+pub(crate) mod memory;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod operations;
+mod outgoing;
+mod oversized;
 mod produce;
 mod sync_group;
 mod tally;
@@ -38,6 +40,7 @@ mod tally;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_broker::group::GroupError;
 use anabranch_broker::{Broker, Topic};
@@ -53,6 +56,7 @@ use uuid::Uuid;
 
 use crate::config::{Advertised, Limits};
 use crate::metrics::Metrics;
+use crate::pressure::Often;
 use crate::server::ACCEPT_PAUSE;
 use memory::Memory;
 
@@ -65,6 +69,10 @@ pub(crate) struct Door {
     port: i32,
     limits: Limits,
     metrics: Arc<Metrics>,
+    /// Warnings about connections that were refused, about those that were closed, and about batches that are too large.
+    often_refused: Often,
+    often_closed: Often,
+    often_too_large: Often,
     stopping: watch::Receiver<bool>,
 }
 
@@ -74,11 +82,26 @@ impl Door {
         advertised: &Advertised,
         limits: Limits,
         metrics: Arc<Metrics>,
+        memory: Memory,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let port = advertised.port.map_or(0, i32::from);
-        let memory = Memory::new(broker.budget().clone());
-        Self { broker, memory, host: text(&advertised.host), port, limits, metrics, stopping }
+        Self {
+            broker,
+            memory,
+            host: text(&advertised.host),
+            port,
+            limits,
+            metrics,
+            often_refused: Often::default(),
+            often_closed: Often::default(),
+            often_too_large: Often::default(),
+            stopping,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.broker.clock().monotonic()
     }
 
     fn node_id(&self) -> BrokerId {
@@ -154,14 +177,20 @@ pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener) {
             accepted = listener.accept() => match accepted {
                 Ok((_, peer)) if connections.len() >= door.limits.connections_max => {
                     door.metrics.connections_refused.add(1);
-                    tracing::warn!(%peer, limit = door.limits.connections_max, "too many connections: refused");
+                    door.often_refused.warn(door.now(), |left_out| tracing::warn!(
+                        %peer, limit = door.limits.connections_max, left_out,
+                        "too many connections: refused; raise max.connections"
+                    ));
                 }
                 Ok((stream, peer)) => {
                     door.metrics.connections_opened.add(1);
                     connections.spawn(connection::serve(Arc::clone(&door), stream, peer));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    door.metrics.accepts_failed.add(1);
+                    door.often_refused.warn(door.now(), |left_out| {
+                        tracing::warn!(%error, left_out, "cannot accept a connection");
+                    });
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

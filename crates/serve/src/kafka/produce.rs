@@ -3,6 +3,8 @@
 //! From version 13 topics are addressed by id (KIP-516); from version 8 errors come with a message, and name the records
 //! that are wrong (KIP-467).
 
+use std::time::Duration;
+
 use anabranch_broker::{Ack, Partition, ProduceError, Produced, Producing as Queued, RecordsRefused};
 use anabranch_core::batch::{BatchHeader, Compression, NO_TIMESTAMP};
 use anabranch_wire::ErrorCode;
@@ -15,6 +17,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::codes::{self, Refusal, refusal};
+use super::connection::throttle_told_ms;
 use super::{Door, find_topic, text};
 
 /// A request whose batches are queued, each where it could be.
@@ -22,6 +25,7 @@ use super::{Door, find_topic, text};
 pub(super) struct Producing {
     topics: Vec<(TopicName, Uuid, Vec<Partitioned>)>,
     is_answered: bool,
+    held_back: Duration,
 }
 
 /// A partition's number, and its batch on its way.
@@ -69,12 +73,18 @@ impl Producing {
                     .with_partition_responses(answered),
             );
         }
-        ProduceResponse::default().with_responses(responses)
+        let throttle_ms = throttle_told_ms(self.held_back);
+        ProduceResponse::default().with_responses(responses).with_throttle_time_ms(throttle_ms)
     }
 }
 
-/// Queues the batches of a request, in order. `timeout_ms` has no meaning here: it bounds the wait for replicas.
-pub(super) async fn submit(door: &Door, version: i16, request: ProduceRequest) -> Producing {
+/// Queues the batches of a request, in order. It was held back so long for want of memory. `timeout_ms` has no meaning here: it bounds the wait for replicas.
+pub(super) async fn submit(
+    door: &Door,
+    version: i16,
+    request: ProduceRequest,
+    held_back: Duration,
+) -> Producing {
     let ack = match request.acks {
         0 | 1 => Ok(Ack::Written),
         -1 => Ok(Ack::Durable),
@@ -105,7 +115,7 @@ pub(super) async fn submit(door: &Door, version: i16, request: ProduceRequest) -
         }
         topics.push((name, topic_id, partitions));
     }
-    Producing { topics, is_answered: request.acks != 0 }
+    Producing { topics, is_answered: request.acks != 0, held_back }
 }
 
 async fn queue(

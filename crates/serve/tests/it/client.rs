@@ -1,10 +1,12 @@
 //! A Kafka client for tests: frames out, frames in, and nothing hidden.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_broker::{Broker, BrokerConfig};
 use anabranch_core::batch::{BatchBuilder, Compression, Record};
+use anabranch_core::seam::{Disk, RealDisk};
 use anabranch_serve::{Limits, ServeConfig, Server};
 use anabranch_wire::messages::create_topics_request::CreatableTopic;
 use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -44,12 +46,26 @@ impl Node {
 
     /// A node over a data directory that may hold something.
     pub(crate) async fn over(dir: tempfile::TempDir, limits: Limits, settings: &[(&str, &str)]) -> Self {
+        Self::open(dir, Arc::new(RealDisk), limits, settings).await
+    }
+
+    /// A node on another disk.
+    pub(crate) async fn on(disk: Arc<dyn Disk>, limits: Limits, settings: &[(&str, &str)]) -> Self {
+        Self::open(tempfile::tempdir().unwrap(), disk, limits, settings).await
+    }
+
+    async fn open(
+        dir: tempfile::TempDir,
+        disk: Arc<dyn Disk>,
+        limits: Limits,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut config = BrokerConfig::default();
         config.set("group.initial.rebalance.delay.ms", "0").unwrap();
         for (name, value) in settings {
             config.set(name, value).unwrap();
         }
-        let broker = Broker::builder().data(dir.path()).config(config).open().await.unwrap();
+        let broker = Broker::builder().data(dir.path()).disk(disk).config(config).open().await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = ServeConfig { kafka_addr: any, advertised: None, http_addr: Some(any), limits };
         let server = Server::start(broker.clone(), config).await.unwrap();

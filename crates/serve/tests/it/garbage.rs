@@ -99,13 +99,16 @@ async fn a_frame_comes_in_whatever_pieces_it_comes() {
     assert_eq!(client.receive::<ApiVersionsRequest>(4, 2).await.error_code, 0);
 }
 
-/// The memory budget is smaller than `socket.request.max.bytes`: what would never get a permit is refused.
+/// The memory budget is smaller than `socket.request.max.bytes`: what would never get a permit is refused. Produce requests
+/// are told (see `limits`); of others nobody makes such.
 #[tokio::test]
 async fn a_frame_larger_than_the_budget_is_refused() {
     let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "1048576")]).await;
     let mut client = node.connect().await;
-    client.stream.write_all(&(2_i32 << 20).to_be_bytes()).await.unwrap();
+    const METADATA_9: &[u8] = &[0, 3, 0, 9];
+    client.stream.write_all(&[&(2_i32 << 20).to_be_bytes(), METADATA_9].concat()).await.unwrap();
     client.ends().await;
+    assert_eq!(node.metric("messaging_server_requests_without_memory_total").await, 1);
     let mut client = node.connect().await;
     assert!(client.call(9, &ProduceRequest::default().with_acks(1)).await.responses.is_empty());
 }

@@ -1,15 +1,21 @@
 //! Every limit, and the way out.
 
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, Open, RealDisk};
 use anabranch_serve::Limits;
-use anabranch_wire::messages::{ApiVersionsRequest, FetchRequest, JoinGroupRequest, ProduceRequest};
+use anabranch_wire::messages::{
+    ApiVersionsRequest, FetchRequest, JoinGroupRequest, MetadataRequest, ProduceRequest,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::client::{Client, Node, RECEIVED, SOON, batch, fetch, frame, produce};
+use crate::client::{Client, Node, RECEIVED, SOON, batch, fetch, frame, produce, topic};
 
 const BUDGET_USED: &str = "messaging_server_memory_budget_used_bytes";
 
@@ -47,7 +53,7 @@ async fn a_spent_budget_holds_requests_back() {
     let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "1048576")]).await;
     let mut client = node.connect().await;
     client.create_topic("t", 1).await;
-    let everything = node.broker.budget().acquire(1 << 20).await.unwrap();
+    let everything = node.broker.memory().requests().acquire(1 << 20).await.unwrap();
     let id = client.send(9, &produce("t", 0, 1, batch(&["a"]))).await;
     let waited = timeout(Duration::from_millis(100), client.stream.peek(&mut [0])).await;
     assert!(waited.is_err(), "nothing is answered without memory");
@@ -103,21 +109,264 @@ async fn half_frames_hold_back_frames_of_their_kind_alone() {
     node.metric_becomes(BUDGET_USED, |used| used == 0).await;
 }
 
-/// A frame that is larger than the share of unfinished frames takes the share alone, and is served.
+/// A large frame that came slowly had the whole share of frames that are not whole: nobody else could send one of more than
+/// a few kilobytes until it was there. Now it waits for others of its size, and for nobody else.
 #[tokio::test]
-async fn a_frame_larger_than_its_share_waits_until_it_is_alone() {
-    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "2097152")]).await;
+async fn a_large_frame_holds_back_large_frames_alone() {
+    let node = Node::with(Limits::default(), &[("queued.max.request.bytes", "4194304")]).await;
     let mut client = node.connect().await;
     client.create_topic("t", 1).await;
-    let mut half = node.connect().await;
-    half.stream.write_all(&half_frame(100 << 10)).await.unwrap();
-    node.metric_becomes(BUDGET_USED, |used| used == 100 << 10).await;
+    let mut slow = node.connect().await;
+    slow.stream.write_all(&half_frame(2 << 20)).await.unwrap();
+    node.metric_becomes(BUDGET_USED, |used| used == 2 << 20).await;
+    assert_eq!(
+        client.produce("t", batch(&[&"x".repeat(400_000)])).await.error_code,
+        0,
+        "there is room beside"
+    );
+    let found = client.fetch("t", 0).await;
+    assert!(found.records.is_some_and(|records| records.len() > 400_000));
     let id = client.send(9, &produce("t", 0, 1, batch(&[&"x".repeat(900_000)]))).await;
     let waited = timeout(Duration::from_millis(100), client.stream.peek(&mut [0])).await;
-    assert!(waited.is_err(), "another frame has a part of the share");
-    drop(half);
+    assert!(waited.is_err(), "two large ones do not fit");
+    assert_eq!(node.metric("messaging_server_memory_share_waiting{share=\"large\"}").await, 1);
+    drop(slow);
     let response = client.receive::<ProduceRequest>(9, id).await;
     assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+    assert!(response.throttle_time_ms >= 100, "it says for how long it was held back");
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+}
+
+/// Whoever holds memory must not hold it for ever by sending a byte now and then.
+#[tokio::test]
+async fn a_frame_that_trickles_is_cut_off() {
+    let limits = Limits { frame_stall_max: Duration::from_millis(300), ..Limits::default() };
+    let node = Node::with(limits, &[]).await;
+    let mut client = node.connect().await;
+    client.stream.write_all(&half_frame(20 << 10)).await.unwrap();
+    let trickle = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await; // each byte is in time, and the frame is not
+            if client.stream.write_all(&[0]).await.is_err() {
+                return;
+            }
+        }
+    };
+    timeout(SOON, trickle).await.expect("the connection is closed");
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+}
+
+/// Its producer would try for ever if the connection were closed.
+#[tokio::test]
+async fn a_batch_for_which_there_can_never_be_memory_is_refused_by_name() {
+    const MESSAGE_TOO_LARGE: i16 = 10;
+    let settings = [("queued.max.request.bytes", "1048576"), ("message.max.bytes", "10000000")];
+    let node = Node::with(Limits::default(), &settings).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 2).await;
+    let topics = client.call(12, &MetadataRequest::default().with_topics(None)).await.topics;
+    let id = topics.iter().find(|found| found.name == Some(topic("t"))).map(|found| found.topic_id);
+    let large = batch(&[&"x".repeat(1_500_000)]);
+    for version in 3..=13 {
+        let mut request = produce("t", 0, -1, large.clone());
+        let second = request.topic_data[0].partition_data[0].clone().with_index(1);
+        request.topic_data[0].partition_data.push(second.with_records(Some(batch(&["small"]))));
+        if version >= 13 {
+            request.topic_data[0].name = topic("");
+            request.topic_data[0].topic_id = id.unwrap();
+        }
+        let response = client.call(version, &request).await;
+        assert_eq!(response.responses[0].topic_id.is_nil(), version < 13);
+        for (index, partition) in response.responses[0].partition_responses.iter().enumerate() {
+            assert_eq!(
+                (partition.index, partition.error_code),
+                (index as i32, MESSAGE_TOO_LARGE),
+                "{version}"
+            );
+            let told =
+                partition.error_message.as_ref().is_some_and(|why| why.contains("memory.budget.bytes"));
+            assert_eq!(told, version >= 8);
+        }
+        assert_eq!(client.produce("t", batch(&["a"])).await.error_code, 0, "the connection goes on");
+    }
+    assert_eq!(node.metric("messaging_server_requests_without_memory_total").await, 11);
+    client.send(9, &produce("t", 0, 0, large)).await;
+    client.ends().await;
+    node.metric_becomes("messaging_server_memory_share_used_bytes{share=\"read_ahead\"}", |used| used == 0)
+        .await;
+}
+
+/// A disk whose syncs wait while they are held.
+#[derive(Debug, Default)]
+struct HeldDisk {
+    held: Arc<(parking_lot::Mutex<bool>, parking_lot::Condvar)>,
+}
+
+impl HeldDisk {
+    fn hold(&self, held: bool) {
+        *self.held.0.lock() = held;
+        self.held.1.notify_all();
+    }
+}
+
+struct Release(Arc<HeldDisk>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.hold(false);
+    }
+}
+
+#[derive(Debug)]
+struct HeldFile(Arc<dyn DiskFile>, Arc<(parking_lot::Mutex<bool>, parking_lot::Condvar)>);
+
+impl DiskFile for HeldFile {
+    fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()> {
+        self.0.read_exact_at(into, position)
+    }
+
+    fn write_all_at(&self, parts: &[&[u8]], position: u64) -> io::Result<()> {
+        self.0.write_all_at(parts, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut held = self.1.0.lock();
+        while *held {
+            self.1.1.wait(&mut held);
+        }
+        drop(held);
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+impl Disk for HeldDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(HeldFile(RealDisk.open(path, how)?, Arc::clone(&self.held))))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        RealDisk.list(path)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        RealDisk.try_lock(path)
+    }
+}
+
+/// A batch that waited for the writer was in memory and in nobody's budget once its connection was gone: whoever connected,
+/// sent and hung up could fill the memory while the disk was slow.
+#[tokio::test]
+async fn batches_that_wait_for_the_disk_are_in_the_budget_though_their_connections_are_gone() {
+    let disk = Arc::new(HeldDisk::default());
+    let node = Node::on(Arc::clone(&disk) as Arc<dyn Disk>, Limits::default(), &[]).await;
+    node.connect().await.create_topic("t", 1).await;
+    disk.hold(true);
+    // Without this, a test that fails would wait for the disk for ever.
+    let _release = Release(Arc::clone(&disk));
+    for number in 0..4_u64 {
+        let before = node.metric(RECEIVED).await;
+        let mut client = node.connect().await;
+        client.send(9, &produce("t", 0, -1, batch(&[&"x".repeat(500_000)]))).await;
+        node.metric_becomes(RECEIVED, |bytes| bytes > before + 500_000).await;
+        // What is no request ends the connection at once.
+        client.stream.write_all(&[0, 0, 0, 4, 0x7f, 0xff, 0, 0]).await.unwrap();
+        if number == 0 {
+            // Written, and without its bytes. Its sync is under way, and the others wait behind it.
+            let log = node.broker.topic("t").unwrap().partition(0).unwrap().clone();
+            let written = async {
+                while log.offsets().log_end.0 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(SOON, written).await.expect("the writer writes");
+        }
+        node.metric_becomes(BUDGET_USED, |used| used >= number * 500_000).await;
+    }
+    node.metric_becomes("messaging_server_connections", |open| open == 0).await;
+    let used = node.metric(BUDGET_USED).await;
+    assert!(used > 3 * 500_000, "{used} bytes for three batches that wait");
+    disk.hold(false);
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+    assert_eq!(node.broker.topic("t").unwrap().partition(0).unwrap().offsets().log_end.0, 4);
+}
+
+/// The first batch of a fetch comes whole, however little was asked for (KIP-74), and its memory was not counted: a client
+/// that asked for a megabyte was given a hundred, outside of the budget.
+#[tokio::test]
+async fn a_batch_larger_than_asked_for_waits_for_its_memory() {
+    const LARGE: usize = 9_000_000;
+    let settings = [("queued.max.request.bytes", "33554432"), ("message.max.bytes", "20000000")];
+    let node = Node::with(Limits::default(), &settings).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 1).await;
+    assert_eq!(client.produce("t", batch(&[&"x".repeat(LARGE)])).await.error_code, 0);
+    assert_eq!(client.produce("t", batch(&["small"])).await.error_code, 0);
+    let held = node.broker.memory().requests().acquire(30 << 20).await.unwrap();
+    let id = client.send(12, &fetch("t", &[(0, 0)])).await;
+    let waited = timeout(Duration::from_millis(100), client.stream.peek(&mut [0])).await;
+    assert!(waited.is_err(), "there is no memory for it");
+    drop(held);
+    timeout(SOON, client.stream.peek(&mut [0])).await.unwrap().unwrap(); // more than a socket takes
+    let used = node.metric(BUDGET_USED).await;
+    assert!(used > LARGE as u64, "{used} bytes for the answer");
+    let response = client.receive::<FetchRequest>(12, id).await;
+    let records = response.responses[0].partitions[0].records.clone().unwrap();
+    assert_eq!(records.len(), batch(&[&"x".repeat(LARGE)]).len(), "and nothing behind it");
+    node.metric_becomes(BUDGET_USED, |used| used == 0).await;
+}
+
+/// The budget was made smaller than what was written before.
+#[tokio::test]
+async fn a_batch_that_is_larger_than_all_memory_is_an_error_and_no_endless_wait() {
+    const MESSAGE_TOO_LARGE: i16 = 10;
+    let message = [("message.max.bytes", "20000000")];
+    let node = Node::with(Limits::default(), &message).await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 2).await;
+    assert_eq!(client.produce("t", batch(&[&"x".repeat(3_000_000)])).await.error_code, 0);
+    let small = produce("t", 1, -1, batch(&["small"]));
+    client.call(9, &small).await;
+    node.server.shutdown().await;
+    node.broker.close().await;
+    let node = Node::over(node._dir, Limits::default(), &[("queued.max.request.bytes", "2097152")]).await;
+    let mut client = node.connect().await;
+    let response = client.call(12, &fetch("t", &[(0, 0), (1, 0)])).await;
+    let codes: Vec<i16> = response.responses[0].partitions.iter().map(|data| data.error_code).collect();
+    assert_eq!(codes, [MESSAGE_TOO_LARGE, 0], "the one that cannot come, and no other");
+    let other = client.call(12, &fetch("t", &[(1, 0)])).await;
+    assert!(other.responses[0].partitions[0].records.as_ref().is_some_and(|records| !records.is_empty()));
 }
 
 /// Five consumers that asked for 50 MiB each and read nothing held all the memory that there is for answers, for as long as
@@ -212,12 +461,22 @@ async fn fetches_take_what_they_can_get_and_leave_the_rest() {
         response.responses[0].partitions[0].records.as_ref().unwrap().len() / one
     };
     assert_eq!(got(&mut client).await, 8, "an eighth of a half of 64 MiB");
-    let held = node.broker.budget().acquire(BUDGET - (16 << 20)).await.unwrap();
+    let held = node.broker.memory().requests().acquire(BUDGET - (16 << 20)).await.unwrap();
     assert_eq!(got(&mut client).await, 4, "an eighth of what is left");
-    let more = node.broker.budget().acquire(14 << 20).await.unwrap();
+    let more = node.broker.memory().requests().acquire(14 << 20).await.unwrap();
     assert_eq!(got(&mut client).await, 2, "but no less than 1 MiB");
-    let rest = node.broker.budget().acquire((1 << 20) + 1024).await.unwrap();
-    assert_eq!(got(&mut client).await, 0, "less is left: an answer without records, not a wait");
+    let rest = node.broker.memory().requests().acquire((1 << 20) + 1024).await.unwrap();
+    let began = std::time::Instant::now();
+    let response = client.call(12, &whole).await;
+    assert_eq!(
+        response.responses[0].partitions[0].records,
+        Some(bytes::Bytes::new()),
+        "an answer without records"
+    );
+    assert_eq!(response.throttle_time_ms, 100, "it says how long to wait");
+    assert_eq!(got(&mut client).await, 0);
+    assert!(began.elapsed() >= Duration::from_millis(100), "and until then the connection was not read");
+    assert_eq!(node.metric("messaging_server_fetches_without_memory_total").await, 2);
     drop((held, more, rest));
     assert_eq!(got(&mut client).await, 8);
 }
