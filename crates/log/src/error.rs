@@ -69,6 +69,14 @@ pub enum FaultCause {
         /// The one that is there again.
         to: u64,
     },
+    /// A batch has records where others begin.
+    #[error("damaged: a batch reaches to offset {last}, and what follows begins at {limit}")]
+    OffsetTooFar {
+        /// The last offset of the batch.
+        last: Offset,
+        /// Where the next segment begins, or the part that may be seen ends.
+        limit: Offset,
+    },
     /// Records that were durable are gone from the end, or the last ones have other offsets.
     #[error("damaged: the log ends at offset {end}, and was durable up to {durable}")]
     EndsElsewhere {

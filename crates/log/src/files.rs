@@ -256,6 +256,15 @@ impl DiskFile for Handle {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(|handle| handle.set_len(len))
     }
+
+    fn reserve(&self, position: u64, len: u64) -> io::Result<()> {
+        self.get()?.reserve(position, len)
+    }
+
+    /// A handle that is closed now and then misses errors.
+    fn sync_file_system(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl Drop for Handle {

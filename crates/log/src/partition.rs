@@ -375,6 +375,9 @@ impl PartitionLog {
     fn segments_from(&self, offset: Offset) -> Vec<Arc<Segment>> {
         let segments = self.shared.segments.read();
         let first = segments.partition_point(|segment| segment.base <= offset).saturating_sub(1);
+        for pair in segments[first..].windows(2) {
+            pair[0].note_sealed(pair[1].base);
+        }
         segments[first..].to_vec()
     }
 
@@ -394,6 +397,8 @@ impl PartitionLog {
             return Ok(Err(first.len_bytes));
         }
         let scan = segment.scan(position, end, bytes_max.max(first.len_bytes) + BATCH_HEADER_BYTES);
+        // Offsets lie outside the checksum, and the last batch has none after it that would not fit.
+        let scan = if segment.base == visible.segment { scan.below(visible.next) } else { scan };
         self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error))).map(Ok)
     }
 
@@ -411,10 +416,7 @@ impl PartitionLog {
 /// Bytes of a segment that may be read.
 fn readable(segment: &Segment, visible: Visible) -> u64 {
     match segment.base.cmp(&visible.segment) {
-        std::cmp::Ordering::Less => {
-            segment.note_sealed();
-            segment.len()
-        }
+        std::cmp::Ordering::Less => segment.len(),
         std::cmp::Ordering::Equal => visible.bytes,
         std::cmp::Ordering::Greater => 0,
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, RecordAt, check_batch};
@@ -84,8 +84,8 @@ pub(crate) struct Segment {
     syncing: Mutex<()>,
     /// Protects the index: readers look up, the writer adds. Held for a few small reads at most.
     pub(crate) index: Mutex<Index>,
-    /// Nothing is added any more.
-    is_sealed: AtomicBool,
+    /// Where the next segment begins: no batch of this one reaches beyond. `i64::MAX` while there is none.
+    end: AtomicI64,
     /// The index was found to lack entries, and made anew.
     is_complete: AtomicBool,
     /// The largest timestamp, once it was looked for in a sealed segment.
@@ -119,16 +119,20 @@ impl Segment {
             synced: AtomicU64::new(0),
             syncing: Mutex::new(()),
             index: Mutex::new(index),
-            is_sealed: AtomicBool::new(false),
+            end: AtomicI64::new(i64::MAX),
             is_complete: AtomicBool::new(false),
             sealed_max_ms: OnceLock::new(),
             disk: Arc::clone(disk),
         })
     }
 
-    /// Takes note that nothing is added any more.
-    pub(crate) fn note_sealed(&self) {
-        self.is_sealed.store(true, Ordering::Release);
+    /// Takes note that the next segment begins at `end`, and nothing is added here any more.
+    pub(crate) fn note_sealed(&self, end: Offset) {
+        self.end.store(end.0, Ordering::Release);
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.end.load(Ordering::Acquire) != i64::MAX
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -197,7 +201,8 @@ impl Segment {
 
     /// Walks the batches from `from` to the byte `end`.
     pub(crate) fn scan(&self, from: u64, end: u64, window_bytes: usize) -> Scan<'_> {
-        Scan::new(self.file.as_ref(), from, end, window_bytes)
+        let limit = Offset(self.end.load(Ordering::Acquire));
+        Scan::new(self.file.as_ref(), from, end, window_bytes).below(limit)
     }
 
     /// The batch that holds `offset`, or the next one after it; `None` when there is none before the byte `end`.
@@ -263,7 +268,7 @@ impl Segment {
                 Ok(None::<()>)
             },
         )?;
-        if self.is_sealed.load(Ordering::Acquire) {
+        if self.is_sealed() {
             let _ = self.sealed_max_ms.set(max);
         }
         Ok(max)
@@ -294,7 +299,7 @@ impl Segment {
 
     /// Makes the index of a sealed segment anew, where entries are missing; once, and `false` ever after.
     fn complete_index(&self) -> Result<bool, Fault> {
-        if !self.is_sealed.load(Ordering::Acquire) || self.is_complete.swap(true, Ordering::AcqRel) {
+        if !self.is_sealed() || self.is_complete.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
         tracing::warn!(file = %self.path.display(), "entries are missing in the index of this segment; it is made anew");
@@ -420,6 +425,8 @@ pub(crate) struct Scan<'a> {
     end: u64,
     /// After the last record passed.
     next: Offset,
+    /// No record is at this offset or beyond.
+    limit: Offset,
     window: Bytes,
     window_at: u64,
     window_bytes: usize,
@@ -440,6 +447,7 @@ impl<'a> Scan<'a> {
             position: from,
             end,
             next: Offset(0),
+            limit: Offset(i64::MAX),
             window: Bytes::new(),
             window_at: from,
             window_bytes,
@@ -454,6 +462,12 @@ impl<'a> Scan<'a> {
     /// Demands that the next batch begins at `next` or later.
     pub(crate) fn after(mut self, next: Offset) -> Self {
         self.next = next;
+        self
+    }
+
+    /// Demands that no batch reaches to `limit` or beyond.
+    pub(crate) fn below(mut self, limit: Offset) -> Self {
+        self.limit = self.limit.min(limit);
         self
     }
 
@@ -534,6 +548,10 @@ impl<'a> Scan<'a> {
         }
         if header.base_offset < self.next {
             let cause = FaultCause::OffsetGoesBack { expected: self.next, found: header.base_offset };
+            return Err(ScanError::Damaged(position, cause));
+        }
+        if header.last_offset() >= self.limit {
+            let cause = FaultCause::OffsetTooFar { last: header.last_offset(), limit: self.limit };
             return Err(ScanError::Damaged(position, cause));
         }
         Ok(Some(header))

@@ -86,6 +86,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`]; nothing was changed then.
     pub fn open(mut config: StoreConfig) -> Result<Self, OpenError> {
+        let unbounded = Arc::clone(&config.disk);
         let files = Files::new(Arc::clone(&config.disk), config.open_files_max);
         config.disk = Arc::new(files.clone());
         let (disk, root) = (config.disk.as_ref(), config.root.as_path());
@@ -96,7 +97,8 @@ impl Store {
         redo::recover(disk, root)?;
         let queue = Queue::new(config.queue_appends_max);
         let format = root.join(FORMAT);
-        let all_files = || disk.open(&format, Open::Read).map_err(failed("open", &format));
+        // Kept open, so that no error is missed.
+        let all_files = || unbounded.open(&format, Open::Read).map_err(failed("open", &format));
         let (flusher, jobs) = Flusher::new(
             Arc::clone(&config.disk),
             Arc::clone(&config.random),

@@ -1,7 +1,8 @@
 //! The server is killed, again and again, in the middle of what it does. What it acknowledged must be there.
 //!
 //! Clients of librdkafka write numbered records and commit a group's offsets all the time; they live through many deaths
-//! of the server. `ANABRANCH_KILL_ROUNDS` asks for more rounds, `ANABRANCH_KILL_SEED` for the same moments again.
+//! of the server. `ANABRANCH_KILL_ROUNDS` asks for more rounds or `ANABRANCH_KILL_SECONDS` for a time instead,
+//! `ANABRANCH_KILL_PRODUCERS` and `ANABRANCH_KILL_GROUPS` for more clients, `ANABRANCH_KILL_SEED` for the same moments again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -23,7 +24,6 @@ use crate::harness::{DEADLINE, Server, eventually, run};
 
 const TOPICS: [&str; 2] = ["kill-a", "kill-b"];
 const PARTITIONS: i32 = 3;
-const GROUP: &str = "kill-group";
 /// A producer lives through so many deaths before another takes its place.
 const ROUNDS_PER_PRODUCER: u64 = 10;
 /// The server dies within so many milliseconds of its first acknowledgements.
@@ -73,28 +73,32 @@ impl ProducerContext for Context {
 
 /// A thread that writes numbers, on and on.
 struct Writer {
-    name: &'static str,
+    name: String,
+    is_idempotent: bool,
     acknowledged: Arc<Acknowledged>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
 }
 
 impl Writer {
-    fn start(name: &'static str, bootstrap: &str, settings: &[(&str, &str)]) -> Self {
-        let mut writer = Self { name, acknowledged: Arc::default(), stop: Arc::default(), thread: None };
-        writer.spawn(bootstrap, settings, 0);
+    fn start(number: u64, bootstrap: &str) -> Self {
+        let is_idempotent = number.is_multiple_of(2);
+        let name = format!("{}-{number}", if is_idempotent { "idempotent" } else { "plain" });
+        let mut writer =
+            Self { name, is_idempotent, acknowledged: Arc::default(), stop: Arc::default(), thread: None };
+        writer.spawn(bootstrap, 0);
         writer
     }
 
-    fn spawn(&mut self, bootstrap: &str, settings: &[(&str, &str)], first: u64) {
+    fn spawn(&mut self, bootstrap: &str, first: u64) {
         let mut config = client(bootstrap);
-        for (name, value) in settings {
+        for (name, value) in if self.is_idempotent { IDEMPOTENT } else { PLAIN } {
             config.set(*name, *value);
         }
         let context = Context(Arc::clone(&self.acknowledged));
         let producer: BaseProducer<Context> = config.create_with_context(context).unwrap();
-        let (name, stop) = (self.name, Arc::clone(&self.stop));
-        self.thread = Some(std::thread::spawn(move || write(&producer, name, &stop, first)));
+        let (name, stop) = (self.name.clone(), Arc::clone(&self.stop));
+        self.thread = Some(std::thread::spawn(move || write(&producer, &name, &stop, first)));
     }
 
     /// Ends the producer when everything it wrote is acknowledged; the next number.
@@ -145,14 +149,16 @@ struct Committed {
 
 /// A thread that commits how far `of` is acknowledged, on and on.
 struct Committer {
+    group: String,
     committed: Arc<Mutex<Committed>>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Committer {
-    fn start(bootstrap: &str, of: Arc<Acknowledged>) -> Self {
-        let consumer: BaseConsumer = group_client(bootstrap);
+    fn start(number: u64, bootstrap: &str, of: Arc<Acknowledged>) -> Self {
+        let group = format!("kill-group-{number}");
+        let consumer: BaseConsumer = group_client(bootstrap, &group);
         let committed: Arc<Mutex<Committed>> = Arc::default();
         let stop: Arc<AtomicBool> = Arc::default();
         let (yes, ending) = (Arc::clone(&committed), Arc::clone(&stop));
@@ -171,7 +177,7 @@ impl Committer {
                 std::thread::yield_now();
             }
         });
-        Self { committed, stop, thread }
+        Self { group, committed, stop, thread }
     }
 
     fn committed(&self) -> Committed {
@@ -207,11 +213,11 @@ fn client(bootstrap: &str) -> ClientConfig {
     config
 }
 
-fn group_client(bootstrap: &str) -> BaseConsumer {
+fn group_client(bootstrap: &str, group: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", bootstrap)
-        .set("group.id", GROUP)
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("reconnect.backoff.ms", "5")
@@ -256,7 +262,10 @@ fn what_was_acknowledged_survives_kill_9() {
     let rounds = from_environment("ANABRANCH_KILL_ROUNDS", 50);
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let seed = from_environment("ANABRANCH_KILL_SEED", now) | 1;
-    println!("ANABRANCH_KILL_SEED={seed} ANABRANCH_KILL_ROUNDS={rounds}");
+    let seconds = from_environment("ANABRANCH_KILL_SECONDS", 0);
+    let producers = from_environment("ANABRANCH_KILL_PRODUCERS", 2);
+    let groups = from_environment("ANABRANCH_KILL_GROUPS", 1);
+    println!("ANABRANCH_KILL_SEED={seed}: {producers} producers, {groups} groups");
     let mut dice = Dice(seed);
     let home = tempfile::tempdir().unwrap();
     let addr = quiet_port(&mut dice);
@@ -268,57 +277,74 @@ fn what_was_acknowledged_survives_kill_9() {
     for topic in TOPICS {
         server.client(&["topic", "create", topic, "-p", &PARTITIONS.to_string()]).ok();
     }
-    let mut idempotent = Writer::start("idempotent", &addr, IDEMPOTENT);
-    let mut plain = Writer::start("plain", &addr, PLAIN);
-    let committer = Committer::start(&addr, Arc::clone(&idempotent.acknowledged));
+    let mut writers: Vec<Writer> = (0..producers).map(|number| Writer::start(number, &addr)).collect();
+    let committer = |number: u64| {
+        let of = &writers[(number % producers) as usize];
+        Committer::start(number, &addr, Arc::clone(&of.acknowledged))
+    };
+    let committers: Vec<Committer> = (0..groups).map(committer).collect();
     let mut away = Duration::ZERO;
-    for round in 1..=rounds {
-        let before = (idempotent.count(), plain.count());
-        eventually("both producers write again", || {
-            idempotent.count() > before.0 && plain.count() > before.1
+    let mut round = 0;
+    while if seconds > 0 { started.elapsed().as_secs() < seconds } else { round < rounds } {
+        round += 1;
+        let before: Vec<usize> = writers.iter().map(Writer::count).collect();
+        eventually("all producers write again", || {
+            writers.iter().zip(&before).all(|(writer, before)| writer.count() > *before)
         });
         if round % ROUNDS_PER_PRODUCER == 0 {
-            for (writer, settings) in [(&mut idempotent, IDEMPOTENT), (&mut plain, PLAIN)] {
+            for writer in &mut writers {
                 let next = writer.finish();
-                writer.spawn(&addr, settings, next);
+                writer.spawn(&addr, next);
             }
         }
         // The moment of death is the point of the test, so it is waited for.
         std::thread::sleep(Duration::from_millis(dice.below(LIFE_MS_MAX)));
-        let promised = committer.committed().positions;
+        let promised: Vec<Positions> =
+            committers.iter().map(|committer| committer.committed().positions).collect();
         server.kill();
         let died = Instant::now();
         server = start(home.path());
         away += died.elapsed();
-        check_group(&addr, &promised);
+        for (committer, promised) in committers.iter().zip(&promised) {
+            check_group(&addr, &committer.group, promised);
+        }
     }
-    committer.stop.store(true, Ordering::Relaxed);
-    let (written, _) = (idempotent.finish(), plain.finish());
-    let Committed { positions, times: commits } = committer.committed();
-    committer.thread.join().unwrap();
-    check_group(&addr, &positions);
+    committers.iter().for_each(|committer| committer.stop.store(true, Ordering::Relaxed));
+    let written: Vec<u64> = writers.iter_mut().map(Writer::finish).collect();
+    let mut commits = 0;
+    for committer in committers {
+        committer.thread.join().unwrap();
+        let Committed { positions, times } = committer.committed.lock().unwrap().clone();
+        check_group(&addr, &committer.group, &positions);
+        assert!(times > 0, "offsets of {} were committed", committer.group);
+        commits += times;
+    }
 
     let records = read_all(&addr);
     server.stop();
-    let duplicates = check_records(&records, &idempotent, &plain);
-    assert_eq!(idempotent.count() as u64, written, "all that the idempotent producer wrote was acknowledged");
+    let duplicates = check_records(&records, &writers);
+    for (writer, written) in writers.iter().zip(written).filter(|(writer, _)| writer.is_idempotent) {
+        assert_eq!(writer.count() as u64, written, "all that {} wrote was acknowledged", writer.name);
+    }
     let report = run(&["check", home.path().to_str().unwrap()]).ok();
     assert!(report.contains("everything is whole"), "{report}");
+    let count = |is_idempotent: bool| -> usize {
+        writers.iter().filter(|writer| writer.is_idempotent == is_idempotent).map(Writer::count).sum()
+    };
     println!(
-        "{rounds} deaths in {:.1} s ({:.0} ms to be back); idempotent: {} acknowledged, each there once and in order; \
+        "{round} deaths in {:.1} s ({:.0} ms to be back); idempotent: {} acknowledged, each there once and in order; \
          acks=1: {} acknowledged, all there and in order, {duplicates} of them more than once; {commits} commits, none \
          went back",
         started.elapsed().as_secs_f64(),
-        away.as_secs_f64() * 1000.0 / rounds as f64,
-        idempotent.count(),
-        plain.count(),
+        away.as_secs_f64() * 1000.0 / round as f64,
+        count(true),
+        count(false),
     );
-    assert!(commits > 0, "offsets were committed");
 }
 
 /// The group stands where it was promised, or further.
-fn check_group(addr: &str, promised: &Positions) {
-    let consumer = group_client(addr);
+fn check_group(addr: &str, group: &str, promised: &Positions) {
+    let consumer = group_client(addr, group);
     let mut asked = TopicPartitionList::new();
     for (topic, partition) in promised.keys() {
         asked.add_partition(TOPICS[*topic], *partition);
@@ -330,7 +356,11 @@ fn check_group(addr: &str, promised: &Positions) {
     for ((topic, partition), promised) in promised {
         let element = found.find_partition(TOPICS[*topic], *partition).unwrap();
         let stands = element.offset().to_raw().unwrap();
-        assert!(stands >= *promised, "{}-{partition}: {stands}, and {promised} was promised", TOPICS[*topic]);
+        assert!(
+            stands >= *promised,
+            "{group} {}-{partition}: {stands}, and {promised} was promised",
+            TOPICS[*topic]
+        );
     }
 }
 
@@ -338,7 +368,7 @@ fn check_group(addr: &str, promised: &Positions) {
 type Records = BTreeMap<(usize, i32), Vec<(i64, String)>>;
 
 fn read_all(addr: &str) -> Records {
-    let consumer = group_client(addr);
+    let consumer = group_client(addr, "a-reader");
     let mut all = TopicPartitionList::new();
     let mut open = BTreeSet::new();
     for topic in TOPICS {
@@ -369,8 +399,8 @@ fn read_all(addr: &str) -> Records {
     records
 }
 
-/// Checks what is there against what was acknowledged; how many records of the plain producer are there more than once.
-fn check_records(records: &Records, idempotent: &Writer, plain: &Writer) -> usize {
+/// Checks what is there against what was acknowledged; how many records of the plain producers are there more than once.
+fn check_records(records: &Records, writers: &[Writer]) -> usize {
     for ((topic, partition), found) in records {
         let offsets: Vec<i64> = found.iter().map(|(offset, _)| *offset).collect();
         assert!(
@@ -379,28 +409,31 @@ fn check_records(records: &Records, idempotent: &Writer, plain: &Writer) -> usiz
             TOPICS[*topic]
         );
     }
-    for writer in [idempotent, plain] {
+    let mut duplicates = 0;
+    for writer in writers {
         for (number, place) in &*writer.acknowledged.places.lock().unwrap() {
             let there = &records[&(place.topic, place.partition)][place.offset as usize].1;
             assert_eq!(there, &format!("{} {number}", writer.name), "acknowledged at {place:?}");
         }
-    }
-    let mut duplicates = 0;
-    for (key, found) in records {
-        let numbers = |writer: &str| -> Vec<u64> {
-            let own = found.iter().filter_map(|(_, text)| text.strip_prefix(writer));
-            own.map(|number| number.trim().parse().unwrap()).collect()
-        };
-        let once = numbers("idempotent");
-        assert!(once.is_sorted_by(|one, next| one < next), "{key:?}: once and in order");
-        assert!(once.iter().all(|number| target(*number) == *key));
-        let mut seen = BTreeSet::new();
-        for number in numbers("plain") {
-            if seen.contains(&number) {
-                duplicates += 1;
-            } else {
-                assert!(seen.last().is_none_or(|last| *last < number), "{key:?}: first copies are in order");
-                seen.insert(number);
+        for (key, found) in records {
+            let prefix = format!("{} ", writer.name);
+            let own = found.iter().filter_map(|(_, text)| text.strip_prefix(&prefix));
+            let numbers: Vec<u64> = own.map(|number| number.parse().unwrap()).collect();
+            assert!(numbers.iter().all(|number| target(*number) == *key));
+            if writer.is_idempotent {
+                let is_once = numbers.is_sorted_by(|one, next| one < next);
+                assert!(is_once, "{} in {key:?}: once and in order", writer.name);
+                continue;
+            }
+            let mut seen = BTreeSet::new();
+            for number in numbers {
+                if seen.contains(&number) {
+                    duplicates += 1;
+                } else {
+                    let is_next = seen.last().is_none_or(|last| *last < number);
+                    assert!(is_next, "{} in {key:?}: first copies are in order", writer.name);
+                    seen.insert(number);
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ mod check;
 mod clients;
 mod dump;
 mod flow_kill;
+mod full_disk;
 mod harness;
 mod help;
 mod kill9;
