@@ -453,10 +453,7 @@ impl PartitionWriter {
 
     /// Writes a snapshot of the producers' state. It is never ahead of the durable log.
     fn save_producers(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        assert!(
-            self.durable == self.written || planted::is(Bug::SnapshotAhead),
-            "a snapshot follows a sync"
-        );
+        assert!(self.durable == self.written || planted::is(Bug::SnapshotAhead), "a snapshot follows a sync");
         if self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }

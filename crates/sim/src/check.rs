@@ -153,7 +153,9 @@ fn seek(world: &mut World, key: Key, partition: &Partition, base: i64, number: B
     match first {
         Ok(header) if header.base_offset.0 == base => {}
         _ if world.may_stop(key) => {}
-        first => world.fail(format!("{}: offset {last} is in batch {number}, and not {first:?}", partition.id())),
+        first => {
+            world.fail(format!("{}: offset {last} is in batch {number}, and not {first:?}", partition.id()))
+        }
     }
 }
 

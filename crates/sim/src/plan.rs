@@ -50,7 +50,7 @@ impl Plan {
             lives: chance.between(2..=8),
             steps: chance.between(20..=400),
             topics: chance.between(1..=3),
-            partitions: chance.between(1..=3),
+            partitions: *chance.pick(&[1, 2, 3, 8]),
             pause_ms: *chance.pick(&[5, 100, 20_000]),
             groups: !chance.one_in(3),
             churn: chance.one_in(2),
