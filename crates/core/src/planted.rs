@@ -40,6 +40,22 @@ bugs! {
     ShownBeforeSync,
     /// offsets commit without sync
     CommitWithoutSync,
+    /// producers forgotten by recovery
+    ProducersForgotten,
+    /// a failed write cut off, and the segment sealed without a sync
+    SealedWithoutSync,
+    /// recovery that believes the page cache after a failed sync
+    PageCacheBelieved,
+    /// journal not replayed
+    JournalNotReplayed,
+    /// journal file used again before its segments are synced
+    JournalReusedEarly,
+    /// journal's directory not synced
+    JournalNameNotSynced,
+    /// journal that remembers a deleted topic
+    DeletedTopicRemembered,
+    /// journal's torn entry replayed
+    TornEntryReplayed,
 }
 
 #[cfg(anabranch_planted)]

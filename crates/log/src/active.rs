@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch};
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::Disk;
 use anabranch_core::{Offset, ProducerId};
 
@@ -102,7 +103,7 @@ impl PartitionWriter {
             unsynced_records: 0,
             unsynced_since_ms: 0,
             checkpoint: written,
-            is_cut: false,
+            is_cut: true, // by whoever wrote before, perhaps
             is_full: false,
             reserved: 0,
             is_short: false,
@@ -194,7 +195,11 @@ impl PartitionWriter {
         self.save_producers(disk.as_ref()).map_err(failed)?;
         let segment = Segment::create(disk, &self.shared.directory, self.next).map_err(failed)?;
         let segment = Arc::new(segment);
-        disk.sync_dir(&self.shared.directory).map_err(|error| {
+        let named = match planted::is(Bug::SegmentNameNotSynced) {
+            true => Ok(()),
+            false => disk.sync_dir(&self.shared.directory),
+        };
+        named.map_err(|error| {
             let fault = segment.fault(0, FaultCause::SyncFailed(Arc::new(error)));
             self.shared.stop(&fault);
             AppendError::Stopped(fault)
@@ -290,11 +295,14 @@ impl PartitionWriter {
             self.show_written();
             self.tail = None;
         }
+        if planted::is(Bug::ShownBeforeSync) {
+            self.show_written();
+        }
         for mut staged in staged {
             if let Some(tail) = &mut self.tail {
                 tail.extend(staged.batch.take());
             }
-            if relaxed || staged.ack == Ack::Written {
+            if relaxed || staged.ack == Ack::Written || planted::is(Bug::AcknowledgeBeforeSync) {
                 let _ = staged.reply.send(Ok(staged.appended));
             } else {
                 self.awaiting_sync.push((staged.reply, staged.appended));
@@ -382,7 +390,11 @@ impl PartitionWriter {
     pub(crate) fn sync(&mut self, disk: &dyn Disk) {
         let outcome = match self.shared.stopped() {
             Some(stopped) => Err(stopped),
-            None if self.segment.synced() >= self.written && !self.is_cut => Ok(()),
+            None if self.segment.synced() >= self.written
+                && (!self.is_cut || planted::is(Bug::SealedWithoutSync)) =>
+            {
+                Ok(())
+            }
             None => self.segment.sync(&self.shared),
         };
         if outcome.is_ok() && self.written > 0 {
@@ -430,7 +442,7 @@ impl PartitionWriter {
         }
     }
 
-    fn checkpoint(&mut self, disk: &dyn Disk) {
+    pub(crate) fn checkpoint(&mut self, disk: &dyn Disk) {
         self.checkpoint = self.written;
         let flushed = self.segment.index.lock().flush(disk);
         if let Err(error) = flushed.and_then(|()| self.save_producers(disk)) {
@@ -441,7 +453,7 @@ impl PartitionWriter {
 
     /// Writes a snapshot of the producers' state. It is never ahead of the durable log.
     fn save_producers(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        assert_eq!(self.durable, self.written, "a snapshot follows a sync");
+        assert!(self.durable == self.written || planted::is(Bug::SnapshotAhead), "a snapshot follows a sync");
         if self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }

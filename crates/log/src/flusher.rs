@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Disk, DiskFile, Open, Random};
 use tokio::sync::{mpsc, oneshot};
 
@@ -105,6 +106,9 @@ impl Flusher {
 
     /// Syncs the segments; whether all are synced.
     fn flush(&self, dirty: &[Dirty]) -> bool {
+        if planted::is(Bug::JournalReusedEarly) {
+            return true;
+        }
         let unsettled: Vec<&Dirty> = dirty.iter().filter(|dirty| !dirty.is_settled()).collect();
         if unsettled.len() >= SYNC_ALL_FILES_MIN && self.all_files.sync_file_system().is_ok() {
             unsettled.iter().for_each(|dirty| dirty.segment.note_synced(&dirty.shared, dirty.point.bytes));
@@ -126,7 +130,9 @@ impl Flusher {
         let directory = self.root.join(JOURNAL);
         self.disk.create_dir_all(&directory)?;
         // Also when it is there: an attempt before may have failed here.
-        self.disk.sync_dir(&self.root)?;
+        if !planted::is(Bug::JournalNameNotSynced) {
+            self.disk.sync_dir(&self.root)?;
+        }
         let path = directory.join(file_name(number));
         self.fill(&directory, &path, header, len_bytes).inspect_err(|_| {
             // Half a file would keep space from everybody; it has no header, so that it means nothing if it stays.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_core::Offset;
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Disk, DiskFile, Open};
 
 pub(crate) const ENTRY_BYTES: usize = 20;
@@ -51,7 +52,7 @@ impl Place {
         let word = |at: usize| {
             u32::from_le_bytes(*entry[at..].first_chunk().expect("a field lies inside the entry"))
         };
-        (checksum(base, &entry[..16]) == word(16)).then(|| Self {
+        (checksum(base, &entry[..16]) == word(16) || planted::is(Bug::IndexTrusted)).then(|| Self {
             offset: base.plus(i64::from(word(0))),
             position: u64::from(word(4)),
             max_before_ms: i64::from_le_bytes(

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_core::batch::BatchHeader;
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Disk, Open};
 use anabranch_core::{Offset, TopicPartition};
 use parking_lot::{Mutex, RwLock};
@@ -208,6 +209,15 @@ impl Walk {
         let mut scan = segment.scan(durable.bytes, segment.len(), SCAN_WINDOW_BYTES).after(self.next);
         loop {
             let start = scan.position();
+            if planted::is(Bug::DurableBatchCut) {
+                return Ok(start);
+            }
+            if planted::is(Bug::TornBatchKept)
+                && let Ok(Some((position, header))) = scan.next_header()
+            {
+                self.pass_last(&mut index, position, &header);
+                continue;
+            }
             match scan.next_batch() {
                 // Nothing was ever taken out of the last segment, so that each offset is the next.
                 Ok(Some((position, batch))) if batch.header().base_offset == self.next => {
@@ -227,7 +237,7 @@ impl Walk {
 
     fn pass(&mut self, header: &BatchHeader) {
         self.next = header.next_offset();
-        if header.base_offset >= self.from {
+        if header.base_offset >= self.from && !planted::is(Bug::ProducersForgotten) {
             self.producers.note(header, header.base_offset, self.now_ms);
         }
     }
@@ -254,7 +264,9 @@ fn cut_torn_tail(
     let point = DurablePoint { segment: last.base, bytes: recovered.whole, next: recovered.end };
     if torn > 0 || note != Some(point) {
         let durable_bytes = note.filter(|note| note.segment == last.base).map_or(0, |note| note.bytes);
-        write_again(last, durable_bytes, recovered.whole).map_err(failed)?;
+        if !planted::is(Bug::PageCacheBelieved) {
+            write_again(last, durable_bytes, recovered.whole).map_err(failed)?;
+        }
         last.file.sync_data().map_err(failed)?;
         DurableNote::new(directory).advance(disk.as_ref(), point);
     }

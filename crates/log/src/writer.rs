@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::batch::Batch;
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Clock, Disk, DiskFile, Lock};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -250,6 +251,9 @@ impl Writer {
                     }
                     let _ = released.send(());
                 }
+                Command::Forget(_, forgotten) if planted::is(Bug::DeletedTopicRemembered) => {
+                    let _ = forgotten.send(());
+                }
                 Command::Forget(topic, forgotten) => self.forgetting.push((topic, forgotten)),
                 Command::Made(file) => self.journal.take_file(file),
                 Command::Flushed(file, ok) => self.journal.flushed(file, ok),
@@ -278,6 +282,9 @@ impl Writer {
         for number in &self.busy {
             if let Some(partition) = self.partitions.get_mut(number) {
                 let _ = partition.write(now_ms); // whoever it concerns has been told
+                if planted::is(Bug::SnapshotAhead) {
+                    partition.checkpoint(self.disk.as_ref());
+                }
             }
         }
         let is_due = |number: &&u64| {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_broker::{Broker, LogStatus, Partition};
+use anabranch_core::batch::BatchHeader;
 use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::PartitionReport;
 use parking_lot::Mutex;
@@ -16,6 +17,9 @@ use crate::model::partition::Strength;
 use crate::model::topics::Fate;
 use crate::model::{DATA, World};
 use crate::plan::End;
+
+/// Batches from one that is sought to the next.
+const SEEK_EVERY: usize = 5;
 
 /// Everything that the broker has is what it must have.
 pub(crate) async fn check_everything(world: &Arc<Mutex<World>>, broker: &Broker) {
@@ -119,6 +123,9 @@ fn check_partition(world: &mut World, key: Key, partition: &Partition) {
     let Some(all) = read_all(world, key, partition) else { return };
     let name = partition.id().to_string();
     world.trace.note(format_args!("{name} has {} batches, to {}", all.len(), partition.offsets().log_end));
+    for (base, number) in all.iter().skip(3).step_by(SEEK_EVERY) {
+        seek(world, key, partition, *base, *number);
+    }
     let there: BTreeMap<i64, BatchNumber> = all.iter().copied().collect();
     let model = world.partitions.entry(key).or_default();
     let power_lost = std::mem::take(&mut model.power_lost);
@@ -136,6 +143,20 @@ fn check_partition(world: &mut World, key: Key, partition: &Partition) {
     let model = world.partitions.entry(key).or_default();
     let end = model.end();
     model.reader = model.reader.min(end);
+}
+
+/// Whoever comes in the middle finds his way, too.
+fn seek(world: &mut World, key: Key, partition: &Partition, base: i64, number: BatchNumber) {
+    let last = base + i64::from(world.sent[number].records) - 1;
+    let found = partition.fetch(Offset(last), 1, None).map_err(|error| error.to_string());
+    let first = found.and_then(|slice| BatchHeader::parse(&slice.batches).map_err(|error| error.to_string()));
+    match first {
+        Ok(header) if header.base_offset.0 == base => {}
+        _ if world.may_stop(key) => {}
+        first => {
+            world.fail(format!("{}: offset {last} is in batch {number}, and not {first:?}", partition.id()))
+        }
+    }
 }
 
 /// Each producer's batches are in the order in which they were sent, without holes.
@@ -256,6 +277,11 @@ pub(crate) fn is_shared(path: &Path) -> bool {
     path.strip_prefix(&topics).map_or(true, |inner| inner.to_string_lossy().starts_with("__"))
 }
 
+/// Whether a file can be made anew from the log.
+fn is_derived(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "index" || kind == "snapshot")
+}
+
 impl Run {
     /// A bit changes in a file that has been at rest.
     pub(crate) fn flip(&mut self) {
@@ -265,6 +291,9 @@ impl Run {
         if files.is_empty() {
             return;
         }
+        // The largest files have the most bits, and the small ones are hit as often as they.
+        let derived = files.iter().filter(|(path, _)| is_derived(path)).cloned().collect::<Vec<_>>();
+        let files = if derived.is_empty() || self.chance.one_in(2) { files } else { derived };
         let (path, len) = self.chance.pick(&files).clone();
         let (byte, bit) = (self.chance.below(len), self.chance.below(8) as u8);
         if !self.disk.flip(&path, byte, bit) {
@@ -272,13 +301,12 @@ impl Run {
         }
         let _ = self.disk.happened();
         let mut world = self.world.lock();
-        let derived = path.extension().is_some_and(|kind| kind == "index" || kind == "snapshot");
         let partition = world.present().into_iter().find(|key| {
             let id = world.name(*key);
             path.starts_with(Path::new(DATA).join("topics").join(&id.topic).join(id.partition.to_string()))
         });
         if let Some(key) = partition
-            && !derived
+            && !is_derived(&path)
         {
             world.partitions.entry(key).or_default().damaged = true;
         }

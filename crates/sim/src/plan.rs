@@ -50,17 +50,17 @@ impl Plan {
             lives: chance.between(2..=8),
             steps: chance.between(20..=400),
             topics: chance.between(1..=3),
-            partitions: chance.between(1..=3),
+            partitions: *chance.pick(&[1, 2, 3, 8]),
             pause_ms: *chance.pick(&[5, 100, 20_000]),
             groups: !chance.one_in(3),
             churn: chance.one_in(2),
             relaxed: chance.one_in(2),
             large: chance.one_in(3),
-            full: chance.one_in(5),
+            full: chance.one_in(3),
             flips: chance.one_in(3),
-            journal_bytes: *chance.pick(&[0, 4000, 20_000, 20_000, 100_000, 1 << 20]),
+            journal_bytes: *chance.pick(&[0, 0, 4000, 20_000, 100_000, 1 << 20]),
             peeks: !chance.one_in(4),
-            faults: [0; 6].map(|_| chance.one_in(6)),
+            faults: [0; 6].map(|_| chance.one_in(5)),
         }
     }
 

@@ -2,12 +2,14 @@
 //!
 //! * `tidy` holds the laws that no compiler checks: which crate may use which, how long a file may grow, that the
 //!   documents name only what exists.
+//! * `sim` runs the broker on simulated disks, one run for each seed.
 //! * `bench` measures Anabranch and Apache Kafka side by side.
 //!
 //! A chore reads the repository at the edge (`tidy::repository`) and judges it in pure functions, so that every law
 //! has a test that breaks it and sees it caught.
 
 mod bench;
+mod sim;
 mod tidy;
 
 use std::process::ExitCode;
@@ -20,6 +22,8 @@ use clap::Parser;
 enum Chore {
     /// Checks the laws that no compiler checks, and tells all that are broken; warnings do not fail.
     Tidy,
+    /// Runs the broker's own code on simulated disks, one run for each seed; with planted bugs to see them caught.
+    Sim(sim::Options),
     /// Measures Anabranch and Apache Kafka side by side; see bench/README.md.
     Bench(bench::Options),
 }
@@ -27,6 +31,7 @@ enum Chore {
 fn main() -> anyhow::Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => tidy::run(),
+        Chore::Sim(options) => sim::run(&options),
         Chore::Bench(options) => bench::run(&options),
     }
 }

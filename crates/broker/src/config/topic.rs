@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_core::batch::{Codec, Compression};
+use anabranch_core::planted::{self, Bug};
 use anabranch_log::LogConfig;
 
 use super::broker::BrokerConfig;
@@ -187,7 +188,7 @@ impl TopicRules {
     /// The same for an internal topic: what it acknowledges is durable, whatever is set on it, and goes on for a while when
     /// others have filled the disk.
     pub(crate) fn internal(mut self) -> Self {
-        self.log.flush_messages = 1;
+        self.log.flush_messages = if planted::is(Bug::CommitWithoutSync) { i64::MAX } else { 1 };
         self.log.reserve_bytes = INTERNAL_RESERVE_BYTES;
         self
     }

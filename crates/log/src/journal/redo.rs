@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Disk, DiskFile, Open};
 use anabranch_core::{Offset, TopicPartition};
 
@@ -47,7 +48,7 @@ struct Entry {
 /// Brings what the journal holds to the segments, durably, and removes it.
 pub(crate) fn recover(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
     let plan = Plan::read(disk, root)?;
-    for (partition, found) in &plan.runs {
+    for (partition, found) in plan.runs.iter().filter(|_| !planted::is(Bug::JournalNotReplayed)) {
         let directory = partition_directory(root, partition);
         plan.redo(disk, &directory, found).map_err(failed("bring the journal's records to", &directory))?;
     }
@@ -85,7 +86,7 @@ impl Plan {
         let Some(newest) = entries.last().map(|entry| entry.header) else { return Ok(()) };
         entries.retain(|entry| entry.header.sequence >= newest.oldest);
         // The newest may be torn: then it was never acknowledged.
-        entries.pop_if(|entry| entry.whole.contains(&false));
+        entries.pop_if(|entry| entry.whole.contains(&false) && !planted::is(Bug::TornEntryReplayed));
         let mut before = None;
         for (expected, entry) in (newest.oldest..).zip(&entries) {
             if entry.header.sequence != expected {
@@ -178,7 +179,7 @@ impl Plan {
 
     fn redo_run(&self, disk: &dyn Disk, file: &dyn DiskFile, found: &Found) -> io::Result<()> {
         let run = &found.run;
-        if !found.whole {
+        if !found.whole && !planted::is(Bug::TornEntryReplayed) {
             // What the segment holds may be right; if not, recovery finds it below the durable point.
             tracing::error!(
                 file = %self.files[found.file].display(), position = found.at, topic = run.topic, partition = run.partition,

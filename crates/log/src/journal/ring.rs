@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::DiskFile;
 
 use super::entry::{FileHeader, Item, Run, SECTOR_BYTES, encode_head, entry_bytes};
@@ -316,7 +317,12 @@ impl Ring {
         let fault = |cause| Fault { file: active.file.path.clone(), position: active.at, cause };
         let failed = |error| fault(FaultCause::Io { action: "writing", error: Arc::new(error) });
         active.file.file.write_all_at(&parts, active.at).map_err(failed)?;
-        active.file.file.sync_data().map_err(|error| fault(FaultCause::SyncFailed(Arc::new(error))))?;
+        let again = |error| match planted::is(Bug::FailedSyncRetried) {
+            true => active.file.file.sync_data(),
+            false => Err(error),
+        };
+        let synced = active.file.file.sync_data().or_else(again);
+        synced.map_err(|error| fault(FaultCause::SyncFailed(Arc::new(error))))?;
         active.at += len_bytes;
         self.announced = oldest;
         self.next_sequence += 1;

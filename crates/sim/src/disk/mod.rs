@@ -16,12 +16,13 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, Open};
 use parking_lot::{Mutex, MutexGuard};
 
-pub use faults::{Ahead, Fault, Happened};
 use faults::is_due;
+pub use faults::{Ahead, Fault, Happened};
 use names::{Change, Inode, Names};
 use pages::Pages;
 
@@ -71,6 +72,8 @@ struct State {
     used: u64,
     /// Counts changes of anything.
     mutations: u64,
+    /// Counts failed syncs: a handle that has not been told of one is told when it syncs everything.
+    sync_errors: u64,
     chance: Chance,
 }
 
@@ -96,6 +99,7 @@ impl SimDisk {
             capacity: None,
             used: 0,
             mutations: 0,
+            sync_errors: 0,
             chance,
         };
         let inner = Inner { state: Mutex::new(state), listener: Mutex::new(None), clock, trace };
@@ -332,6 +336,28 @@ impl State {
         }
     }
 
+    /// A file that is not on the platter.
+    fn dirty_file(&mut self) -> Option<Inode> {
+        let is_dirty = |inode: &Inode| matches!(&self.nodes[*inode], Node::File(pages) if pages.is_dirty());
+        let dirty: Vec<Inode> = (0..self.nodes.len()).filter(is_dirty).collect();
+        (!dirty.is_empty()).then(|| *self.chance.pick(&dirty))
+    }
+
+    /// All files reach the platter, but for one that cannot be written.
+    fn sync_all(&mut self, victim: Option<Inode>) {
+        let Self { nodes, chance, .. } = self;
+        for (inode, node) in nodes.iter_mut().enumerate() {
+            match node {
+                Node::File(pages) if Some(inode) == victim => {
+                    pages.fail_to_sync(chance);
+                    pages.failed = true;
+                }
+                Node::File(pages) => pages.sync(),
+                Node::Directory(_) => {}
+            }
+        }
+    }
+
     /// The platter gets something now and then, whether or not anybody asked.
     fn write_back_some(&mut self) {
         if !self.chance.one_in(16) {
@@ -349,7 +375,9 @@ impl State {
         if chance.one_in(2) {
             let cut = chance.below(changes.len() as u64 + 1) as usize;
             for change in changes.drain(..cut) {
-                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
+                change.apply(|directory, name, inode| {
+                    set(&mut names_of(nodes, directory).platter, name, inode)
+                });
             }
         }
     }
@@ -360,7 +388,7 @@ impl State {
         let mut used = 0;
         while let Some(inode) = todo.pop() {
             match &self.nodes[inode] {
-                Node::File(pages) => used += pages.len(),
+                Node::File(pages) => used += pages.space(),
                 Node::Directory(names) => todo.extend(names.now.values()),
             }
         }
@@ -392,9 +420,7 @@ fn dead() -> io::Error {
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let found = {
-            self.alive()?.find(path)
-        };
+        let found = { self.alive()?.find(path) };
         if found.is_none() && how != Open::Create {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -417,7 +443,8 @@ impl Disk for SimDisk {
         let inode = state.find(path).ok_or(io::ErrorKind::NotFound)?;
         match &state.nodes[inode] {
             Node::File(_) => {
-                let file = SimFile { disk: self.clone(), inode, path: path.to_owned(), how };
+                let errors_seen = AtomicU64::new(state.sync_errors);
+                let file = SimFile { disk: self.clone(), inode, path: path.to_owned(), how, errors_seen };
                 Ok(Arc::new(file))
             }
             Node::Directory(_) => Err(io::ErrorKind::IsADirectory.into()),
@@ -445,7 +472,9 @@ impl Disk for SimDisk {
             let (due, later) = changes.drain(..).partition(|change| change.touches(inode));
             *changes = later;
             for change in due {
-                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
+                change.apply(|directory, name, inode| {
+                    set(&mut names_of(nodes, directory).platter, name, inode)
+                });
             }
         };
         let mut state = self.begin("sync directory", path, |state| {
@@ -549,6 +578,7 @@ struct SimFile {
     inode: Inode,
     path: PathBuf,
     how: Open,
+    errors_seen: AtomicU64,
 }
 
 impl fmt::Debug for SimFile {
@@ -586,7 +616,7 @@ impl DiskFile for SimFile {
             let done = some(state);
             state.pages(self.inode).write(&bytes[..done], position);
         })?;
-        let growth = (position + bytes.len() as u64).saturating_sub(state.pages(self.inode).len());
+        let growth = (position + bytes.len() as u64).saturating_sub(state.pages(self.inode).space());
         let space = state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used));
         let fault = match is_due(&mut state.ahead.write_fails) {
             true => Some(Fault::WriteFailed),
@@ -621,7 +651,9 @@ impl DiskFile for SimFile {
                 pages.write_back_some(chance);
             }
         })?;
-        if is_due(&mut state.ahead.sync_fails) {
+        let failed = std::mem::take(&mut state.pages(self.inode).failed);
+        if is_due(&mut state.ahead.sync_fails) || failed {
+            state.sync_errors += u64::from(!failed);
             let State { nodes, chance, .. } = &mut *state;
             if let Node::File(pages) = &mut nodes[self.inode] {
                 pages.fail_to_sync(chance);
@@ -630,6 +662,38 @@ impl DiskFile for SimFile {
         }
         state.pages(self.inode).sync();
         self.disk.inner.trace.note(format_args!("disk: sync {}", self.path.display()));
+        Ok(())
+    }
+
+    /// Bytes of all files; of names it says nothing here.
+    fn sync_file_system(&self) -> io::Result<()> {
+        drop(self.disk.alive()?);
+        self.disk.tell(Moment::Sync(&self.path));
+        let mut state = self.disk.begin("sync everything by", &self.path, |state| {
+            state.sync_all(None);
+        })?;
+        let victim = is_due(&mut state.ahead.sync_fails).then(|| state.dirty_file()).flatten();
+        state.sync_all(victim);
+        if victim.is_some() {
+            state.sync_errors += 1;
+        }
+        self.disk.inner.trace.note(format_args!("disk: sync everything, but {victim:?}"));
+        let errors = state.sync_errors;
+        match self.errors_seen.swap(errors, Ordering::Relaxed) == errors {
+            true => Ok(()),
+            false => Err(self.disk.fail(&mut state, Fault::SyncFailed, Path::new("/"))),
+        }
+    }
+
+    fn reserve(&self, position: u64, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let mut state = self.disk.begin("reserve", &self.path, |_| {})?;
+        let growth = (position + len).saturating_sub(state.pages(self.inode).space());
+        if state.capacity.is_some_and(|capacity| state.used + growth > capacity) && growth > 0 {
+            return Err(self.disk.fail(&mut state, Fault::Full, &self.path));
+        }
+        state.pages(self.inode).reserve(position + len);
+        state.used += growth;
         Ok(())
     }
 
@@ -644,7 +708,7 @@ impl DiskFile for SimFile {
                 state.pages(self.inode).set_len(len);
             }
         })?;
-        let growth = len.saturating_sub(state.pages(self.inode).len());
+        let growth = len.saturating_sub(state.pages(self.inode).space());
         if state.capacity.is_some_and(|capacity| state.used + growth > capacity) && growth > 0 {
             return Err(self.disk.fail(&mut state, Fault::Full, &self.path));
         }

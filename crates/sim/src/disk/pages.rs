@@ -22,11 +22,24 @@ pub(super) struct Pages {
     dirty: BTreeSet<u64>,
     /// Lengths since the last sync, any of which the platter may come to know.
     lengths: Vec<u64>,
+    /// Space is set aside up to here.
+    reserved: u64,
+    /// Something could not be written, and whoever syncs this file has not been told.
+    pub(super) failed: bool,
 }
 
 impl Pages {
     pub(super) fn len(&self) -> u64 {
         self.cache.len() as u64
+    }
+
+    /// The space that it takes.
+    pub(super) fn space(&self) -> u64 {
+        self.len().max(self.reserved)
+    }
+
+    pub(super) fn reserve(&mut self, end: u64) {
+        self.reserved = self.reserved.max(end);
     }
 
     pub(super) fn is_dirty(&self) -> bool {
@@ -50,13 +63,19 @@ impl Pages {
         }
         let (from, to) = (position as usize, position as usize + bytes.len());
         if to > self.cache.len() {
-            self.set_len(to as u64);
+            self.resize(to as u64);
         }
         self.cache[from..to].copy_from_slice(bytes);
         self.soil(position, to as u64);
     }
 
+    /// Cuts or extends; space that was set aside beyond is given back.
     pub(super) fn set_len(&mut self, len: u64) {
+        self.reserved = 0;
+        self.resize(len);
+    }
+
+    fn resize(&mut self, len: u64) {
         let before = self.len();
         self.cache.resize(len as usize, 0);
         if self.lengths.len() < LENGTHS_MAX {
