@@ -40,6 +40,12 @@ bugs! {
     ShownBeforeSync,
     /// offsets commit without sync
     CommitWithoutSync,
+    /// compaction that drops the newest value
+    NewestValueDropped,
+    /// compaction swap without sync
+    SwapWithoutSync,
+    /// retention that deletes the active segment
+    ActiveSegmentRemoved,
 }
 
 #[cfg(anabranch_planted)]

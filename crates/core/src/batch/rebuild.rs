@@ -38,11 +38,7 @@ impl Batch {
         for at in records {
             let offset_delta = at.offset.0 - header.base_offset.0;
             let offset_delta = i32::try_from(offset_delta).expect("a batch's own record lies inside it");
-            at.record.write(
-                &mut block,
-                offset_delta,
-                at.record.timestamp_ms.wrapping_sub(base_timestamp_ms),
-            );
+            at.record.write(&mut block, offset_delta, at.record.timestamp_ms.wrapping_sub(base_timestamp_ms));
         }
         let codec = header.compression()?;
         if codec != Compression::None {

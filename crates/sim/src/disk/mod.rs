@@ -20,8 +20,8 @@ use std::sync::Arc;
 use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, Open};
 use parking_lot::{Mutex, MutexGuard};
 
-pub use faults::{Ahead, Fault, Happened};
 use faults::is_due;
+pub use faults::{Ahead, Fault, Happened};
 use names::{Change, Inode, Names};
 use pages::Pages;
 
@@ -349,7 +349,9 @@ impl State {
         if chance.one_in(2) {
             let cut = chance.below(changes.len() as u64 + 1) as usize;
             for change in changes.drain(..cut) {
-                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
+                change.apply(|directory, name, inode| {
+                    set(&mut names_of(nodes, directory).platter, name, inode)
+                });
             }
         }
     }
@@ -392,9 +394,7 @@ fn dead() -> io::Error {
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let found = {
-            self.alive()?.find(path)
-        };
+        let found = { self.alive()?.find(path) };
         if found.is_none() && how != Open::Create {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -445,7 +445,9 @@ impl Disk for SimDisk {
             let (due, later) = changes.drain(..).partition(|change| change.touches(inode));
             *changes = later;
             for change in due {
-                change.apply(|directory, name, inode| set(&mut names_of(nodes, directory).platter, name, inode));
+                change.apply(|directory, name, inode| {
+                    set(&mut names_of(nodes, directory).platter, name, inode)
+                });
             }
         };
         let mut state = self.begin("sync directory", path, |state| {

@@ -13,7 +13,9 @@ use std::task::{Context, Poll, Waker};
 
 use anabranch_broker::group::GroupError;
 use anabranch_broker::group::event::{Joined, Synced};
-use anabranch_broker::{AppendError, LogStatus, Partition, ProduceError, Produced, ProducerIdError, TopicError};
+use anabranch_broker::{
+    AppendError, LogStatus, Partition, ProduceError, Produced, ProducerIdError, TopicError,
+};
 use anabranch_core::batch::split_batches;
 use anabranch_core::{ProducerEpoch, ProducerId, TopicId, TopicPartition};
 use bytes::Bytes;
@@ -193,7 +195,9 @@ impl World {
                     Err(error) => self.fail(format!("topic {topic} did not grow: {error}")),
                 }
             }
-            (Question::Commit { offsets }, Answer::Committed(answer)) => self.commit_answered(offsets, answer),
+            (Question::Commit { offsets }, Answer::Committed(answer)) => {
+                self.commit_answered(offsets, answer)
+            }
             (Question::Join { member }, Answer::Joined(answer)) => {
                 self.trace.note(format_args!("member {member} joined: {}", brief(&answer)));
                 self.members[member].joined(answer.ok());
