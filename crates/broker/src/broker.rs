@@ -15,6 +15,7 @@ use crate::config::broker::BrokerConfig;
 use crate::error::{BrokerError, ProducerIdError, TopicError};
 use crate::groups::GroupService;
 use crate::journal::Journal;
+use crate::maintenance::Maintenance;
 use crate::memory::Memory;
 use crate::partition::Partition;
 use crate::producers::ProducerIds;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) writer: TopicWriter,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) groups: GroupService,
+    pub(crate) maintenance: Maintenance,
     /// Set when closing is through: whoever closes a second time waits for the first.
     pub(crate) closed: OnceCell<()>,
 }
@@ -147,6 +149,7 @@ impl Broker {
     pub async fn close(&self) {
         let close = async || {
             self.0.writer.close().await;
+            self.0.close_maintenance().await;
             self.0.groups.close().await;
             self.0.store.close().await;
         };

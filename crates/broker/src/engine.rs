@@ -29,8 +29,9 @@ impl Engine for Broker {
             Capability::PartitionOrder
             | Capability::Replay
             | Capability::Groups
-            | Capability::IdempotentAppend => Support::Native,
-            Capability::Transactions | Capability::Compaction => Support::Absent,
+            | Capability::IdempotentAppend
+            | Capability::Compaction => Support::Native,
+            Capability::Transactions => Support::Absent,
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anabranch_core::batch::{BatchError, Compression};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
-use anabranch_log::{AppendError, Fault, OpenError, ReadError};
+use anabranch_log::{AppendError, Fault, OpenError, ReadError, UpkeepError};
 
 /// Why the broker did not open.
 #[derive(Debug, thiserror::Error)]
@@ -249,6 +249,44 @@ impl ProduceError {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no producer id could be reserved: {0}")]
 pub struct ProducerIdError(#[from] pub(crate) AppendError);
+
+/// Why records were not deleted.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeleteRecordsError {
+    /// No such topic or partition.
+    #[error("{0} does not exist")]
+    Unknown(TopicPartition),
+    /// Internal topics are the broker's own.
+    #[error("topic {0:?} is internal")]
+    Internal(String),
+    /// The topic's `cleanup.policy` has no `delete`: it is a table, whose records stand for its rows.
+    #[error("records of {0} cannot be deleted: its cleanup.policy does not have delete")]
+    Policy(TopicPartition),
+    /// Below 0, or beyond the high watermark.
+    #[error("offset {asked} is not in the partition, which ends at {end}")]
+    OutOfRange {
+        /// Before which records were to be deleted.
+        asked: Offset,
+        /// The high watermark.
+        end: Offset,
+    },
+    /// The log could not make what is written durable.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The log refused, or failed.
+    #[error(transparent)]
+    Log(UpkeepError),
+}
+
+impl From<UpkeepError> for DeleteRecordsError {
+    fn from(error: UpkeepError) -> Self {
+        match error {
+            UpkeepError::OutOfRange { asked, end } => Self::OutOfRange { asked, end },
+            other => Self::Log(other),
+        }
+    }
+}
 
 /// Why nothing was fetched.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -53,6 +53,7 @@ pub mod error;
 pub mod group;
 mod groups;
 mod journal;
+mod maintenance;
 mod member;
 mod memory;
 mod names;
@@ -70,10 +71,11 @@ pub use config::broker::BrokerConfig;
 pub use config::{Apply, ConfigEntry, ConfigKind, ConfigOp, ConfigSource};
 pub use consumer::Consumer;
 pub use error::{
-    BrokerError, ConfigError, FetchError, ProduceError, ProducerIdError, RecordError, RecordsRefused,
-    TopicError,
+    BrokerError, ConfigError, DeleteRecordsError, FetchError, ProduceError, ProducerIdError, RecordError,
+    RecordsRefused, TopicError,
 };
 pub use groups::GroupService;
+pub use maintenance::{Before, Maintained};
 pub use memory::Memory;
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use read::{Consumed, Tail};
@@ -83,5 +85,6 @@ pub use anabranch_core::batch::Record;
 pub use anabranch_core::engine::Place;
 /// The types of the log that show through.
 pub use anabranch_log::{
-    Ack, AppendError, FileCounts, LogStatus, Offsets, OpenError, ReadError, ReadSlice, Timestamped, Waiter,
+    Ack, AppendError, FileCounts, LogStatus, Offsets, OpenError, ReadError, ReadSlice, Timestamped,
+    UpkeepError, Waiter,
 };

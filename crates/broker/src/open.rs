@@ -21,6 +21,7 @@ use crate::config::topic::{TopicConfigs, TopicRules, apply};
 use crate::error::BrokerError;
 use crate::groups::GroupService;
 use crate::journal::Journal;
+use crate::maintenance::Maintenance;
 use crate::memory::Memory;
 use crate::names::{base64_url, check_topic_name};
 use crate::partition::Partition;
@@ -72,7 +73,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     // Records that nobody explains may be explained again, and their offsets with them.
     let left = groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
     refused.extend(left);
-    Ok(Broker(Arc::new(Shared {
+    let shared = Arc::new(Shared {
         config: builder.config,
         clock: builder.clock,
         random: builder.random,
@@ -84,8 +85,11 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         writer: TopicWriter::new(refused),
         producer_ids,
         groups,
+        maintenance: Maintenance::default(),
         closed: OnceCell::new(),
-    })))
+    });
+    shared.start_maintenance();
+    Ok(Broker(shared))
 }
 
 /// `log.open.files.max`, or half of what the process may open; the other half is for connections.
@@ -110,7 +114,7 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
         open_files_max: open_files_max(builder),
         producer_expiration_ms: number("producer.id.expiration.ms"),
     })?;
-    let rules = TopicRules::of(&internal_configs(), &BrokerConfig::default()).internal();
+    let rules = catalogue_rules();
     let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log, Absent::Create)?;
     let mut restored = Restored::default();
     catalogue.read_all(|record| restored.take(record, &builder.config))?;
@@ -199,6 +203,11 @@ fn internal_configs() -> TopicConfigs {
     [("cleanup.policy", "compact"), ("flush.messages", "1"), ("segment.bytes", "104857600")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
+}
+
+/// The catalogue is read before anything that could set it otherwise.
+pub(crate) fn catalogue_rules() -> TopicRules {
+    TopicRules::of(&internal_configs(), &BrokerConfig::default()).internal()
 }
 
 /// Opens every topic that the catalogue knows, and looks at the directories that it does not.

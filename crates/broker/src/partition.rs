@@ -130,7 +130,7 @@ impl Partition {
         self.0.log.set_config(rules.log);
     }
 
-    fn rules(&self) -> TopicRules {
+    pub(crate) fn rules(&self) -> TopicRules {
         *self.0.rules.read()
     }
 

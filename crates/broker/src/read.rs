@@ -149,16 +149,22 @@ impl Reader {
 
     /// Reads from the first partition that has something; whether there was one.
     async fn fill(&mut self) -> Result<bool, EngineError> {
-        for _ in 0..self.cursors.len() {
+        let mut left = self.cursors.len();
+        while left > 0 {
             let Some(cursor) = self.cursors.front() else { break };
             let (partition, from) = (cursor.partition.clone(), cursor.next);
             if has_nothing(&partition, from) {
                 self.cursors.rotate_left(1);
+                left -= 1;
                 continue;
             }
             let read = blocking(cursor.partition.workers(), move || records(&partition, from)).await;
             let cursor = self.cursors.front_mut().expect("it was there, and nobody else has it");
             let (records, next) = read.map_err(|error| self.broker.blame(cursor.partition.id(), error))?;
+            // Batches of which compaction left nothing bring no records, and more may follow them.
+            if next == from {
+                left -= 1;
+            }
             cursor.next = next;
             self.ready.extend(records);
             self.cursors.rotate_left(1);

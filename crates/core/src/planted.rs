@@ -56,6 +56,12 @@ bugs! {
     DeletedTopicRemembered,
     /// journal's torn entry replayed
     TornEntryReplayed,
+    /// compaction that drops the newest value
+    NewestValueDropped,
+    /// compaction swap without sync
+    SwapWithoutSync,
+    /// retention that deletes the active segment
+    ActiveSegmentRemoved,
 }
 
 #[cfg(anabranch_planted)]

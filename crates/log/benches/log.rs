@@ -31,6 +31,7 @@ fn open(root: &Path, flush_messages: i64) -> (Store, PartitionLog) {
     let config = LogConfig {
         segment_bytes: 64 << 20,
         segment_ms: i64::MAX,
+        segment_jitter_ms: 0,
         flush_messages,
         flush_ms: i64::MAX,
         index_interval_bytes: 4096,

@@ -1,9 +1,10 @@
 //! The partition as the writer sees it: what is staged, written and synced at the end of its last segment.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 
-use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch};
+use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, NO_TIMESTAMP};
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::Disk;
 use anabranch_core::{Offset, ProducerId};
@@ -12,6 +13,7 @@ use crate::durable::DurablePoint;
 use crate::journal::ring::{Dirty, Group};
 use crate::partition::{Ack, Appended, LogConfig, Shared, Visible};
 use crate::producers::{Producer, Producers, Verdict};
+use crate::removal::{Roll, Settled};
 use crate::segment::{LEADER_EPOCH, Segment, Spacing, snapshot_path};
 use crate::writer::Reply;
 use crate::{AppendError, FaultCause};
@@ -38,6 +40,8 @@ pub(crate) struct PartitionWriter {
     index_bytes: u64,
     /// When the segment got its first batch; wall clock, ms.
     pub(crate) began_ms: i64,
+    /// The largest timestamp of that batch, ms; -1 if it has none.
+    first_timestamp_ms: i64,
     pub(crate) producers: Producers,
     pub(crate) snapshots: Vec<Offset>,
     staged: Vec<Staged>,
@@ -85,6 +89,8 @@ impl PartitionWriter {
         let written = segment.len();
         segment.set_synced(written);
         let index_bytes = segment.index.lock().len_bytes();
+        // What cannot be read now will be told when it is read; until then the age is counted from now.
+        let first_timestamp_ms = segment.first_timestamp(written).unwrap_or(NO_TIMESTAMP);
         let mut writer = Self {
             shared,
             segment,
@@ -94,6 +100,7 @@ impl PartitionWriter {
             spacing,
             index_bytes,
             began_ms: now_ms,
+            first_timestamp_ms,
             producers,
             snapshots,
             staged: Vec::new(),
@@ -168,12 +175,12 @@ impl PartitionWriter {
         let bytes = self.written + self.staged_bytes;
         let too_large = bytes + batch.header().len_bytes as u64 > u64::from(config.segment_bytes);
         let index_is_full = self.index_bytes >= u64::from(config.segment_index_bytes);
-        let too_old = now_ms.saturating_sub(self.began_ms) >= config.segment_ms;
+        let too_old = self.age_ms(batch, now_ms) > self.segment_ms(&config);
         // The index counts offsets from the segment's base in 32 bits.
         let last = self.next.plus(i64::from(batch.header().last_offset_delta));
         let too_far = last.0 - self.segment.base.0 > i64::from(i32::MAX);
         if bytes == 0 {
-            self.began_ms = now_ms;
+            self.begin(batch, now_ms);
         } else if self.is_full || too_large || index_is_full || too_old || too_far {
             self.write(now_ms)?;
             self.sync(disk.as_ref());
@@ -182,9 +189,51 @@ impl PartitionWriter {
             }
             self.is_full = true;
             self.roll(disk)?;
-            self.began_ms = now_ms;
+            self.begin(batch, now_ms);
         }
         Ok(())
+    }
+
+    fn begin(&mut self, first: &Batch, now_ms: i64) {
+        self.began_ms = now_ms;
+        self.first_timestamp_ms = first.header().max_timestamp_ms;
+    }
+
+    /// How old the segment is, in the time of the records from its first to `batch`; in the broker's if they have none
+    /// (Kafka's `LogSegment.timeWaitedForRoll`).
+    fn age_ms(&self, batch: &Batch, now_ms: i64) -> i64 {
+        match self.first_timestamp_ms >= 0 {
+            true => batch.header().max_timestamp_ms.saturating_sub(self.first_timestamp_ms),
+            false => now_ms.saturating_sub(self.began_ms),
+        }
+    }
+
+    /// How old it may be: up to `segment.jitter.ms` less than `segment.ms`, another time for each segment, so that many
+    /// partitions do not begin new ones at once.
+    fn segment_ms(&self, config: &LogConfig) -> i64 {
+        let jitter_max = config.segment_jitter_ms.min(config.segment_ms).unsigned_abs();
+        if jitter_max == 0 {
+            return config.segment_ms;
+        }
+        let mut hasher = DefaultHasher::new();
+        (&self.shared.id, self.segment.base).hash(&mut hasher);
+        config.segment_ms - (hasher.finish() % jitter_max) as i64
+    }
+
+    /// Makes everything that is written durable, and begins a new segment if asked to and there is anything in this one.
+    pub(crate) fn settled(&mut self, disk: &Arc<dyn Disk>, roll: Roll) -> Result<Settled, AppendError> {
+        let rolls = roll == Roll::Now && self.written > 0;
+        if rolls || self.durable < self.written {
+            self.sync(disk.as_ref());
+        }
+        if let Some(stopped) = self.shared.stopped() {
+            return Err(stopped);
+        }
+        if rolls {
+            self.is_full = true;
+            self.roll(disk)?;
+        }
+        Ok(Settled { durable: self.next, last_offsets: self.producers.last_offsets() })
     }
 
     /// Begins a new segment. Everything before it is synced: only the last segment can have a torn tail.

@@ -77,6 +77,9 @@ pub enum FaultCause {
         /// Where the next segment begins, or the part that may be seen ends.
         limit: Offset,
     },
+    /// A small file that says where the log starts, or which segments one has replaced, is not what was written.
+    #[error("damaged: what this file says cannot be read, and so which segments may be removed is not known")]
+    MarkDamaged,
     /// Records that were durable are gone from the end, or the last ones have other offsets.
     #[error("damaged: the log ends at offset {end}, and was durable up to {durable}")]
     EndsElsewhere {
@@ -138,6 +141,41 @@ pub enum ReadError {
     #[error(transparent)]
     Fault(#[from] Fault),
     /// The partition is deleted.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Why segments were not removed or compacted. Whatever was done before is whole, and the log is as right as it was.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum UpkeepError {
+    /// The log cannot start there: the records up to it are not there, or not durable.
+    #[error("offset {asked} is not in the log, which ends at {end}")]
+    OutOfRange {
+        /// Where it should start.
+        asked: Offset,
+        /// After the newest durable record.
+        end: Offset,
+    },
+    /// A write or another call failed; it may work another time.
+    #[error("{action} {} failed: {error}", file.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        file: PathBuf,
+        /// What the operating system said.
+        error: Arc<io::Error>,
+    },
+    /// Somebody else is compacting the partition.
+    #[error("the partition is being compacted")]
+    Busy,
+    /// Whoever asked for it wants it no more.
+    #[error("it was called off")]
+    CalledOff,
+    /// The partition has stopped, or must stop: damage was met.
+    #[error("the partition has stopped: {0}")]
+    Stopped(Fault),
+    /// The store is closed, or the partition deleted.
     #[error("the log is closed")]
     Closed,
 }

@@ -168,6 +168,11 @@ impl Index {
         }
     }
 
+    /// The file has another name now.
+    pub(crate) fn renamed(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
     /// Replaces everything by `places`, for a segment that is complete. After an error they stand in memory.
     pub(crate) fn rebuild(&mut self, disk: &dyn Disk, places: Vec<Place>) -> io::Result<()> {
         self.stored = 0;

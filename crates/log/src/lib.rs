@@ -13,6 +13,7 @@
 //!     00000000000000000000.index     sparse places and times in it (see `index`): derived, rebuilt when missing or wrong
 //!     durable                        how far the last segment was synced (see `durable`)
 //!     00000000000000004711.snapshot  producer state up to offset 4711 (see `producers`)
+//!     start, cleaned, swap           where the log starts, how far it is compacted, and what is being replaced (see `marks`)
 //! ```
 //!
 //! What the log promises:
@@ -23,6 +24,7 @@
 //! * After a failed sync nothing more is written to the partition: what is on the disk is not known.
 
 mod active;
+mod compaction;
 mod dump;
 mod durable;
 mod error;
@@ -30,25 +32,30 @@ mod files;
 mod flusher;
 mod index;
 mod journal;
+mod layout;
+mod marks;
 mod offline;
 mod partition;
 mod producers;
 mod recovery;
 mod rehearsal;
+mod removal;
 mod segment;
 mod store;
 mod verify;
 mod waiters;
 mod writer;
 
+pub use compaction::{Compacted, Compaction};
 pub use dump::{DumpCause, DumpItem, FileKind, JournalItem, ProducerState, dump};
-pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError};
+pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError, UpkeepError};
 pub use files::FileCounts;
 pub use offline::Offline;
 pub use partition::{
     Absent, Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,
 };
 pub use rehearsal::{Change, Rehearsal};
+pub use removal::{Removed, Roll, SegmentInfo, Settled};
 pub use store::{Store, StoreConfig};
 pub use verify::PartitionReport;
 pub use waiters::Waiter;

@@ -30,8 +30,10 @@ pub enum Ack {
 pub struct LogConfig {
     /// `segment.bytes`: a segment that would grow beyond this is closed and a new one begun.
     pub segment_bytes: u32,
-    /// `segment.ms`: so is one whose first record is this old.
+    /// `segment.ms`: so is one whose records span more time than this.
     pub segment_ms: i64,
+    /// `segment.jitter.ms`: by how much less, at most.
+    pub segment_jitter_ms: i64,
     /// `flush.messages`: sync when so many records are not. 1, the default here, syncs every group before it is seen or
     /// acknowledged. More than 1 is relaxed durability: written bytes are seen and acknowledged before they are synced.
     pub flush_messages: i64,
@@ -154,10 +156,17 @@ impl Bounds {
 pub(crate) struct Shared {
     pub(crate) id: TopicPartition,
     pub(crate) directory: PathBuf,
-    /// Changed by the writer only, under one lock, so that readers see bounds that fit together.
+    /// Changed under one lock, so that readers see bounds that fit together: by the writer, and the log's start by whoever
+    /// removes segments.
     pub(crate) bounds: Mutex<Bounds>,
-    /// Oldest first, never empty while online; the last one is written to. Changed by the writer only.
+    /// Oldest first, never empty while online; the last one is written to. The writer adds to them; whoever removes or
+    /// replaces others holds `layout`, and has moved the log's start first.
     pub(crate) segments: RwLock<Vec<Arc<Segment>>>,
+    /// Held while files of segments that are complete are removed or replaced, and while the partition closes: afterwards
+    /// nobody touches them. Taken before any other lock.
+    pub(crate) layout: Mutex<()>,
+    /// Held by the one who compacts.
+    pub(crate) cleaning: tokio::sync::Mutex<()>,
     pub(crate) config: Mutex<LogConfig>,
     pub(crate) status: Mutex<LogStatus>,
     /// Held to note a point.
@@ -187,6 +196,7 @@ impl Shared {
     }
 
     pub(crate) fn close(&self) {
+        let _layout = self.layout.lock();
         *self.status.lock() = LogStatus::Closed;
         self.waiters.wake();
     }
@@ -253,17 +263,17 @@ impl PartitionLog {
         first_bytes_max: usize,
     ) -> Result<ReadSlice, ReadError> {
         self.check_status()?;
-        let bounds = *self.shared.bounds.lock();
+        let (segments, bounds) = self.view(from);
         let (start, end) = (bounds.log_start, bounds.log_end);
         if from < start || from > end {
             return Err(ReadError::OutOfRange { asked: from, start, end });
         }
         let (mut batches, mut first_bytes) = (Bytes::new(), None);
         if from < bounds.visible.next {
-            for segment in self.segments_from(from) {
+            for segment in &segments {
                 self.stop_if_damaged(segment.check_joins(from))?;
                 let limits = (bytes_max, first_bytes_max);
-                match self.read_segment(&segment, from, limits, bounds.visible)? {
+                match self.read_segment(segment, from, limits, bounds.visible)? {
                     Ok(found) if found.is_empty() => {}
                     Ok(found) => batches = found,
                     Err(larger) => first_bytes = Some(larger),
@@ -294,8 +304,8 @@ impl PartitionLog {
     /// [`ReadError`].
     pub fn find_by_time(&self, timestamp_ms: i64) -> Result<Option<Timestamped>, ReadError> {
         self.check_status()?;
-        let bounds = *self.shared.bounds.lock();
-        for segment in self.segments_from(bounds.log_start) {
+        let (segments, bounds) = self.view(Offset(0));
+        for segment in segments_from(&segments, bounds.log_start) {
             let end = readable(&segment, bounds.visible);
             if self.stop_if_damaged(segment.max_timestamp(end))?.is_some_and(|max| max >= timestamp_ms) {
                 let found = segment.find_time(timestamp_ms, bounds.log_start, end);
@@ -313,12 +323,12 @@ impl PartitionLog {
     /// [`ReadError`].
     pub fn find_max_time(&self) -> Result<Option<Timestamped>, ReadError> {
         self.check_status()?;
-        let bounds = *self.shared.bounds.lock();
+        let (segments, bounds) = self.view(Offset(0));
         // A segment's largest timestamp, and the record that has it once that is known.
         let mut candidates: Vec<(i64, Option<Timestamped>, Arc<Segment>)> = Vec::new();
-        for segment in self.segments_from(bounds.log_start) {
-            let max = self.stop_if_damaged(segment.max_timestamp(readable(&segment, bounds.visible)))?;
-            candidates.extend(max.map(|max| (max, None, segment)));
+        for segment in segments_from(&segments, bounds.log_start) {
+            let max = self.stop_if_damaged(segment.max_timestamp(readable(segment, bounds.visible)))?;
+            candidates.extend(max.map(|max| (max, None, Arc::clone(segment))));
         }
         loop {
             // The first of the largest.
@@ -363,7 +373,7 @@ impl PartitionLog {
         self.shared.status.lock().clone()
     }
 
-    fn check_status(&self) -> Result<(), ReadError> {
+    pub(crate) fn check_status(&self) -> Result<(), ReadError> {
         match &*self.shared.status.lock() {
             LogStatus::Online => Ok(()),
             LogStatus::Stopped(fault) => Err(ReadError::Fault(fault.clone())),
@@ -371,14 +381,21 @@ impl PartitionLog {
         }
     }
 
-    /// The segments that may hold `offset` or what follows it.
-    fn segments_from(&self, offset: Offset) -> Vec<Arc<Segment>> {
-        let segments = self.shared.segments.read();
-        let first = segments.partition_point(|segment| segment.base <= offset).saturating_sub(1);
-        for pair in segments[first..].windows(2) {
-            pair[0].note_sealed(pair[1].base);
+    /// The segments that may hold `from` or what follows it, and bounds that fit them: a segment that was written to is read no further than it was visible, and
+    /// never one that took its place since.
+    pub(crate) fn view(&self, from: Offset) -> (Vec<Arc<Segment>>, Bounds) {
+        loop {
+            // In this order: what the log's start has passed meanwhile is still among them.
+            let segments = segments_from(&self.shared.segments.read(), from).to_vec();
+            let bounds = *self.shared.bounds.lock();
+            if segments.last().is_none_or(|last| last.base == bounds.visible.segment) {
+                for pair in segments.windows(2) {
+                    pair[0].note_sealed(pair[1].base);
+                }
+                return (segments, bounds);
+            }
+            std::thread::yield_now(); // a new segment is just being begun
         }
-        segments[first..].to_vec()
     }
 
     /// Batches of one segment, or the size of the first if it is larger than both limits.
@@ -403,7 +420,7 @@ impl PartitionLog {
     }
 
     /// Damage that a reader meets stops the partition; a read that merely failed does not.
-    fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
+    pub(crate) fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
         result.map_err(|fault| {
             if !matches!(fault.cause, FaultCause::Io { .. }) {
                 self.shared.stop(&fault);
@@ -411,6 +428,12 @@ impl PartitionLog {
             ReadError::Fault(fault)
         })
     }
+}
+
+/// The segments that may hold `offset` or what follows it.
+fn segments_from(segments: &[Arc<Segment>], offset: Offset) -> &[Arc<Segment>] {
+    let first = segments.partition_point(|segment| segment.base <= offset).saturating_sub(1);
+    &segments[first..]
 }
 
 /// Bytes of a segment that may be read.
@@ -449,6 +472,7 @@ mod tests {
         let config = LogConfig {
             segment_bytes: 1 << 20,
             segment_ms: i64::MAX,
+            segment_jitter_ms: 0,
             flush_messages: 1,
             flush_ms: i64::MAX,
             index_interval_bytes: 0,

@@ -134,6 +134,12 @@ impl Producers {
         };
     }
 
+    /// Where each producer's last batch ends.
+    pub(crate) fn last_offsets(&self) -> HashMap<ProducerId, Offset> {
+        let last = |producer: &Producer| producer.batches.back().map(|written| written.last_offset);
+        self.by_id.iter().filter_map(|(id, producer)| Some((*id, last(producer)?))).collect()
+    }
+
     /// Forgets producers that have written nothing since `oldest_ms`.
     pub(crate) fn forget_before(&mut self, oldest_ms: i64) {
         self.by_id.retain(|_, producer| producer.last_time_ms >= oldest_ms);

@@ -17,6 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::active::PartitionWriter;
 use crate::durable::{DurableNote, DurablePoint};
 use crate::index::Index;
+use crate::layout::Layout;
 use crate::partition::{Absent, Bounds, LogConfig, LogStatus, Shared, Visible};
 use crate::producers::Producers;
 use crate::segment::{
@@ -41,14 +42,19 @@ pub(crate) fn open(
     absent: Absent,
     now_ms: i64,
 ) -> io::Result<Opened> {
-    let (note, mut listing) = match disk.exists(&directory)? {
-        true => (DurablePoint::read(disk.as_ref(), &directory)?, Listing::of(disk.as_ref(), &directory)?),
-        false => (None, Listing::default()),
+    let (note, layout) = match disk.exists(&directory)? {
+        true => (DurablePoint::read(disk.as_ref(), &directory)?, Layout::of(disk.as_ref(), &directory)?),
+        false => (None, Ok(Layout::default())),
     };
-    if listing.segments.is_empty() && note.is_none() {
+    let layout = match layout {
+        Ok(layout) => layout,
+        Err(fault) => return Ok(stopped(directory, id, config, &fault)),
+    };
+    layout.tidy(disk, &directory)?;
+    let (start, mut listing) = (layout.start, layout.listing);
+    if listing.segments.is_empty() && note.is_none() && !layout.has_start {
         if absent == Absent::Damage {
-            let file = segment_path(&directory, Offset(0));
-            let fault = Fault { file, position: 0, cause: FaultCause::SegmentMissing };
+            let fault = missing(&directory, Offset(0));
             return Ok(stopped(directory, id, config, &fault));
         }
         disk.create_dir_all(&directory)?;
@@ -62,7 +68,7 @@ pub(crate) fn open(
             disk.sync_dir(parent)?;
         }
     }
-    let recovered = recover(disk, &directory, &listing, note, now_ms)
+    let recovered = recover(disk, &directory, &listing, start, note, now_ms)
         .and_then(|recovered| cut_torn_tail(disk, &directory, &recovered, note).map(|()| recovered));
     Ok(match recovered {
         Ok(recovered) => online(directory, id, config, recovered, now_ms),
@@ -70,9 +76,14 @@ pub(crate) fn open(
     })
 }
 
+fn missing(directory: &Path, base: Offset) -> Fault {
+    Fault { file: segment_path(directory, base), position: 0, cause: FaultCause::SegmentMissing }
+}
+
 /// What the directory holds.
 struct Recovered {
     segments: Vec<Arc<Segment>>,
+    start: Offset,
     /// After the last record that is whole.
     end: Offset,
     /// Bytes of the last segment that are whole.
@@ -86,10 +97,15 @@ fn recover(
     disk: &Arc<dyn Disk>,
     directory: &Path,
     listing: &Listing,
+    start: Offset,
     note: Option<DurablePoint>,
     now_ms: i64,
 ) -> Result<Recovered, Fault> {
     let segments = open_segments(disk, directory, listing, note)?;
+    match segments.first() {
+        Some(first) => first.check_joins(start)?,
+        None => return Err(missing(directory, start)),
+    }
     let (producers, from) = newest_snapshot(disk, directory, listing);
     let last = segments.last().expect("a partition has a segment");
     let nothing = DurablePoint { segment: last.base, bytes: 0, next: last.base };
@@ -110,8 +126,9 @@ fn recover(
         walk.sealed(segment)?;
     }
     let whole = walk.last(last, durable)?;
-    // A snapshot is written after a sync, so that it tells of durable records just as the note does.
-    let durable_next = note.map(|note| note.next).max(from).unwrap_or(Offset(0));
+    // A snapshot is written after a sync, and the log's start moved after one, so that they tell of durable records just
+    // as the note does.
+    let durable_next = note.map(|note| note.next).max(from).unwrap_or(Offset(0)).max(start);
     if walk.next < durable_next {
         return Err(last.fault(whole, FaultCause::EndsElsewhere { end: walk.next, durable: durable_next }));
     }
@@ -122,6 +139,7 @@ fn recover(
         producers: walk.producers,
         snapshots: listing.snapshots.clone(),
         segments,
+        start,
     })
 }
 
@@ -297,7 +315,7 @@ fn online(
 ) -> Opened {
     let last = Arc::clone(recovered.segments.last().expect("a partition has a segment"));
     let bounds = Bounds {
-        log_start: recovered.segments[0].base,
+        log_start: recovered.start,
         visible: Visible { next: recovered.end, segment: last.base, bytes: recovered.whole },
         log_end: recovered.end,
     };
@@ -336,6 +354,8 @@ fn shared(
         directory,
         bounds: Mutex::new(bounds),
         segments: RwLock::new(segments),
+        layout: Mutex::new(()),
+        cleaning: tokio::sync::Mutex::new(()),
         config: Mutex::new(config),
         status: Mutex::new(status),
         note: Mutex::new(note),

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, RecordAt, check_batch};
+use anabranch_core::batch::{
+    BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, NO_TIMESTAMP, RecordAt, check_batch,
+};
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Disk, DiskFile, Open};
 use anabranch_core::{LeaderEpoch, Offset};
@@ -22,6 +24,8 @@ pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 const LOG: &str = "log";
 const INDEX: &str = "index";
 const SNAPSHOT: &str = "snapshot";
+/// Is added to the names of a segment's files while it is written beside the one whose place it will take.
+pub(crate) const CLEAN: &str = "clean";
 
 /// The path of a file that belongs to `offset`: twenty digits, so that names sort as offsets do.
 fn path_of(directory: &Path, offset: Offset, extension: &str) -> PathBuf {
@@ -91,6 +95,12 @@ pub(crate) struct Segment {
     is_complete: AtomicBool,
     /// The largest timestamp, once it was looked for in a sealed segment.
     sealed_max_ms: OnceLock<Option<i64>>,
+    /// The largest timestamp of the first batch, once it was looked for in a sealed segment.
+    sealed_first_ms: OnceLock<i64>,
+    /// When somebody first asked for the age of a sealed segment that has no timestamps; wall clock, ms.
+    seen_ms: OnceLock<i64>,
+    /// Another has its name: readers that hold it go on, and nothing is written any more.
+    is_retired: AtomicBool,
     disk: Arc<dyn Disk>,
 }
 
@@ -112,7 +122,18 @@ impl Segment {
         if how == Open::Create {
             index.keep_valid_below(0)?;
         }
-        Ok(Self {
+        Ok(Self::of(disk, path, base, file, len, index))
+    }
+
+    fn of(
+        disk: &Arc<dyn Disk>,
+        path: PathBuf,
+        base: Offset,
+        file: Arc<dyn DiskFile>,
+        len: AtomicU64,
+        index: Index,
+    ) -> Self {
+        Self {
             base,
             path,
             file,
@@ -123,8 +144,34 @@ impl Segment {
             end: AtomicI64::new(i64::MAX),
             is_complete: AtomicBool::new(false),
             sealed_max_ms: OnceLock::new(),
+            sealed_first_ms: OnceLock::new(),
+            seen_ms: OnceLock::new(),
+            is_retired: AtomicBool::new(false),
             disk: Arc::clone(disk),
-        })
+        }
+    }
+
+    /// A sealed segment that was written beside, and has its name now.
+    pub(crate) fn renamed(
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        base: Offset,
+        end: Offset,
+        file: Arc<dyn DiskFile>,
+        len: u64,
+        mut index: Index,
+    ) -> Self {
+        index.renamed(index_path(directory, base));
+        let segment = Self::of(disk, segment_path(directory, base), base, file, AtomicU64::new(len), index);
+        segment.set_synced(len);
+        segment.note_sealed(end);
+        segment
+    }
+
+    /// Another segment is about to have its name: its index is not written any more.
+    pub(crate) fn retire(&self) {
+        let _index = self.index.lock();
+        self.is_retired.store(true, Ordering::Release);
     }
 
     /// Takes note that the next segment begins at `end`, and nothing is added here any more.
@@ -134,6 +181,35 @@ impl Segment {
 
     fn is_sealed(&self) -> bool {
         self.end.load(Ordering::Acquire) != i64::MAX
+    }
+
+    /// The largest timestamp of the first batch, from which Kafka counts a segment's age; -1 where there is none before
+    /// the byte `end`.
+    pub(crate) fn first_timestamp(&self, end: u64) -> Result<i64, Fault> {
+        if let Some(first) = self.sealed_first_ms.get() {
+            return Ok(*first);
+        }
+        let first = self.scan(0, end, BATCH_HEADER_BYTES).next_header();
+        let first = first.map_err(|error| self.scan_fault(error))?;
+        let first_ms = first.map_or(NO_TIMESTAMP, |(_, header)| header.max_timestamp_ms);
+        Ok(if self.is_sealed() { *self.sealed_first_ms.get_or_init(|| first_ms) } else { first_ms })
+    }
+
+    /// The time of the newest record before the byte `end`. Without timestamps, Kafka takes the time of the file's last
+    /// change; here it counts from when the segment was first seen, so that it is kept rather longer than shorter.
+    pub(crate) fn newest_ms(&self, end: u64, now_ms: i64) -> Result<i64, Fault> {
+        Ok(match (self.max_timestamp(end)?.filter(|max| *max >= 0), self.is_sealed()) {
+            (Some(max), _) => max,
+            (None, true) => *self.seen_ms.get_or_init(|| now_ms),
+            (None, false) => now_ms,
+        })
+    }
+
+    /// Makes the index anew. Damage is told by whoever reads the segment.
+    pub(crate) fn rebuild_index(&self) {
+        if let Err(fault) = self.make_index_anew(&mut self.index.lock()) {
+            tracing::warn!(%fault, "the index of this segment could not be made anew");
+        }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -304,7 +380,8 @@ impl Segment {
 
     /// Makes the index of a sealed segment anew, where entries are missing; once, and `false` ever after.
     fn complete_index(&self) -> Result<bool, Fault> {
-        if !self.is_sealed() || self.is_complete.swap(true, Ordering::AcqRel) {
+        let may_be = self.is_sealed() && !self.is_retired.load(Ordering::Acquire);
+        if !may_be || self.is_complete.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
         tracing::warn!(file = %self.path.display(), "entries are missing in the index of this segment; it is made anew");
@@ -346,6 +423,9 @@ impl Segment {
             && self.is_batch_start(place, end)
         {
             return Ok(place);
+        }
+        if self.is_retired.load(Ordering::Acquire) {
+            return Ok(Place::start(self.base));
         }
         tracing::warn!(file = %self.path.display(), "the index of this segment is wrong and is made anew");
         self.make_index_anew(&mut index)?;

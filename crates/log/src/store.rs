@@ -129,7 +129,7 @@ impl Store {
     /// # Errors
     /// [`OpenError::Io`].
     pub fn topic_directories(&self) -> Result<Vec<String>, OpenError> {
-        directories(self.disk(), &self.inner.config.root.join(TOPICS))
+        directories(self.disk().as_ref(), &self.inner.config.root.join(TOPICS))
     }
 
     /// Whether a topic's directory holds any bytes of records.
@@ -140,7 +140,7 @@ impl Store {
         let directory = self.topic_directory(topic);
         let any = || {
             for entry in self.disk().list(&directory)?.iter().filter(|entry| entry.is_dir) {
-                if recovery::holds_records(self.disk(), &directory.join(&entry.name))? {
+                if recovery::holds_records(self.disk().as_ref(), &directory.join(&entry.name))? {
                     return Ok(true);
                 }
             }
@@ -206,6 +206,8 @@ impl Store {
             let _ = done.await;
         }
         log.shared.close();
+        // Whoever compacts it sees that it is closed, and lets go.
+        drop(log.shared.cleaning.lock().await);
     }
 
     /// Writes and syncs everything, stops the writer, and gives the directory up. Every later append fails.
@@ -240,8 +242,8 @@ impl Store {
         &self.inner.queue
     }
 
-    fn disk(&self) -> &dyn Disk {
-        self.inner.config.disk.as_ref()
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.config.disk
     }
 
     fn topic_directory(&self, topic: &str) -> PathBuf {

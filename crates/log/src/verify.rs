@@ -11,6 +11,8 @@ use anabranch_core::{Offset, TopicPartition};
 use crate::durable::DurablePoint;
 use crate::index::{Place, read_entries};
 use crate::journal::redo::Plan;
+use crate::layout::Layout;
+use crate::marks::START;
 use crate::producers::Producers;
 use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, index_path, segment_path, snapshot_path};
 use crate::{Fault, FaultCause};
@@ -26,7 +28,7 @@ pub struct PartitionReport {
     pub records: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// The first offset.
+    /// The log start offset.
     pub start: Offset,
     /// After the last offset.
     pub end: Offset,
@@ -38,6 +40,8 @@ pub struct PartitionReport {
     pub durable_point_unknown: bool,
     /// Derived files that are wrong, and that the broker makes anew when it meets them.
     pub derived_wrong: Vec<PathBuf>,
+    /// Files that retention or compaction had no time to remove, and that recovery removes.
+    pub leftovers: Vec<PathBuf>,
 }
 
 /// See [`crate::Offline::verify`].
@@ -47,9 +51,13 @@ pub(crate) fn verify_partition(
     partition: &TopicPartition,
     journal: &Plan,
 ) -> io::Result<PartitionReport> {
-    let listing = Listing::of(disk, directory)?;
     let note = journal.durable_point(partition, DurablePoint::read(disk, directory)?);
-    let start = listing.segments.first().copied().unwrap_or(Offset(0));
+    let (layout, damaged) = match Layout::of(disk, directory)? {
+        Ok(layout) => (layout, None),
+        Err(fault) => (Layout::plain(Listing::of(disk, directory)?), Some(fault)),
+    };
+    let leftovers = layout.leftovers(directory);
+    let Layout { listing, start, has_start, .. } = layout;
     let mut report = PartitionReport {
         segments: listing.segments.len(),
         batches: 0,
@@ -57,10 +65,11 @@ pub(crate) fn verify_partition(
         bytes: 0,
         start,
         end: start,
-        faults: Vec::new(),
+        faults: damaged.into_iter().collect(),
         torn_tail_bytes: 0,
         durable_point_unknown: note.is_none(),
         derived_wrong: Vec::new(),
+        leftovers,
     };
     let last = listing.segments.last().copied();
     if let Some(missing) = note.map(|note| note.segment).filter(|noted| last.is_none_or(|last| last < *noted))
@@ -68,10 +77,16 @@ pub(crate) fn verify_partition(
         let file = segment_path(directory, missing);
         report.faults.push(Fault { file, position: 0, cause: FaultCause::SegmentMissing });
     }
+    if listing.segments.is_empty() && has_start && report.faults.is_empty() {
+        let file = segment_path(directory, start);
+        report.faults.push(Fault { file, position: 0, cause: FaultCause::SegmentMissing });
+    }
+    // The first segment may begin below the log's start.
+    report.end = listing.segments.first().map_or(start, |first| start.min(*first));
     for base in &listing.segments {
-        if *base > report.end && report.faults.is_empty() {
+        if *base > report.end.max(start) && report.faults.is_empty() {
             let file = segment_path(directory, *base);
-            let cause = FaultCause::Gap { from: report.end, base: *base };
+            let cause = FaultCause::Gap { from: report.end.max(start), base: *base };
             report.faults.push(Fault { file, position: 0, cause });
         }
         let noted = note.filter(|note| note.segment == *base);
@@ -79,6 +94,10 @@ pub(crate) fn verify_partition(
         let is_last = Some(*base) == last;
         let file = if is_last { journal.redone(disk, partition, *base, file)? } else { file };
         verify_segment(disk, directory, *base, file.as_ref(), noted, is_last, &mut report)?;
+    }
+    if report.end < start && report.faults.is_empty() {
+        let cause = FaultCause::EndsElsewhere { end: report.end, durable: start };
+        report.faults.push(Fault { file: START.path(directory), position: 0, cause });
     }
     for offset in &listing.snapshots {
         let path = snapshot_path(directory, *offset);

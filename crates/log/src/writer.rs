@@ -23,6 +23,7 @@ use crate::flusher::SYNC_ALL_FILES_MIN;
 use crate::journal;
 use crate::journal::ring::{JournalFile, Ring};
 use crate::partition::{Ack, Appended};
+use crate::removal::{Roll, Settled};
 use crate::{AppendError, Fault};
 
 /// A batch that waits for the writer.
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Append(Append, OwnedSemaphorePermit),
     /// Take over a partition that was just opened.
     Adopt(u64, Box<PartitionWriter>),
+    /// Sync a partition, and begin a new segment if asked to.
+    Settle(u64, Roll, oneshot::Sender<Result<Settled, AppendError>>),
     /// Finish with a partition.
     Release(u64, oneshot::Sender<()>),
     /// Make the journal forget a topic whose partitions are released, before its directory is removed.
@@ -243,6 +246,14 @@ impl Writer {
                 }
                 Command::Adopt(number, partition) => {
                     self.partitions.insert(number, *partition);
+                }
+                Command::Settle(number, roll, reply) => {
+                    self.write_and_sync();
+                    let settled = match self.partitions.get_mut(&number) {
+                        Some(partition) => partition.settled(&self.disk, roll),
+                        None => Err(AppendError::Closed),
+                    };
+                    let _ = reply.send(settled);
                 }
                 Command::Release(number, released) => {
                     self.write_and_sync();

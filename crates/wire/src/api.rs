@@ -133,6 +133,7 @@ apis! {
     ApiVersions, ApiVersionsRequest, ApiVersionsResponse, API_VERSIONS, 0, 0..=4;
     CreateTopics, CreateTopicsRequest, CreateTopicsResponse, CREATE_TOPICS, 2, 2..=7;
     DeleteTopics, DeleteTopicsRequest, DeleteTopicsResponse, DELETE_TOPICS, 1, 1..=6;
+    DeleteRecords, DeleteRecordsRequest, DeleteRecordsResponse, DELETE_RECORDS, 0, 0..=2;
     InitProducerId, InitProducerIdRequest, InitProducerIdResponse, INIT_PRODUCER_ID, 0, 0..=5;
     DescribeAcls, DescribeAclsRequest, DescribeAclsResponse, DESCRIBE_ACLS, 1, 1..=3;
     DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse, DESCRIBE_CONFIGS, 1, 1..=4;

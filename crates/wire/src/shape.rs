@@ -199,6 +199,10 @@ pub(crate) const CREATE_TOPICS: &[Field] = &[
 ];
 pub(crate) const DELETE_TOPICS: &[Field] =
     &[since(6, List(&Struct(&[since(6, Text), since(6, UUID)]))), within(1, 5, List(&Text)), always(I32)];
+pub(crate) const DELETE_RECORDS: &[Field] = &[
+    always(List(&Struct(&[always(Text), always(List(&Struct(&[always(I32), always(I64)])))]))),
+    always(I32),
+];
 pub(crate) const INIT_PRODUCER_ID: &[Field] = &[always(Text), always(I32), since(3, I64), since(3, I16)];
 pub(crate) const DESCRIBE_CONFIGS: &[Field] = &[
     always(List(&Struct(&[always(BYTE), always(Text), always(List(&Text))]))),

@@ -177,6 +177,7 @@ fn to_json(checked: &Checked) -> Value {
         "torn_tail_bytes": report.torn_tail_bytes,
         "durable_point_unknown": report.durable_point_unknown,
         "derived_wrong": report.derived_wrong,
+        "leftovers": report.leftovers,
         "faults": faults.collect::<Vec<Value>>(),
     })
 }
@@ -215,6 +216,9 @@ fn print(root: &Path, checked: &[Checked], output: &mut Output) -> anyhow::Resul
         }
         for file in &report.derived_wrong {
             output.line(format!("wrong, and made anew when it is needed: {}", file.display()))?;
+        }
+        for file in &report.leftovers {
+            output.line(format!("left over, removed at the next start: {}", file.display()))?;
         }
     }
     let damaged = checked.iter().filter(|checked| !checked.report.faults.is_empty()).count();

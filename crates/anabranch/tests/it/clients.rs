@@ -63,6 +63,14 @@ fn topics_are_created_listed_changed_and_deleted() {
         server.client(&["topic", "alter", "nowhere", "-c", "retention.ms=1"]).fails(1).contains("nowhere")
     );
 
+    server.client_with_input(&["produce", "orders", "-K", ":"], "a:1\na:2\na:3\n").ok();
+    let partitions = server.client(&["topic", "delete-records", "orders", "--before", "end", "--json"]).ok();
+    let starts =
+        partitions.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["start_offset"].clone());
+    assert_eq!(starts.filter_map(|start| start.as_i64()).sum::<i64>(), 3, "{partitions}");
+    server.client(&["topic", "delete-records", "orders", "--before", "9", "-p", "0"]).fails(1);
+    server.client(&["topic", "delete-records", "orders", "--before", "soon"]).fails(2);
+
     assert_eq!(server.client(&["topic", "delete", "orders"]).ok(), "deleted topic orders\n");
     let told = server.client(&["topic", "describe", "orders"]).fails(1);
     assert!(told.contains("orders") && told.contains("topic list"), "{told}");

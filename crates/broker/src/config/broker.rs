@@ -39,7 +39,7 @@ const fn setting(
     BrokerSetting { name, kind, default, range, documentation }
 }
 
-use ConfigKind::{Boolean, Int, List, Long, String as Text};
+use ConfigKind::{Boolean, Double, Int, List, Long, String as Text};
 
 const I32_MAX: i64 = i32::MAX as i64;
 const HOUR_MS: i64 = 3_600_000;
@@ -71,6 +71,20 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "How many members a group may have. Kafka's default is no limit."),
     setting("group.min.session.timeout.ms", Int, "6000", Range::Between(1, I32_MAX),
         "The shortest session timeout that a member of a group may ask for."),
+    setting("log.cleaner.backoff.ms", Long, "15000", Range::Between(1, i64::MAX / 2),
+        "How long compaction rests when nothing is dirty enough."),
+    setting("log.cleaner.dedupe.buffer.size", Long, "134217728", Range::Between(1 << 10, 1 << 40),
+        "The memory for the keys of one pass of compaction: 24 bytes each. Beyond it a log takes several passes."),
+    setting("log.cleaner.delete.retention.ms", Long, "86400000", Range::Between(0, i64::MAX),
+        "The default of delete.retention.ms for topics."),
+    setting("log.cleaner.enable", Boolean, "true", Range::Boolean,
+        "Whether topics are compacted. Without, __consumer_offsets grows for ever."),
+    setting("log.cleaner.max.compaction.lag.ms", Long, "9223372036854775807", Range::Between(1, i64::MAX),
+        "The default of max.compaction.lag.ms for topics."),
+    setting("log.cleaner.min.cleanable.ratio", Double, "0.5", Range::Fraction(0.0, 1.0),
+        "The default of min.cleanable.dirty.ratio for topics."),
+    setting("log.cleaner.min.compaction.lag.ms", Long, "0", Range::Between(0, i64::MAX),
+        "The default of min.compaction.lag.ms for topics."),
     setting("log.cleanup.policy", List, "delete", Range::SomeOf(POLICIES),
         "The default of cleanup.policy for topics."),
     setting("log.flush.interval.messages", Long, "1", Range::Between(1, i64::MAX),
@@ -95,6 +109,8 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "How many appends may wait for the writer of the data directory; one more waits for its place."),
     setting("log.retention.bytes", Long, "-1", Range::Between(-1, i64::MAX),
         "The default of retention.bytes for topics."),
+    setting("log.retention.check.interval.ms", Long, "300000", Range::Between(1, i64::MAX / 2),
+        "How often segments that have outlived their retention are looked for."),
     setting("log.retention.hours", Int, "", Range::Between(-1, I32_MAX),
         "log.retention.ms in hours, unless that or log.retention.minutes is set."),
     setting("log.retention.minutes", Int, "", Range::Between(-1, I32_MAX),
@@ -103,6 +119,8 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "The default of retention.ms for topics."),
     setting("log.roll.hours", Int, "", Range::Between(1, I32_MAX),
         "log.roll.ms in hours, unless that is set."),
+    setting("log.roll.jitter.ms", Long, "0", Range::Between(0, i64::MAX),
+        "The default of segment.jitter.ms for topics."),
     setting("log.roll.ms", Long, "604800000", Range::Between(1, i64::MAX),
         "The default of segment.ms for topics."),
     setting("log.segment.bytes", Int, "1073741824", Range::Between(SEGMENT_BYTES_MIN, I32_MAX),

@@ -9,6 +9,7 @@ use anabranch_log::LogConfig;
 use super::broker::BrokerConfig;
 use super::{ConfigEntry, ConfigKind, ConfigOp, ConfigSource, Range, list};
 use crate::error::ConfigError;
+use crate::maintenance::plan::{CompactionRules, Retention};
 
 /// A topic's settings as they were set; what is missing has its default.
 pub type TopicConfigs = BTreeMap<String, String>;
@@ -73,8 +74,8 @@ pub(super) const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "g
 /// Every setting of a topic, by name.
 #[rustfmt::skip]
 pub const TOPIC_SETTINGS: &[TopicSetting] = &[
-    setting("cleanup.policy", List, Broker("log.cleanup.policy"), Range::SomeOf(POLICIES), Stored,
-        "With compact, records without a key are refused. Old records are not removed yet, by either policy."),
+    setting("cleanup.policy", List, Broker("log.cleanup.policy"), Range::SomeOf(POLICIES), Obeyed,
+        "With delete, old segments are removed by retention.ms and retention.bytes; with compact, superseded records are, and records without a key are refused."),
     setting("compression.gzip.level", Int, Broker("compression.gzip.level"), Range::OneOrBetween(-1, 1, 9), Obeyed,
         "How hard gzip works where compression.type asks for it; -1 is its default."),
     setting("compression.lz4.level", Int, Value("9"), Range::Between(1, 17), Fixed,
@@ -83,10 +84,10 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "What batches are stored in. With producer, and where it is the producer's anyway, they stay as they came."),
     setting("compression.zstd.level", Int, Broker("compression.zstd.level"), Range::Between(-131_072, 22), Obeyed,
         "How hard zstd works where compression.type asks for it."),
-    setting("delete.retention.ms", Long, Value("86400000"), Range::Between(0, i64::MAX), Stored,
-        "How long compaction keeps tombstones, once there is compaction."),
+    setting("delete.retention.ms", Long, Broker("log.cleaner.delete.retention.ms"), Range::Between(0, i64::MAX), Obeyed,
+        "How long compaction keeps a tombstone after it has first met it."),
     setting("file.delete.delay.ms", Long, Value("60000"), Range::Between(0, i64::MAX), Stored,
-        "How long to wait before a removed file is deleted, once files are removed."),
+        "A removed segment's file goes when the last who reads it is done, without a delay."),
     setting("flush.messages", Long, Broker("log.flush.interval.messages"), Range::Between(1, i64::MAX), Obeyed,
         "Sync when so many records are not. 1, the default here, syncs before anything is acknowledged; more is relaxed durability."),
     setting("flush.ms", Long, Broker("log.flush.interval.ms"), Range::Between(0, i64::MAX), Obeyed,
@@ -101,8 +102,8 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "There is no remote storage."),
     setting("local.retention.ms", Long, Value("-2"), Range::Between(-2, i64::MAX), Fixed,
         "There is no remote storage."),
-    setting("max.compaction.lag.ms", Long, Value("9223372036854775807"), Range::Between(1, i64::MAX), Stored,
-        "How long a record may stay out of compaction, once there is compaction."),
+    setting("max.compaction.lag.ms", Long, Broker("log.cleaner.max.compaction.lag.ms"), Range::Between(1, i64::MAX), Obeyed,
+        "A log with a dirty record that is older than this is compacted, however little of it is dirty. It bounds segment.ms, too."),
     setting("max.message.bytes", Int, Broker("message.max.bytes"), Range::Between(0, I32_MAX), Obeyed,
         "The largest batch that is accepted, as it comes and as it is stored."),
     setting("message.timestamp.after.max.ms", Long, Broker("log.message.timestamp.after.max.ms"), Range::Between(0, i64::MAX), Obeyed,
@@ -111,10 +112,10 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "How far a producer's timestamps may be behind the broker's clock."),
     setting("message.timestamp.type", Text, Broker("log.message.timestamp.type"), Range::OneOf(TIMESTAMP_TYPES), Obeyed,
         "Whether a record's time is the producer's (CreateTime) or the broker's (LogAppendTime)."),
-    setting("min.cleanable.dirty.ratio", Double, Value("0.5"), Range::Fraction(0.0, 1.0), Stored,
-        "How much of a log must be superseded before it is compacted, once there is compaction."),
-    setting("min.compaction.lag.ms", Long, Value("0"), Range::Between(0, i64::MAX), Stored,
-        "How long a record stays out of compaction, once there is compaction."),
+    setting("min.cleanable.dirty.ratio", Double, Broker("log.cleaner.min.cleanable.ratio"), Range::Fraction(0.0, 1.0), Obeyed,
+        "How much of a log must not have been compacted yet before it is."),
+    setting("min.compaction.lag.ms", Long, Broker("log.cleaner.min.compaction.lag.ms"), Range::Between(0, i64::MAX), Obeyed,
+        "A segment with a record that is younger than this is not compacted."),
     setting("min.insync.replicas", Int, Value("1"), Range::Between(1, I32_MAX), Fixed,
         "One node has one copy: with more, every acks=all would fail."),
     setting("preallocate", Boolean, Value("false"), Range::Boolean, Fixed,
@@ -125,18 +126,18 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         "There is no remote storage."),
     setting("remote.storage.enable", Boolean, Value("false"), Range::Boolean, Fixed,
         "There is no remote storage."),
-    setting("retention.bytes", Long, Broker("log.retention.bytes"), Range::Between(-1, i64::MAX), Stored,
-        "How large a partition may grow before old segments are removed; nothing is removed yet."),
-    setting("retention.ms", Long, Broker("log.retention.ms"), Range::Between(-1, i64::MAX), Stored,
-        "How old a segment may grow before it is removed; nothing is removed yet."),
+    setting("retention.bytes", Long, Broker("log.retention.bytes"), Range::Between(-1, i64::MAX), Obeyed,
+        "With cleanup.policy delete, the oldest segments are removed as long as what is left is at least this large; -1 for never."),
+    setting("retention.ms", Long, Broker("log.retention.ms"), Range::Between(-1, i64::MAX), Obeyed,
+        "With cleanup.policy delete, a segment whose newest record is older than this is removed; -1 for never."),
     setting("segment.bytes", Int, Broker("log.segment.bytes"), Range::Between(SEGMENT_BYTES_MIN, I32_MAX), Obeyed,
         "A segment that would grow beyond this is closed, and a new one begun."),
     setting("segment.index.bytes", Int, Broker("log.index.size.max.bytes"), Range::Between(4, I32_MAX), Obeyed,
         "A segment whose index has grown to about this is closed, and a new one begun. An entry has 20 bytes."),
-    setting("segment.jitter.ms", Long, Value("0"), Range::Between(0, i64::MAX), Stored,
-        "One node has no herd to scatter."),
+    setting("segment.jitter.ms", Long, Broker("log.roll.jitter.ms"), Range::Between(0, i64::MAX), Obeyed,
+        "By how much less than segment.ms a segment may span, so that not all partitions begin new ones at once."),
     setting("segment.ms", Long, Broker("log.roll.ms"), Range::Between(1, i64::MAX), Obeyed,
-        "A segment whose first record is this old is closed, and a new one begun."),
+        "A segment whose records would span more time than this is closed, and a new one begun."),
     setting("unclean.leader.election.enable", Boolean, Value("false"), Range::Boolean, Stored,
         "One node elects nobody."),
 ];
@@ -148,16 +149,21 @@ const INTERNAL_RESERVE_BYTES: u64 = 4 << 20;
 pub(super) const SEGMENT_BYTES_MIN: i64 = 14;
 
 /// A topic's settings as the broker uses them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct TopicRules {
     pub(crate) log: LogConfig,
     pub(crate) message_bytes_max: usize,
     pub(crate) log_append_time: bool,
     pub(crate) before_ms_max: i64,
     pub(crate) after_ms_max: i64,
+    /// `cleanup.policy` has `compact`.
     pub(crate) compacted: bool,
     /// What batches are stored in; `None`: as the producer compressed them.
     pub(crate) codec: Option<Codec>,
+    /// `cleanup.policy` has `delete`.
+    pub(crate) deleted: bool,
+    pub(crate) retention: Retention,
+    pub(crate) compaction: CompactionRules,
 }
 
 impl TopicRules {
@@ -166,10 +172,26 @@ impl TopicRules {
         let text = |name: &str| value(find(name).expect("the name stands in the table"), configs, broker).0;
         let number = |name: &str| text(name).parse::<i64>().expect("the value was checked when it was set");
         let small = |name: &str| u32::try_from(number(name)).expect("the table's range fits 32 bits");
+        let has_policy = |wanted: &str| list(&text("cleanup.policy")).any(|policy| policy == wanted);
+        let limit = |name: &str| Some(number(name)).filter(|limit| *limit >= 0);
+        let compaction = CompactionRules {
+            delete_retention_ms: number("delete.retention.ms"),
+            min_lag_ms: number("min.compaction.lag.ms"),
+            max_lag_ms: number("max.compaction.lag.ms"),
+            min_dirty_ratio: text("min.cleanable.dirty.ratio")
+                .parse()
+                .expect("the value was checked when it was set"),
+        };
+        // What is to be compacted in time must not wait in the segment that is written to (Kafka's `LogConfig.maxSegmentMs`).
+        let segment_ms = match has_policy("compact") {
+            true => number("segment.ms").min(compaction.max_lag_ms),
+            false => number("segment.ms"),
+        };
         Self {
             log: LogConfig {
                 segment_bytes: small("segment.bytes"),
-                segment_ms: number("segment.ms"),
+                segment_ms,
+                segment_jitter_ms: number("segment.jitter.ms"),
                 flush_messages: number("flush.messages"),
                 flush_ms: number("flush.ms"),
                 index_interval_bytes: small("index.interval.bytes"),
@@ -180,7 +202,13 @@ impl TopicRules {
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
             before_ms_max: number("message.timestamp.before.max.ms"),
             after_ms_max: number("message.timestamp.after.max.ms"),
-            compacted: list(&text("cleanup.policy")).any(|policy| policy == "compact"),
+            compacted: has_policy("compact"),
+            deleted: has_policy("delete"),
+            retention: Retention {
+                ms: limit("retention.ms"),
+                bytes: limit("retention.bytes").map(i64::unsigned_abs),
+            },
+            compaction,
             codec: codec(&text("compression.type"), |name| number(name) as i32),
         }
     }

@@ -288,6 +288,7 @@ async fn forge_catalogue(root: &Path, key: &'static str, value: &str) {
     let log_config = LogConfig {
         segment_bytes: 1 << 30,
         segment_ms: i64::MAX,
+        segment_jitter_ms: 0,
         flush_messages: 1,
         flush_ms: i64::MAX,
         index_interval_bytes: 4096,

@@ -10,6 +10,7 @@ mod engine;
 mod full;
 mod groups;
 mod in_process;
+mod maintenance;
 mod produce;
 mod producers;
 mod settings;

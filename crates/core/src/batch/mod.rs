@@ -22,6 +22,7 @@
 
 mod build;
 mod compression;
+mod rebuild;
 mod record;
 
 pub use build::BatchBuilder;

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod compaction;
+mod crash;
 mod damage;
 mod dump;
 mod failing;
 mod journal;
 mod many;
 mod promises;
+mod removal;
 mod support;
 mod times;

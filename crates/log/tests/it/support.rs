@@ -15,6 +15,7 @@ pub(crate) fn config() -> LogConfig {
     LogConfig {
         segment_bytes: 1 << 20,
         segment_ms: i64::MAX,
+        segment_jitter_ms: 0,
         flush_messages: 1,
         flush_ms: i64::MAX,
         index_interval_bytes: 256,
@@ -48,6 +49,24 @@ pub(crate) fn verify(root: &Path) -> PartitionReport {
     let partition = TopicPartition::new("t", 0);
     assert!(offline.partitions().unwrap().contains(&partition));
     offline.verify(&partition).unwrap()
+}
+
+/// A copy of a data directory that nobody has open.
+pub(crate) fn copied(root: &Path) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            match entry.file_type().unwrap().is_dir() {
+                true => copy(&entry.path(), &to),
+                false => drop(std::fs::copy(entry.path(), to).unwrap()),
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    copy(root, dir.path());
+    dir
 }
 
 /// A batch of one record per value; timestamps are what the values say, times 10.

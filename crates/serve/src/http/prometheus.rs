@@ -21,6 +21,7 @@ pub(super) fn page(state: &State) -> String {
     requests(&mut page, state);
     traffic(&mut page, state);
     resources(&mut page, state);
+    maintenance(&mut page, state);
     partitions(&mut page, state);
     page.0
 }
@@ -199,6 +200,46 @@ fn resources(page: &mut Page, state: &State) {
         "Appends that waited for a place in the log's queue.",
     );
     page.line(format_args!("messaging_server_log_queue_waits_total {}", broker.queue_waits()));
+}
+
+fn maintenance(page: &mut Page, state: &State) {
+    let done = state.broker.maintained();
+    let series = [
+        (
+            "messaging_log_segments_removed_total",
+            "Segments that retention and DeleteRecords removed, and that compaction merged into others.",
+            done.segments_removed,
+        ),
+        (
+            "messaging_log_reclaimed_bytes_total",
+            "Bytes that retention, DeleteRecords and compaction gave back.",
+            done.bytes_reclaimed,
+        ),
+        (
+            "messaging_log_compaction_passes_total",
+            "Passes of compaction that came to their end.",
+            done.compaction_passes,
+        ),
+        (
+            "messaging_log_compacted_messages_total",
+            "Records that compaction removed, because a newer one has their key.",
+            done.records_compacted,
+        ),
+        (
+            "messaging_log_compacted_keyless_messages_total",
+            "Of those, records that had no key.",
+            done.keyless_records_compacted,
+        ),
+        (
+            "messaging_log_maintenance_failures_total",
+            "Partitions that retention or compaction could not look after in a round.",
+            done.failures,
+        ),
+    ];
+    for (name, help, value) in series {
+        page.head(name, "counter", help);
+        page.line(format_args!("{name} {value}"));
+    }
 }
 
 /// What a partition is asked for one series.

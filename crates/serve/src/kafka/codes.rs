@@ -78,7 +78,7 @@ fn batch(error: &BatchError) -> ErrorCode {
     }
 }
 
-fn append(error: &AppendError) -> ErrorCode {
+pub(super) fn append(error: &AppendError) -> ErrorCode {
     match error {
         AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
         AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,

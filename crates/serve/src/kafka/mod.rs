@@ -10,6 +10,7 @@ mod connection;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
+mod delete_records;
 mod delete_topics;
 mod describe_acls;
 mod describe_cluster;
@@ -243,6 +244,7 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::InitProducerId(request) => init_producer_id::answer(door, &request).await.into(),
         Request::CreateTopics(request) => create_topics::answer(door, request).await.into(),
         Request::DeleteTopics(request) => delete_topics::answer(door, version, request).await.into(),
+        Request::DeleteRecords(request) => delete_records::answer(door, request).await.into(),
         Request::CreatePartitions(request) => create_partitions::answer(door, request).await.into(),
         Request::DescribeAcls(_) => describe_acls::answer().into(),
         Request::DescribeConfigs(request) => describe_configs::answer(door, &request).into(),

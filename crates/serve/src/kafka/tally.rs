@@ -43,6 +43,7 @@ fn codes(response: &Response) -> Vec<i16> {
         Response::ApiVersions(r) => vec![r.error_code],
         Response::CreateTopics(r) => each!(r.topics, error_code),
         Response::DeleteTopics(r) => each!(r.responses, error_code),
+        Response::DeleteRecords(r) => each!(r.topics, partitions, error_code),
         Response::InitProducerId(r) => vec![r.error_code],
         Response::DescribeAcls(r) => vec![r.error_code],
         Response::DescribeConfigs(r) => each!(r.results, error_code),

@@ -6,6 +6,7 @@ use anabranch_wire::messages::create_partitions_request::{
 use anabranch_wire::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use anabranch_wire::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use anabranch_wire::messages::delete_topics_request::DeleteTopicState;
 use anabranch_wire::messages::describe_configs_request::DescribeConfigsResource;
 use anabranch_wire::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
@@ -16,6 +17,7 @@ use anabranch_wire::protocol::StrBytes;
 
 use crate::client::{Client, Node, topic};
 
+const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const INVALID_TOPIC_EXCEPTION: i16 = 17;
 const UNSUPPORTED_VERSION: i16 = 35;
@@ -25,6 +27,7 @@ const INVALID_REPLICATION_FACTOR: i16 = 38;
 const INVALID_REPLICA_ASSIGNMENT: i16 = 39;
 const INVALID_CONFIG: i16 = 40;
 const INVALID_REQUEST: i16 = 42;
+const POLICY_VIOLATION: i16 = 44;
 const UNKNOWN_TOPIC_ID: i16 = 100;
 const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
 
@@ -348,4 +351,59 @@ async fn what_is_not_there_is_said_honestly() {
     }
     let response = client.call(2, &DescribeClusterRequest::default().with_endpoint_type(2)).await;
     assert_eq!(response.error_code, MISMATCHED_ENDPOINT_TYPE);
+}
+
+#[tokio::test]
+async fn records_are_deleted_in_every_version_by_kafkas_rules() {
+    let node = Node::start().await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 2).await;
+    let table = CreatableTopic::default()
+        .with_name(topic("table"))
+        .with_num_partitions(1)
+        .with_replication_factor(1)
+        .with_configs(vec![
+            CreatableTopicConfig::default()
+                .with_name(text("cleanup.policy"))
+                .with_value(Some(text("compact"))),
+        ]);
+    let created = client.call(7, &CreateTopicsRequest::default().with_topics(vec![table])).await;
+    assert_eq!(created.topics[0].error_code, 0);
+    for number in 0..10 {
+        let record = anabranch_broker::Record::new("k", format!("v{number}"));
+        let to = node.broker.topic("t").unwrap();
+        to.append_batch(0, vec![record], anabranch_broker::Ack::Durable).await.unwrap();
+    }
+    for (version, offset, low_watermark) in [(0, 2, 2), (1, 5, 5), (2, 1, 5), (2, -1, 10)] {
+        let partition = |index: i32, offset: i64| {
+            DeleteRecordsPartition::default().with_partition_index(index).with_offset(offset)
+        };
+        let asked = |name: &str, partitions| {
+            DeleteRecordsTopic::default().with_name(topic(name)).with_partitions(partitions)
+        };
+        let request = DeleteRecordsRequest::default().with_topics(vec![
+            asked("t", vec![partition(0, offset), partition(1, 1), partition(1, -2), partition(2, 0)]),
+            asked("table", vec![partition(0, -1)]),
+            asked("__consumer_offsets", vec![partition(0, 0)]),
+            asked("none", vec![partition(0, 0)]),
+        ]);
+        let response = client.call(version, &request).await;
+        let answers: Vec<(i64, i16)> = response
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .map(|partition| (partition.low_watermark, partition.error_code))
+            .collect();
+        let expected = [
+            (low_watermark, 0),
+            (-1, OFFSET_OUT_OF_RANGE),
+            (-1, OFFSET_OUT_OF_RANGE),
+            (-1, UNKNOWN_TOPIC_OR_PARTITION),
+            (-1, POLICY_VIOLATION),
+            (-1, INVALID_TOPIC_EXCEPTION),
+            (-1, UNKNOWN_TOPIC_OR_PARTITION),
+        ];
+        assert_eq!(answers, expected, "version {version}");
+    }
+    assert_eq!(node.broker.topic("t").unwrap().partition(0).unwrap().offsets().log_start.0, 10);
 }

@@ -3,6 +3,7 @@
 mod alter;
 mod create;
 mod delete;
+mod delete_records;
 mod describe;
 mod list;
 mod settings;
@@ -29,6 +30,7 @@ enum TopicCommand {
     Describe(describe::DescribeArgs),
     Alter(alter::AlterArgs),
     Delete(delete::DeleteArgs),
+    DeleteRecords(delete_records::DeleteRecordsArgs),
 }
 
 pub(super) fn run(args: &TopicArgs, output: &mut Output) -> anyhow::Result<()> {
@@ -39,6 +41,7 @@ pub(super) fn run(args: &TopicArgs, output: &mut Output) -> anyhow::Result<()> {
         TopicCommand::Describe(args) => describe::run(args, cluster, output)?,
         TopicCommand::Alter(args) => alter::run(args, cluster, output)?,
         TopicCommand::Delete(args) => delete::run(args, cluster, output)?,
+        TopicCommand::DeleteRecords(args) => delete_records::run(args, cluster, output)?,
     }
     output.flush()
 }
