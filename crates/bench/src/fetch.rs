@@ -1,0 +1,195 @@
+//! A consumer that does as little as one can: it fetches a topic from its beginning to its end, looks at the batches'
+//! headers, and drops the records.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Instant;
+
+use anabranch_core::batch::BatchHeader;
+use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic};
+use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use anabranch_wire::messages::{
+    ApiKey, BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, TopicName,
+};
+use anabranch_wire::protocol::StrBytes;
+use anyhow::{Context, ensure};
+use serde::Serialize;
+
+use crate::latency::cpu_seconds;
+use crate::request::Connection;
+
+const FETCH_VERSION: i16 = 11;
+const LIST_OFFSETS_VERSION: i16 = 5;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[arg(long)]
+    bootstrap: String,
+    #[arg(long)]
+    topic: String,
+    #[arg(long, default_value_t = 1)]
+    partitions: u32,
+    #[arg(long, default_value_t = 1)]
+    connections: u32,
+    /// `max.partition.fetch.bytes`
+    #[arg(long, default_value_t = 8 << 20)]
+    partition_bytes_max: i32,
+    /// `fetch.max.bytes`
+    #[arg(long, default_value_t = 32 << 20)]
+    bytes_max: i32,
+    /// Read all of it so many times
+    #[arg(long, default_value_t = 1)]
+    times: u32,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Fetched {
+    records: u64,
+    /// Of batches, as they came.
+    bytes: u64,
+    seconds: f64,
+    records_per_second: f64,
+    mib_per_second: f64,
+    client_cpu_seconds: f64,
+}
+
+/// How far each partition was read.
+type Positions = BTreeMap<i32, i64>;
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<Fetched> {
+    let ends = ends(options)?;
+    let start = Instant::now();
+    let counts = thread::scope(|scope| {
+        let reader = |number: u32| {
+            let is_its = |index: i32| index as u32 % options.connections == number;
+            let ends: Positions =
+                ends.iter().filter(|(index, _)| is_its(**index)).map(|(index, end)| (*index, *end)).collect();
+            scope.spawn(move || -> anyhow::Result<(u64, u64)> {
+                let mut connection = Connection::open(&options.bootstrap)?;
+                let mut sum = (0, 0);
+                for _ in 0..options.times {
+                    let (records, bytes) = read(&mut connection, options, &ends)?;
+                    sum = (sum.0 + records, sum.1 + bytes);
+                }
+                Ok(sum)
+            })
+        };
+        let readers: Vec<_> = (0..options.connections).map(reader).collect();
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("a reader does not panic"))
+            .collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    let records: u64 = counts.iter().map(|count| count.0).sum();
+    let bytes: u64 = counts.iter().map(|count| count.1).sum();
+    let expected = u64::try_from(ends.values().sum::<i64>())? * u64::from(options.times);
+    ensure!(records == expected, "{records} records came, and there are {expected}");
+    Ok(Fetched {
+        records,
+        bytes,
+        seconds,
+        records_per_second: records as f64 / seconds,
+        mib_per_second: bytes as f64 / f64::from(1 << 20) / seconds,
+        client_cpu_seconds: cpu_seconds(),
+    })
+}
+
+fn topic_name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+/// Where each partition ends.
+fn ends(options: &Options) -> anyhow::Result<Positions> {
+    let mut connection = Connection::open(&options.bootstrap)?;
+    let latest =
+        |index: u32| ListOffsetsPartition::default().with_partition_index(index as i32).with_timestamp(-1);
+    let topic = ListOffsetsTopic::default()
+        .with_name(topic_name(&options.topic))
+        .with_partitions((0..options.partitions).map(latest).collect());
+    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+    connection.send(ApiKey::ListOffsets, LIST_OFFSETS_VERSION, &request)?;
+    let answer: ListOffsetsResponse = connection.receive(LIST_OFFSETS_VERSION)?;
+    let mut ends = Positions::new();
+    for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+        ensure!(partition.error_code == 0, "ListOffsets: error code {}", partition.error_code);
+        ends.insert(partition.partition_index, partition.offset);
+    }
+    Ok(ends)
+}
+
+/// A fetch of these partitions from there on.
+pub(crate) fn request(
+    topic: &str,
+    positions: &Positions,
+    (bytes_min, partition_bytes_max, bytes_max): (i32, i32, i32),
+) -> FetchRequest {
+    let partition = |(&index, &offset): (&i32, &i64)| {
+        FetchPartition::default()
+            .with_partition(index)
+            .with_current_leader_epoch(-1)
+            .with_fetch_offset(offset)
+            .with_partition_max_bytes(partition_bytes_max)
+    };
+    let topic = FetchTopic::default()
+        .with_topic(topic_name(topic))
+        .with_partitions(positions.iter().map(partition).collect());
+    FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(5000)
+        .with_min_bytes(bytes_min)
+        .with_max_bytes(bytes_max)
+        .with_session_epoch(-1)
+        .with_topics(vec![topic])
+}
+
+/// Takes an answer, moves the positions on, and says how many records and bytes it had.
+pub(crate) fn take(connection: &mut Connection, positions: &mut Positions) -> anyhow::Result<(u64, u64)> {
+    let answer: FetchResponse = connection.receive(FETCH_VERSION)?;
+    ensure!(answer.error_code == 0, "Fetch: error code {}", answer.error_code);
+    let (mut records, mut bytes) = (0, 0);
+    for partition in answer.responses.iter().flat_map(|topic| &topic.partitions) {
+        ensure!(partition.error_code == 0, "Fetch: error code {}", partition.error_code);
+        let index = partition.partition_index;
+        let position = positions.get_mut(&index).context("a partition that nobody asked for")?;
+        let mut batches = partition.records.as_deref().unwrap_or_default();
+        // Kafka may cut the last batch short.
+        while let Ok(header) = BatchHeader::parse(batches) {
+            if header.len_bytes > batches.len() {
+                break;
+            }
+            let next = header.base_offset.0 + i64::from(header.last_offset_delta) + 1;
+            records += u64::try_from(next - (*position).max(header.base_offset.0))?;
+            bytes += header.len_bytes as u64;
+            *position = next;
+            batches = &batches[header.len_bytes..];
+        }
+    }
+    Ok((records, bytes))
+}
+
+pub(crate) fn send(connection: &mut Connection, request: &FetchRequest) -> anyhow::Result<()> {
+    connection.send(ApiKey::Fetch, FETCH_VERSION, request)
+}
+
+fn read(connection: &mut Connection, options: &Options, ends: &Positions) -> anyhow::Result<(u64, u64)> {
+    let mut positions: Positions =
+        ends.iter().filter(|(_, end)| **end > 0).map(|(&index, _)| (index, 0)).collect();
+    let mut sum = (0, 0);
+    let mut turn = 0;
+    while !positions.is_empty() {
+        // The partitions in another order each time, as consumers do, so that the last is not starved.
+        let index = *positions.keys().nth(turn % positions.len()).expect("it is within them");
+        let mut asked =
+            request(&options.topic, &positions, (1, options.partition_bytes_max, options.bytes_max));
+        asked.topics[0].partitions.sort_by_key(|partition| partition.partition < index);
+        send(connection, &asked)?;
+        let (records, bytes) = take(connection, &mut positions)?;
+        ensure!(bytes > 0, "nothing came, and there is more");
+        sum = (sum.0 + records, sum.1 + bytes);
+        positions.retain(|index, position| *position < ends[index]);
+        turn += 1;
+    }
+    Ok(sum)
+}
