@@ -28,6 +28,7 @@ pub(crate) struct Fill {
     dir: PathBuf,
     #[arg(long, default_value_t = 100)]
     partitions: i32,
+    /// Together with what is there already
     #[arg(long, default_value_t = 10 << 30)]
     bytes: u64,
     /// When that is done, go on with small batches that nobody waits for, until killed
@@ -47,13 +48,19 @@ pub(crate) fn fill(options: &Fill) -> anyhow::Result<Filled> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let broker = Broker::open(&options.dir).await?;
-        let topic = NewTopic::new("filled").partitions(options.partitions);
-        let topic = broker.create_topic(topic, Apply::Now).await?;
+        let topic = match broker.topic("filled") {
+            Ok(topic) => topic,
+            Err(_) => {
+                let topic = NewTopic::new("filled").partitions(options.partitions);
+                broker.create_topic(topic, Apply::Now).await?
+            }
+        };
         let partitions: Vec<Partition> =
             (0..options.partitions).filter_map(|index| topic.partition(index).cloned()).collect();
         let start = Instant::now();
         let large = batch(BATCH_RECORDS, RECORD_BYTES, Codec::None)?;
-        let count = options.bytes.div_ceil(large.len() as u64);
+        let there: u64 = partitions.iter().map(Partition::size_bytes).sum();
+        let count = options.bytes.saturating_sub(there).div_ceil(large.len() as u64);
         let in_turn = partitions.iter().cycle().take(usize::try_from(count)?);
         append(in_turn, &large).await?;
         let filled = Filled {

@@ -57,6 +57,9 @@ pub(crate) struct Options {
     /// Records per second, all connections together; as fast as possible without it
     #[arg(long)]
     pub(crate) rate: Option<f64>,
+    /// End earlier, when so many bytes are sent
+    #[arg(long)]
+    pub(crate) bytes_max: Option<u64>,
 }
 
 /// What was measured.
@@ -84,6 +87,7 @@ struct Plan {
     interval: Option<Duration>,
     in_flight: usize,
     partitions: u32,
+    requests_max: u64,
 }
 
 #[derive(Debug)]
@@ -107,6 +111,8 @@ struct Tally {
     latencies: Latencies,
     requests_counted: u64,
     requests_total: u64,
+    /// When the last request that counts could be sent.
+    end: Instant,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<Produced> {
@@ -128,6 +134,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Produced> {
         interval,
         in_flight: options.in_flight,
         partitions: options.partitions,
+        requests_max: options.bytes_max.map_or(u64::MAX, |bytes| bytes / frame.bytes().len() as u64),
     };
     let mut links = Vec::new();
     for number in 0..options.connections {
@@ -149,7 +156,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Produced> {
         });
     }
     let tally = exchange(&mut links, plan)?;
-    let rate = tally.requests_counted as f64 * request_records / options.seconds;
+    // It may have ended before its time.
+    let counted = plan.end.min(tally.end).saturating_duration_since(plan.counted_from);
+    let rate = tally.requests_counted as f64 * request_records / counted.as_secs_f64();
     Ok(Produced {
         records_per_second: rate,
         mib_per_second: rate * options.record_bytes as f64 / f64::from(1 << 20),
@@ -162,16 +171,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Produced> {
 }
 
 /// Sends and receives until the end, and then receives what is still on its way.
-fn exchange(links: &mut [Link], plan: Plan) -> anyhow::Result<Tally> {
+fn exchange(links: &mut [Link], mut plan: Plan) -> anyhow::Result<Tally> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (number, link) in (0..).zip(&*links) {
         epoll::add(&poll, &link.stream, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
     }
-    let mut tally = Tally { latencies: Latencies::new(), requests_counted: 0, requests_total: 0 };
+    let mut tally =
+        Tally { latencies: Latencies::new(), requests_counted: 0, requests_total: 0, end: plan.end };
     let mut scratch = vec![0; READ_BYTES];
     let mut events = Vec::with_capacity(links.len());
     loop {
         let now = Instant::now();
+        let in_flight: usize = links.iter().map(|link| link.waiting.len()).sum();
+        if tally.requests_total + in_flight as u64 >= plan.requests_max {
+            plan.end = plan.end.min(now);
+            tally.end = plan.end;
+        }
         if now >= plan.end && links.iter().all(|link| link.waiting.is_empty()) {
             ensure!(tally.requests_counted > 0, "nothing was answered in the time that counts");
             return Ok(tally);
@@ -288,6 +303,7 @@ mod tests {
             seconds: 0.3,
             warm_up: 0.0,
             rate: None,
+            bytes_max: None,
         }
     }
 
