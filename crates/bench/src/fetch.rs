@@ -9,14 +9,14 @@ use anabranch_core::batch::BatchHeader;
 use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic};
 use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use anabranch_wire::messages::{
-    ApiKey, BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, TopicName,
+    ApiKey, BrokerId, FetchRequest, ListOffsetsRequest, ListOffsetsResponse, TopicName,
 };
 use anabranch_wire::protocol::StrBytes;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::latency::cpu_seconds;
-use crate::request::Connection;
+use crate::request::{self, Connection, skip, take_i32};
 
 const FETCH_VERSION: i16 = 11;
 const LIST_OFFSETS_VERSION: i16 = 5;
@@ -120,7 +120,7 @@ fn ends(options: &Options) -> anyhow::Result<Positions> {
 }
 
 /// A fetch of these partitions from there on.
-pub(crate) fn request(
+pub(crate) fn fetch_of(
     topic: &str,
     positions: &Positions,
     (bytes_min, partition_bytes_max, bytes_max): (i32, i32, i32),
@@ -144,27 +144,47 @@ pub(crate) fn request(
         .with_topics(vec![topic])
 }
 
-/// Takes an answer, moves the positions on, and says how many records and bytes it had.
+/// Takes an answer, moves the positions on, and says how many records and bytes it had. It is read where it lies
+/// (`FetchResponse.json` version 11): a decoder that owns what it decodes would take a copy.
 pub(crate) fn take(connection: &mut Connection, positions: &mut Positions) -> anyhow::Result<(u64, u64)> {
-    let answer: FetchResponse = connection.receive(FETCH_VERSION)?;
-    ensure!(answer.error_code == 0, "Fetch: error code {}", answer.error_code);
+    let input = &mut connection.receive_frame()?;
+    skip(input, 2 * size_of::<i32>())?; // correlation id, throttle time
+    let code = i16::from_be_bytes(request::take(input)?);
+    ensure!(code == 0, "Fetch: error code {code}");
+    skip(input, size_of::<i32>())?; // session id
     let (mut records, mut bytes) = (0, 0);
-    for partition in answer.responses.iter().flat_map(|topic| &topic.partitions) {
-        ensure!(partition.error_code == 0, "Fetch: error code {}", partition.error_code);
-        let index = partition.partition_index;
-        let position = positions.get_mut(&index).context("a partition that nobody asked for")?;
-        let mut batches = partition.records.as_deref().unwrap_or_default();
-        // Kafka may cut the last batch short.
-        while let Ok(header) = BatchHeader::parse(batches) {
-            if header.len_bytes > batches.len() {
-                break;
-            }
-            let next = header.base_offset.0 + i64::from(header.last_offset_delta) + 1;
-            records += u64::try_from(next - (*position).max(header.base_offset.0))?;
-            bytes += header.len_bytes as u64;
-            *position = next;
-            batches = &batches[header.len_bytes..];
+    for _ in 0..take_i32(input)? {
+        let name = i16::from_be_bytes(request::take(input)?);
+        skip(input, usize::try_from(name).context("a topic without a name")?)?;
+        for _ in 0..take_i32(input)? {
+            let index = take_i32(input)?;
+            let code = i16::from_be_bytes(request::take(input)?);
+            ensure!(code == 0, "Fetch: error code {code} for partition {index}");
+            skip(input, 3 * size_of::<i64>())?; // high watermark, last stable offset, log start
+            let aborted = usize::try_from(take_i32(input)?).unwrap_or(0);
+            skip(input, aborted * 2 * size_of::<i64>() + size_of::<i32>())?; // and the preferred replica
+            let length = usize::try_from(take_i32(input)?).unwrap_or(0);
+            let batches = input.get(..length).context("the answer is cut short")?;
+            skip(input, length)?;
+            let position = positions.get_mut(&index).context("a partition that nobody asked for")?;
+            let (more_records, more_bytes) = walk(batches, position)?;
+            records += more_records;
+            bytes += more_bytes;
         }
+    }
+    Ok((records, bytes))
+}
+
+/// Moves the position behind the batches. Kafka may cut the last one short.
+fn walk(mut batches: &[u8], position: &mut i64) -> anyhow::Result<(u64, u64)> {
+    let (mut records, mut bytes) = (0, 0);
+    while let Ok(header) = BatchHeader::parse(batches) {
+        let Some(rest) = batches.get(header.len_bytes..) else { break };
+        let next = header.base_offset.0 + i64::from(header.last_offset_delta) + 1;
+        records += u64::try_from(next - (*position).max(header.base_offset.0))?;
+        bytes += header.len_bytes as u64;
+        *position = next;
+        batches = rest;
     }
     Ok((records, bytes))
 }
@@ -182,7 +202,7 @@ fn read(connection: &mut Connection, options: &Options, ends: &Positions) -> any
         // The partitions in another order each time, as consumers do, so that the last is not starved.
         let index = *positions.keys().nth(turn % positions.len()).expect("it is within them");
         let mut asked =
-            request(&options.topic, &positions, (1, options.partition_bytes_max, options.bytes_max));
+            fetch_of(&options.topic, &positions, (1, options.partition_bytes_max, options.bytes_max));
         asked.topics[0].partitions.sort_by_key(|partition| partition.partition < index);
         send(connection, &asked)?;
         let (records, bytes) = take(connection, &mut positions)?;
@@ -192,4 +212,25 @@ fn read(connection: &mut Connection, options: &Options, ends: &Positions) -> any
         turn += 1;
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{Codec, batch};
+
+    #[test]
+    fn a_batch_that_is_cut_short_is_fetched_again() {
+        let one = batch(3, 10, Codec::None).unwrap();
+        let mut two = one.to_vec();
+        two.extend_from_slice(&one);
+        two[one.len()..one.len() + 8].copy_from_slice(&3_i64.to_be_bytes());
+        let mut position = 0;
+        assert_eq!(walk(&two, &mut position).unwrap(), (6, 2 * one.len() as u64));
+        assert_eq!(position, 6);
+        // From the middle of the first batch, with the second cut short.
+        let mut position = 1;
+        assert_eq!(walk(&two[..two.len() - 1], &mut position).unwrap(), (2, one.len() as u64));
+        assert_eq!(position, 3);
+    }
 }

@@ -172,7 +172,7 @@ fn fetched(
         let mut connection = Connection::open(&address)?;
         for _ in 0..count {
             let mut positions = (0..partitions as i32).map(|index| (index, 0)).collect();
-            fetch::send(&mut connection, &fetch::request("produced", &positions, (1, 1 << 20, 1 << 20)))?;
+            fetch::send(&mut connection, &fetch::fetch_of("produced", &positions, (1, 1 << 20, 1 << 20)))?;
             let (records, _) = fetch::take(&mut connection, &mut positions)?;
             ensure!(records > 0, "nothing came");
         }

@@ -146,18 +146,18 @@ pub(crate) fn check_produced(mut answer: &[u8], batches: usize) -> anyhow::Resul
     Ok(correlation)
 }
 
-fn skip(input: &mut &[u8], count: usize) -> anyhow::Result<()> {
+pub(crate) fn skip(input: &mut &[u8], count: usize) -> anyhow::Result<()> {
     *input = input.get(count..).context("the answer is cut short")?;
     Ok(())
 }
 
-fn take<const N: usize>(input: &mut &[u8]) -> anyhow::Result<[u8; N]> {
+pub(crate) fn take<const N: usize>(input: &mut &[u8]) -> anyhow::Result<[u8; N]> {
     let (head, rest) = input.split_first_chunk().context("the answer is cut short")?;
     *input = rest;
     Ok(*head)
 }
 
-fn take_i32(input: &mut &[u8]) -> anyhow::Result<i32> {
+pub(crate) fn take_i32(input: &mut &[u8]) -> anyhow::Result<i32> {
     Ok(i32::from_be_bytes(take(input)?))
 }
 
@@ -166,14 +166,14 @@ fn take_i32(input: &mut &[u8]) -> anyhow::Result<i32> {
 pub(crate) struct Connection {
     stream: TcpStream,
     correlation: i32,
-    input: BytesMut,
+    input: Vec<u8>,
 }
 
 impl Connection {
     pub(crate) fn open(bootstrap: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(bootstrap).with_context(|| format!("connecting to {bootstrap}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, correlation: 0, input: BytesMut::new() })
+        Ok(Self { stream, correlation: 0, input: Vec::new() })
     }
 
     /// Sends whole frames as they are.
@@ -203,22 +203,22 @@ impl Connection {
         self.send_frame(&frame)
     }
 
-    /// The next answer, without its length. Its memory is used again once it is dropped.
-    pub(crate) fn receive_frame(&mut self) -> anyhow::Result<Bytes> {
+    /// The next answer, without its length.
+    pub(crate) fn receive_frame(&mut self) -> anyhow::Result<&[u8]> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length).context("waiting for an answer")?;
         let length = usize::try_from(i32::from_be_bytes(length)).context("a negative length")?;
-        if self.input.capacity() < length {
-            self.input.reserve(length);
-        }
-        self.input.resize(length, 0);
-        self.stream.read_exact(&mut self.input)?;
-        Ok(self.input.split().freeze())
+        self.input.clear();
+        // Into memory that is there and that nobody fills with zeros before.
+        self.input.reserve(length);
+        (&mut self.stream).take(length as u64).read_to_end(&mut self.input)?;
+        ensure!(self.input.len() == length, "the server closed the connection inside of an answer");
+        Ok(&self.input)
     }
 
     /// The answer to a request that was sent.
     pub(crate) fn receive<A: Decodable + HeaderVersion>(&mut self, version: i16) -> anyhow::Result<A> {
-        let mut frame = self.receive_frame()?;
+        let mut frame = Bytes::copy_from_slice(self.receive_frame()?);
         let header = ResponseHeader::decode(&mut frame, A::header_version(version))?;
         if header.correlation_id != self.correlation {
             bail!("answer {} to request {}", header.correlation_id, self.correlation);

@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Tailed> {
     let mut correlation = 0;
     while Instant::now() < end {
         // The consumer waits before there is anything.
-        fetch::send(&mut consumer, &fetch::request(&options.topic, &positions, ONE))?;
+        fetch::send(&mut consumer, &fetch::fetch_of(&options.topic, &positions, ONE))?;
         correlation += 1;
         frame.patch(correlation, 0, 1);
         let start = Instant::now();
@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Tailed> {
         let (records, _) = fetch::take(&mut consumer, &mut positions)?;
         latencies.record(start.elapsed());
         ensure!(records == 1, "{records} records came instead of one");
-        check_produced(&producer.receive_frame()?, 1)?;
+        check_produced(producer.receive_frame()?, 1)?;
     }
     Ok(Tailed { latency_us: latencies.summary() })
 }
