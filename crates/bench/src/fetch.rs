@@ -7,19 +7,15 @@ use std::time::Instant;
 
 use anabranch_core::batch::BatchHeader;
 use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic};
-use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use anabranch_wire::messages::{
-    ApiKey, BrokerId, FetchRequest, ListOffsetsRequest, ListOffsetsResponse, TopicName,
-};
-use anabranch_wire::protocol::StrBytes;
+use anabranch_wire::messages::{ApiKey, BrokerId, FetchRequest};
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::latency::cpu_seconds;
 use crate::request::{self, Connection, skip, take_i32};
+use crate::topic;
 
 const FETCH_VERSION: i16 = 11;
-const LIST_OFFSETS_VERSION: i16 = 5;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -96,23 +92,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Fetched> {
     })
 }
 
-fn topic_name(topic: &str) -> TopicName {
-    TopicName(StrBytes::from_string(topic.to_owned()))
-}
-
-/// Where each partition ends.
 fn ends(options: &Options) -> anyhow::Result<Positions> {
     let mut connection = Connection::open(&options.bootstrap)?;
-    let latest =
-        |index: u32| ListOffsetsPartition::default().with_partition_index(index as i32).with_timestamp(-1);
-    let topic = ListOffsetsTopic::default()
-        .with_name(topic_name(&options.topic))
-        .with_partitions((0..options.partitions).map(latest).collect());
-    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
-    connection.send(ApiKey::ListOffsets, LIST_OFFSETS_VERSION, &request)?;
-    let answer: ListOffsetsResponse = connection.receive(LIST_OFFSETS_VERSION)?;
     let mut ends = Positions::new();
-    for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+    for partition in topic::list_offsets(&mut connection, &options.topic, options.partitions)? {
         ensure!(partition.error_code == 0, "ListOffsets: error code {}", partition.error_code);
         ends.insert(partition.partition_index, partition.offset);
     }
@@ -133,7 +116,7 @@ pub(crate) fn fetch_of(
             .with_partition_max_bytes(partition_bytes_max)
     };
     let topic = FetchTopic::default()
-        .with_topic(topic_name(topic))
+        .with_topic(topic::name(topic))
         .with_partitions(positions.iter().map(partition).collect());
     FetchRequest::default()
         .with_replica_id(BrokerId(-1))

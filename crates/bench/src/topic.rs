@@ -3,21 +3,22 @@
 use std::time::{Duration, Instant};
 
 use anabranch_wire::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use anabranch_wire::messages::metadata_request::MetadataRequestTopic;
+use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use anabranch_wire::messages::list_offsets_response::ListOffsetsPartitionResponse;
 use anabranch_wire::messages::{
-    ApiKey, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    MetadataRequest, MetadataResponse, TopicName,
+    ApiKey, BrokerId, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    ListOffsetsRequest, ListOffsetsResponse, TopicName,
 };
 use anabranch_wire::protocol::StrBytes;
 use anyhow::{bail, ensure};
 use serde::Serialize;
 
-use crate::request::Connection;
+use crate::request::{Acks, Codec, Connection, ProduceFrame, batch, check_produced};
 
 /// A topic that is not led by then is not going to be.
 const LED_MAX: Duration = Duration::from_secs(60);
 
-/// Between two looks at the metadata.
+/// Between two looks.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,9 @@ pub(crate) struct Create {
     /// A setting of the topic, KEY=VALUE
     #[arg(long)]
     config: Vec<String>,
+    /// Write a record to each partition, acknowledged: at the first one a server makes files, and syncs them
+    #[arg(long)]
+    touch: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,7 +51,7 @@ pub(crate) struct Done {
     milliseconds: f64,
 }
 
-fn name(topic: &str) -> TopicName {
+pub(crate) fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
 }
 
@@ -71,25 +75,58 @@ pub(crate) fn create(options: &Create) -> anyhow::Result<Done> {
         ensure!(topic.error_code == 0, "creating {}: error code {} {said}", options.topic, topic.error_code);
     }
     wait_until_led(&mut connection, options)?;
+    if options.touch {
+        touch(&mut connection, options)?;
+    }
     Ok(Done { milliseconds: start.elapsed().as_secs_f64() * 1e3 })
 }
 
-/// Kafka answers before the partitions have a leader.
+/// Kafka answers before the partitions are led, and names their leader before it leads: they are there when the leader
+/// says where they begin.
 fn wait_until_led(connection: &mut Connection, options: &Create) -> anyhow::Result<()> {
     let deadline = Instant::now() + LED_MAX;
-    let topic = MetadataRequestTopic::default().with_name(Some(name(&options.topic)));
-    let request = MetadataRequest::default().with_topics(Some(vec![topic]));
     loop {
-        connection.send(ApiKey::Metadata, 8, &request)?;
-        let answer: MetadataResponse = connection.receive(8)?;
-        let led = answer.topics.iter().flat_map(|topic| &topic.partitions);
-        let led = led.filter(|partition| partition.error_code == 0 && partition.leader_id.0 >= 0).count();
+        let answered = list_offsets(connection, &options.topic, options.partitions)?;
+        let led = answered.iter().filter(|partition| partition.error_code == 0).count();
         if led == options.partitions as usize {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "only {led} of {} partitions are led", options.partitions);
         std::thread::sleep(ASK_INTERVAL);
     }
+}
+
+fn touch(connection: &mut Connection, options: &Create) -> anyhow::Result<()> {
+    const BATCHES_MAX: u32 = 100;
+    let batch = batch(1, 1, Codec::None)?;
+    for first in (0..options.partitions).step_by(BATCHES_MAX as usize) {
+        let batches = (options.partitions - first).min(BATCHES_MAX) as usize;
+        let mut frame = ProduceFrame::new(&options.topic, Acks::All, &batch, batches)?;
+        frame.patch(0, first, options.partitions);
+        connection.send_frame(frame.bytes())?;
+        check_produced(connection.receive_frame()?, batches)?;
+    }
+    Ok(())
+}
+
+/// Where each partition ends.
+pub(crate) fn list_offsets(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: u32,
+) -> anyhow::Result<Vec<ListOffsetsPartitionResponse>> {
+    const VERSION: i16 = 5;
+    const LATEST: i64 = -1;
+    let latest = |index: u32| {
+        ListOffsetsPartition::default().with_partition_index(index as i32).with_timestamp(LATEST)
+    };
+    let topic = ListOffsetsTopic::default()
+        .with_name(name(topic))
+        .with_partitions((0..partitions).map(latest).collect());
+    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+    connection.send(ApiKey::ListOffsets, VERSION, &request)?;
+    let answer: ListOffsetsResponse = connection.receive(VERSION)?;
+    Ok(answer.topics.into_iter().flat_map(|topic| topic.partitions).collect())
 }
 
 pub(crate) fn delete(options: &Delete) -> anyhow::Result<Done> {

@@ -117,6 +117,7 @@ impl Client {
         &self.0
     }
 
+    /// Creates a topic with a record in each partition: what a server does at the first one is no part of what records cost.
     pub(super) fn create_topic(
         &self,
         bootstrap: &str,
@@ -124,10 +125,32 @@ impl Client {
         partitions: u32,
         configs: &[&str],
     ) -> anyhow::Result<()> {
+        self.create(bootstrap, topic, partitions, configs, &["--touch"])
+    }
+
+    /// Creates a topic with nothing in it.
+    pub(super) fn create_empty_topic(
+        &self,
+        bootstrap: &str,
+        topic: &str,
+        partitions: u32,
+    ) -> anyhow::Result<()> {
+        self.create(bootstrap, topic, partitions, &[], &[])
+    }
+
+    fn create(
+        &self,
+        bootstrap: &str,
+        topic: &str,
+        partitions: u32,
+        configs: &[&str],
+        more: &[&str],
+    ) -> anyhow::Result<()> {
         let partitions = partitions.to_string();
         let mut arguments = vec!["create-topic", "--bootstrap", bootstrap, "--topic", topic];
         arguments.extend(["--partitions", &partitions]);
         configs.iter().for_each(|config| arguments.extend(["--config", config]));
+        arguments.extend(more);
         self.run::<serde_json::Value, _>(arguments).map(drop)
     }
 

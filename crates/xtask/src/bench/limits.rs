@@ -173,11 +173,10 @@ impl Options {
         let [one, large, fetch, tail] = topics.each_ref().map(String::as_str);
         let relaxed = Contender::AnabranchRelaxed.topic_settings();
         let durable = server.contender.topic_settings();
-        for (topic, partitions, configs) in
-            [(one, 1, durable), (large, 1, durable), (fetch, 4, relaxed), (tail, 1, durable)]
-        {
+        for (topic, partitions, configs) in [(one, 1, durable), (large, 1, durable), (fetch, 4, relaxed)] {
             client.create_topic(bootstrap, topic, partitions, configs)?;
         }
+        client.create_empty_topic(bootstrap, tail, 1)?;
 
         let small_writes = client.run(["disk", "--dir", dir, "--bytes", "4096", "--writes", &writes])?;
         let to_one = ["produce", "--bootstrap", bootstrap, "--topic", one, "--seconds", &seconds];

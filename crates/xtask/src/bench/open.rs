@@ -116,7 +116,7 @@ impl Part for Options {
     fn measure(&self, ground: &Ground, found: &mut Found) -> anyhow::Result<()> {
         for &partitions in &self.idle_partitions {
             let server = Server::start(Contender::Anabranch, ground)?;
-            ground.client()?.create_topic(&server.bootstrap, "idle", partitions, &[])?;
+            ground.client()?.create_empty_topic(&server.bootstrap, "idle", partitions)?;
             thread::sleep(SETTLE);
             let resident_bytes = process::resident_bytes(server.pid)?;
             eprintln!("bench: idle with {partitions} partitions: {} MiB", mib(resident_bytes));

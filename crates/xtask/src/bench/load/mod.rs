@@ -41,6 +41,9 @@ const SERVER_WARM_UP_SECONDS: f64 = 8.0;
 /// Of the rate that the slowest contender reached, everybody is paced at.
 const PACE: f64 = 0.5;
 
+/// But at no less than so many requests in all: fewer say nothing.
+const PACED_REQUESTS_MIN: f64 = 20.0;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Codec {
@@ -341,7 +344,7 @@ impl Options {
         if let Some(slowest) = slowest {
             let partitions = partitions.to_string();
             works.push((Work::Fetch, vec!["fetch".to_owned(), "--partitions".to_owned(), partitions]));
-            works.push((Work::Paced, self.produce(load, Some(slowest * PACE))));
+            works.push((Work::Paced, self.produce(load, Some(self.pace(load, slowest)))));
         }
         let mut measurements = Vec::new();
         for (work, mut arguments) in works {
@@ -368,6 +371,15 @@ impl Options {
         client.delete_topic(bootstrap, &topic)?;
         sync()?;
         Ok(measurements)
+    }
+
+    /// In records per second.
+    fn pace(&self, load: Load, slowest: f64) -> f64 {
+        let request_records = match self.client {
+            Client::Light => load.batch_records() * load.batches(),
+            Client::Librdkafka => 1,
+        };
+        (slowest * PACE).max(PACED_REQUESTS_MIN * f64::from(request_records) / self.seconds)
     }
 
     /// What the client is told, but where to.
