@@ -21,6 +21,11 @@ use crate::request::{Acks, Codec, ProduceFrame, batch, check_produced};
 /// After the end, requests in flight have so long to be answered.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
+/// A server that is so slow that fewer requests are answered in the time is given more of it, but not for ever.
+const REQUESTS_MIN: u64 = 20;
+const MORE_TIME: Duration = Duration::from_millis(100);
+const MORE_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// What is read from a connection at a time: many answers.
 const READ_BYTES: usize = 64 << 10;
 
@@ -111,7 +116,7 @@ struct Tally {
     latencies: Latencies,
     requests_counted: u64,
     requests_total: u64,
-    /// When the last request that counts could be sent.
+    /// When counting ended: later than planned with a slow server, earlier when so many bytes were enough.
     end: Instant,
 }
 
@@ -156,8 +161,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Produced> {
         });
     }
     let tally = exchange(&mut links, plan)?;
-    // It may have ended before its time.
-    let counted = plan.end.min(tally.end).saturating_duration_since(plan.counted_from);
+    let counted = tally.end.saturating_duration_since(plan.counted_from);
     let rate = tally.requests_counted as f64 * request_records / counted.as_secs_f64();
     Ok(Produced {
         records_per_second: rate,
@@ -178,6 +182,7 @@ fn exchange(links: &mut [Link], mut plan: Plan) -> anyhow::Result<Tally> {
     }
     let mut tally =
         Tally { latencies: Latencies::new(), requests_counted: 0, requests_total: 0, end: plan.end };
+    let more_until = plan.end + MORE_TIME_MAX;
     let mut scratch = vec![0; READ_BYTES];
     let mut events = Vec::with_capacity(links.len());
     loop {
@@ -185,8 +190,10 @@ fn exchange(links: &mut [Link], mut plan: Plan) -> anyhow::Result<Tally> {
         let in_flight: usize = links.iter().map(|link| link.waiting.len()).sum();
         if tally.requests_total + in_flight as u64 >= plan.requests_max {
             plan.end = plan.end.min(now);
-            tally.end = plan.end;
+        } else if now >= plan.end && tally.requests_counted < REQUESTS_MIN && now < more_until {
+            plan.end = now + MORE_TIME;
         }
+        tally.end = plan.end;
         if now >= plan.end && links.iter().all(|link| link.waiting.is_empty()) {
             ensure!(tally.requests_counted > 0, "nothing was answered in the time that counts");
             return Ok(tally);
@@ -327,5 +334,15 @@ mod tests {
         let late = Options { rate: Some(1000.0), connections: 1, in_flight: 1, ..options(slow.to_string()) };
         let produced = run(&late).unwrap();
         assert!(produced.latency_us.max > 100_000.0, "{:?}", produced.latency_us);
+    }
+
+    #[test]
+    fn a_slow_server_is_given_the_time_that_it_takes() {
+        let slow = sink::start(0, Duration::from_millis(50)).unwrap();
+        let short = Options { connections: 1, in_flight: 1, seconds: 0.04, ..options(slow.to_string()) };
+        let produced = run(&short).unwrap();
+        assert!(produced.requests_total >= REQUESTS_MIN, "{}", produced.requests_total);
+        // 20 requests of 10 records a second.
+        assert!((100.0..=200.0).contains(&produced.records_per_second), "{}", produced.records_per_second);
     }
 }
