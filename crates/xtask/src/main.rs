@@ -3,7 +3,7 @@
 //! * `tidy` holds the laws that no compiler checks: which crate may use which, how long a file may grow, that the
 //!   documents name only what exists.
 //! * `sim` runs the broker on simulated disks, one run for each seed.
-//! * `bench` measures Anabranch and Apache Kafka side by side.
+//! * `bench` measures Anabranch beside its peers, the machine and its goals.
 //!
 //! A chore reads the repository at the edge (`tidy::repository`) and judges it in pure functions, so that every law
 //! has a test that breaks it and sees it caught.
@@ -24,14 +24,15 @@ enum Chore {
     Tidy,
     /// Runs the broker's own code on simulated disks, one run for each seed; with planted bugs to see them caught.
     Sim(sim::Options),
-    /// Measures Anabranch and Apache Kafka side by side; see bench/README.md.
-    Bench(bench::Options),
+    /// Measures Anabranch beside its peers, the machine and its goals; see bench/README.md.
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => tidy::run(),
         Chore::Sim(options) => sim::run(&options),
-        Chore::Bench(options) => bench::run(&options),
+        Chore::Bench(command) => bench::run(&command),
     }
 }

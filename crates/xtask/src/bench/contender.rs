@@ -6,7 +6,7 @@ use serde::Serialize;
 /// A server and its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Contender {
+pub(crate) enum Contender {
     /// Anabranch as it comes: every acknowledged batch is synced to disk
     Anabranch,
     /// Anabranch that leaves syncing to the operating system, as Kafka does
@@ -56,6 +56,20 @@ impl Contender {
             Self::AnabranchRelaxed => &[DELETE_AT_ONCE, "flush.messages=9223372036854775807"],
             Self::Anabranch | Self::Kafka | Self::KafkaFlush => &[DELETE_AT_ONCE],
         }
+    }
+}
+
+/// How a contender was told to be.
+#[derive(Debug, Serialize)]
+pub(super) struct Settings {
+    contender: Contender,
+    server: &'static [&'static str],
+    topic: &'static [&'static str],
+}
+
+impl From<Contender> for Settings {
+    fn from(contender: Contender) -> Self {
+        Self { contender, server: contender.server_settings(), topic: contender.topic_settings() }
     }
 }
 

@@ -4,13 +4,37 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde::Serialize;
 
 /// `/proc` counts time in hundredths of a second on every architecture that matters here (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// The processor time that the process has used: all its threads, in user and kernel.
-pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    Ok(stat(pid)?.cpu_ticks as f64 / TICKS_PER_SECOND as f64)
+/// What a process has used so far, or between two moments.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Usage {
+    /// Of all its threads, in user and kernel.
+    pub(super) cpu_seconds: f64,
+    /// What it had the disk write, or will have; not what file systems and disks make of it.
+    pub(super) written_bytes: u64,
+}
+
+impl Usage {
+    pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
+        let path = format!("/proc/{pid}/io");
+        let io = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
+        Ok(Self {
+            cpu_seconds: stat(pid)?.cpu_ticks as f64 / TICKS_PER_SECOND as f64,
+            written_bytes: written.with_context(|| format!("{path} has no write_bytes"))?,
+        })
+    }
+
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds - before.cpu_seconds,
+            written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+        }
+    }
 }
 
 /// How long ago the process was started, to a hundredth of a second.
@@ -82,7 +106,8 @@ mod tests {
     fn this_process_can_be_read() {
         let pid = std::process::id();
         assert!(resident_bytes(pid).unwrap() > 100_000);
-        assert!(cpu_seconds(pid).unwrap() >= 0.0);
+        let before = Usage::of(pid).unwrap();
+        assert!(Usage::of(pid).unwrap().since(before).cpu_seconds >= 0.0);
         assert!(age(pid).unwrap() < Duration::from_secs(24 * 60 * 60));
     }
 }

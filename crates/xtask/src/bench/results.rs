@@ -1,21 +1,23 @@
-//! What was measured, and with what: the raw material of a report, as JSON in `bench/results`.
+//! What was measured, and with what, as JSON in `bench/results`.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
-use std::{fmt, fs};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use super::Options;
-use super::contender::Contender;
-use super::load::{Load, Work};
+use super::Part;
+use super::goal::Goal;
+use super::ground::Ground;
 use super::machine::Machine;
-use super::tool::Measured;
+use super::table::mib;
 
-/// A run.
+/// A run of one part.
 #[derive(Debug, Serialize)]
-pub(super) struct Results<'a> {
+pub(super) struct Results<'a, P: Part> {
+    pub(super) part: &'static str,
     /// Of the day that it began, in UTC.
     pub(super) date: String,
     /// Short.
@@ -24,112 +26,74 @@ pub(super) struct Results<'a> {
     pub(super) modified: bool,
     /// Whether the run built the Anabranch that it measured from the work tree; otherwise nobody knows its commit.
     pub(super) built: bool,
-    pub(super) kafka_version: String,
+    /// Of the peers.
+    pub(super) versions: BTreeMap<&'static str, String>,
     pub(super) machine: Machine,
-    pub(super) options: &'a Options,
-    pub(super) settings: Vec<Settings>,
-    pub(super) at_rest: Vec<AtRest>,
-    /// In the order in which they were made.
-    pub(super) measurements: Vec<Measurement>,
+    pub(super) options: &'a P,
+    pub(super) goals: &'a [Goal],
+    pub(super) found: Option<&'a P::Found>,
     /// Why the run ended before its end.
     pub(super) error: Option<String>,
 }
 
-/// How a contender was told to be.
-#[derive(Debug, Serialize)]
-pub(super) struct Settings {
-    contender: Contender,
-    server: &'static [&'static str],
-    topic: &'static [&'static str],
-}
-
-/// A contender that does nothing.
-#[derive(Debug, Serialize)]
-pub(super) struct AtRest {
-    pub(super) contender: Contender,
-    /// From the process's birth, with an empty directory, until it answered.
-    pub(super) start_ms: u128,
-    /// With no topic.
-    pub(super) resident_bytes: u64,
-    /// With one empty topic of so many partitions.
-    pub(super) resident_bytes_with_partitions: u64,
-    pub(super) partitions: u32,
-    /// The binary, or all of Kafka's jars (without the Java runtime).
-    pub(super) program_bytes: u64,
-}
-
-/// One contender's work on one load in one round.
-#[derive(Debug, Serialize)]
-pub(super) struct Measurement {
-    /// From 0.
-    pub(super) round: u32,
-    /// Whether it is left out of the report.
-    pub(super) warm_up: bool,
-    pub(super) contender: Contender,
-    pub(super) load: Load,
-    pub(super) work: Work,
-    pub(super) measured: Measured,
-    /// Of the server alone, while the tool ran.
-    pub(super) cpu_seconds: f64,
-    /// Of the server, right after.
-    pub(super) resident_bytes_after: u64,
-}
-
-impl Measurement {
-    /// The server's processor time for one record.
-    pub(super) fn cpu_us_per_record(&self) -> f64 {
-        self.cpu_seconds * 1e6 / self.measured.records as f64
-    }
-}
-
-impl fmt::Display for Measurement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { round, contender, load, work, measured, .. } = self;
-        let rate = measured.records_per_second;
-        write!(f, "round {round}: {load}: {}: {work:?} {rate:.0} records/s", contender.name())
-    }
-}
-
-impl<'a> Results<'a> {
+impl<'a, P: Part> Results<'a, P> {
     /// Of a run that begins now.
-    pub(super) fn new(
-        top: &Path,
-        options: &'a Options,
-        machine: Machine,
-        kafka_version: String,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn new(ground: &Ground, part: &'a P) -> anyhow::Result<Self> {
         let say = |command: &mut Command| -> anyhow::Result<String> {
-            let done = command.current_dir(top).output().with_context(|| format!("starting {command:?}"))?;
+            let done =
+                command.current_dir(&ground.top).output().with_context(|| format!("starting {command:?}"))?;
             ensure!(done.status.success(), "{command:?} failed");
             Ok(String::from_utf8(done.stdout)?.trim().to_owned())
         };
-        let settings = |&contender: &Contender| Settings {
-            contender,
-            server: contender.server_settings(),
-            topic: contender.topic_settings(),
-        };
+        eprintln!("bench: {}: trying the disk", P::NAME);
         Ok(Self {
+            part: P::NAME,
             date: say(Command::new("date").args(["-u", "+%F"]))?,
             commit: say(Command::new("git").args(["rev-parse", "--short", "HEAD"]))?,
             modified: !say(Command::new("git").args(["status", "--porcelain", "--untracked-files=no"]))?
                 .is_empty(),
-            built: options.binary.is_none(),
-            kafka_version,
-            machine,
-            options,
-            settings: options.contenders.iter().map(settings).collect(),
-            at_rest: Vec::new(),
-            measurements: Vec::new(),
+            built: ground.built,
+            versions: BTreeMap::new(),
+            machine: Machine::inspect(&ground.work)?,
+            options: part,
+            goals: &[],
+            found: None,
             error: None,
         })
     }
 
-    /// Writes them down, over those of an earlier run of the same kind, day and commit.
-    pub(super) fn write(&self, top: &Path) -> anyhow::Result<PathBuf> {
-        let dir = top.join("bench").join("results");
+    /// What the figures are of, for the top of a report.
+    pub(super) fn heading(&self) -> String {
+        let Self { date, commit, machine, versions, .. } = self;
+        let commit = match (self.built, self.modified) {
+            (true, false) => format!("commit {commit}"),
+            (true, true) => format!("commit {commit} with changes"),
+            (false, _) => "a binary of an unknown commit".to_owned(),
+        };
+        let peers: String = versions.iter().map(|(peer, version)| format!(", {peer} {version}")).collect();
+        format!(
+            "{date}, {commit}{peers}\n\
+             {} processors ({}), {} MiB, Linux {}, load average {:.2} before the run\n\
+             4 KiB made durable {:.0} times a second (p50 {} µs, p99 {} µs)\n\
+             cells: median (min–max) of {} rounds",
+            machine.processors,
+            machine.processor,
+            mib(machine.memory_bytes),
+            machine.kernel,
+            machine.load_average,
+            machine.fdatasync.per_second,
+            machine.fdatasync.p50_us,
+            machine.fdatasync.p99_us,
+            self.options.common().rounds,
+        )
+    }
+
+    /// Writes them down, over those of an earlier run of the same part, kind, day and commit.
+    pub(super) fn write(&self, ground: &Ground) -> anyhow::Result<PathBuf> {
+        let dir = ground.top.join("bench").join("results");
         fs::create_dir_all(&dir)?;
-        let quick = if self.options.quick { "-quick" } else { "" };
-        let path = dir.join(format!("{}-{}{quick}.json", self.date, self.commit));
+        let quick = if self.options.common().quick { "-quick" } else { "" };
+        let path = dir.join(format!("{}-{}-{}{quick}.json", self.date, self.commit, self.part));
         let json = serde_json::to_string_pretty(self)?;
         fs::write(&path, json + "\n").with_context(|| format!("writing {}", path.display()))?;
         Ok(path)

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use super::contender::Contender;
+use super::ground::Ground;
 use super::process;
 use super::tool::Kafka;
 
@@ -36,25 +37,20 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts `contender` with an empty directory below `work`, and waits until it serves.
-    pub(super) fn start(
-        contender: Contender,
-        kafka: &Kafka,
-        binary: &Path,
-        work: &Path,
-    ) -> anyhow::Result<Self> {
-        let dir = work.join(contender.name());
-        if contender.is_kafka() && dir.exists() {
-            kafka.stop(&dir)?; // left by a run that was interrupted
+    /// Starts `contender` with an empty directory, and waits until it serves.
+    pub(super) fn start(contender: Contender, ground: &Ground) -> anyhow::Result<Self> {
+        let left = ground.work.join(contender.name());
+        if contender.is_kafka() && left.exists() {
+            ground.kafka()?.stop(&left)?; // by a run that was interrupted
         }
-        remove(&dir)?;
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        let dir = ground.empty(contender.name())?;
         let port = free_port()?;
         let mut hold = if contender.is_kafka() {
+            let kafka = ground.kafka()?;
             let child = kafka.start(&dir, port, KAFKA_HEAP, contender.server_settings())?;
             Hold { child, dir, kafka: Some(kafka.clone()) }
         } else {
-            Hold { child: start_ours(binary, &dir, port)?, dir, kafka: None }
+            Hold { child: start_ours(&ground.binary, &dir, port)?, dir, kafka: None }
         };
         let pid = hold.wait_until_ready(port).with_context(|| {
             format!("{} does not start; its logs are in {}", contender.name(), hold.dir.display())
@@ -117,18 +113,8 @@ impl Drop for Hold {
     }
 }
 
-/// Removes what a server left; fine when there is nothing.
-fn remove(dir: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// A port for clients; Kafka's controller takes the tenth above it.
-fn free_port() -> anyhow::Result<u16> {
+pub(super) fn free_port() -> anyhow::Result<u16> {
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     // Below those that Linux gives to connections.
     let mut ports = (29_092..32_000).step_by(20);

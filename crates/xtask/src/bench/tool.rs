@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 
-use super::load::Load;
+use super::kafka::Load;
 use super::server::Server;
 
 /// A tool that has not ended by then hangs.

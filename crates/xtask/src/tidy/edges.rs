@@ -70,6 +70,12 @@ const ALLOWED: &[Allowed] = &[
         why: "it drives the engine where the doors would, on seams of its own",
     },
     Allowed {
+        room: "anabranch-bench",
+        uses: &["anabranch-core", "anabranch-wire", "anabranch-broker", "anabranch-serve"],
+        tests_use: &[],
+        why: "it measures these rooms, each by itself; nothing is built on it",
+    },
+    Allowed {
         room: "xtask",
         uses: &[],
         tests_use: &[],

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Which acknowledgement the producer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Acks {
+pub(crate) enum Acks {
     /// Of all in-sync replicas: on one node, whatever durability the topic has
     All,
     /// Of the leader
@@ -19,7 +19,7 @@ pub(super) enum Acks {
 
 impl Acks {
     /// As Kafka's setting has it.
-    pub(super) fn name(self) -> &'static str {
+    pub(in super::super) fn name(self) -> &'static str {
         match self {
             Self::All => "all",
             Self::Leader => "1",
@@ -29,10 +29,10 @@ impl Acks {
 
 /// The shape of the records and of the topic that they go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) struct Load {
-    pub(super) record_bytes: u32,
-    pub(super) acks: Acks,
-    pub(super) partitions: u32,
+pub(in super::super) struct Load {
+    pub(in super::super) record_bytes: u32,
+    pub(in super::super) acks: Acks,
+    pub(in super::super) partitions: u32,
 }
 
 impl fmt::Display for Load {

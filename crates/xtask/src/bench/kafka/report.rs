@@ -1,18 +1,17 @@
 //! Tables for people, in Markdown: figures, and their ratios to Kafka's.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
-use super::contender::Contender;
+use super::super::contender::Contender;
+use super::super::table::{Spread, cell, mib, table};
 use super::load::{Load, Work};
-use super::results::{AtRest, Measurement, Results};
+use super::{AtRest, Found, Measurement, Options};
 
 /// All of a run's tables.
-pub(super) fn report(results: &Results<'_>) -> String {
+pub(super) fn report(options: &Options, results: &Found) -> String {
     let measured: Vec<&Measurement> = results.measurements.iter().filter(|one| !one.warm_up).collect();
-    let pace = results.options.pace;
+    let pace = options.pace;
     [
-        heading(results),
         "## At rest".to_owned(),
         at_rest(results),
         "## Producing as fast as possible".to_owned(),
@@ -30,31 +29,7 @@ pub(super) fn report(results: &Results<'_>) -> String {
     .join("\n\n")
 }
 
-fn heading(results: &Results<'_>) -> String {
-    let Results { date, commit, machine, options, kafka_version, .. } = results;
-    let commit = match (results.built, results.modified) {
-        (true, false) => format!("commit {commit}"),
-        (true, true) => format!("commit {commit} with changes"),
-        (false, _) => "a binary of an unknown commit".to_owned(),
-    };
-    format!(
-        "{date}, {commit}, Apache Kafka {kafka_version}\n\
-         {} processors ({}), {} MiB, Linux {}, load average {:.2} before the run\n\
-         4 KiB made durable {:.0} times a second (p50 {} µs, p99 {} µs)\n\
-         {} rounds after one that warms up; cells: median (min–max)",
-        machine.processors,
-        machine.processor,
-        mib(machine.memory_bytes),
-        machine.kernel,
-        machine.load_average,
-        machine.fdatasync.per_second,
-        machine.fdatasync.p50_us,
-        machine.fdatasync.p99_us,
-        options.rounds - 1,
-    )
-}
-
-fn at_rest(results: &Results<'_>) -> String {
+fn at_rest(results: &Found) -> String {
     let header = ["", "start ms", "RSS MiB", "RSS MiB with partitions", "program MiB"];
     let row = |one: &AtRest| {
         vec![
@@ -68,15 +43,11 @@ fn at_rest(results: &Results<'_>) -> String {
     table(&header, &results.at_rest.iter().map(row).collect::<Vec<_>>())
 }
 
-fn mib(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
-}
-
 /// A figure of a measurement; `None` where it has none.
 type Figure = fn(&Measurement) -> Option<f64>;
 
 /// The columns of the tables of figures, with the digits after the point.
-const FIGURES: [(&str, usize, Figure); 8] = [
+const FIGURES: [(&str, usize, Figure); 9] = [
     ("records/s", 0, |one| Some(one.measured.records_per_second)),
     ("MiB/s", 1, |one| Some(one.measured.mib_per_second)),
     ("p50 ms", 0, |one| Some(one.measured.latency_ms?.p50 as f64)),
@@ -84,6 +55,7 @@ const FIGURES: [(&str, usize, Figure); 8] = [
     ("p99 ms", 0, |one| Some(one.measured.latency_ms?.p99 as f64)),
     ("p99.9 ms", 0, |one| Some(one.measured.latency_ms?.p99_9 as f64)),
     ("CPU µs/record", 2, |one| Some(one.cpu_us_per_record())),
+    ("written MiB", 0, |one| Some(one.usage.written_bytes as f64 / f64::from(1 << 20))),
     ("RSS MiB after", 0, |one| Some(one.resident_bytes_after as f64 / f64::from(1 << 20))),
 ];
 
@@ -115,12 +87,11 @@ fn figures(measured: &[&Measurement], work: Work) -> String {
         for contender in contenders(measured, false).into_iter().chain(contenders(measured, true)) {
             let is_meant =
                 |one: &&&Measurement| (one.load, one.contender, one.work) == (load, contender, work);
-            let cell = |&&(_, digits, figure): &&(&str, usize, Figure)| {
-                let spread = Spread::of(measured.iter().filter(is_meant).filter_map(|one| figure(one)));
-                spread.map_or_else(String::new, |spread| format!("{spread:.digits$}"))
+            let column = |&&(_, digits, figure): &&(&str, usize, Figure)| {
+                cell(measured.iter().filter(is_meant).filter_map(|one| figure(one)), digits)
             };
             let mut row = vec![load.to_string(), contender.name().to_owned()];
-            row.extend(columns.iter().map(cell));
+            row.extend(columns.iter().map(column));
             rows.push(row);
         }
     }
@@ -170,54 +141,11 @@ fn ratio(
     Spread::of(rounds)
 }
 
-/// What several rounds said.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Spread {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Spread {
-    /// `None` of nothing.
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let (&min, &max) = (values.first()?, values.last()?);
-        let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Some(Self { min, median, max })
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = f.precision().unwrap_or(0);
-        let Self { min, median, max } = self;
-        let [min, median, max] = [min, median, max].map(|value| format!("{value:.digits$}"));
-        if min == max { write!(f, "{median}") } else { write!(f, "{median} ({min}–{max})") }
-    }
-}
-
-/// A table in Markdown, aligned for reading as it is.
-fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().chain([&header]).filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let rule = widths.iter().map(|width| "-".repeat(*width)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        format!("| {} |", cells.collect::<Vec<_>>().join(" | "))
-    };
-    [&header, &rule].into_iter().chain(rows).map(line).collect::<Vec<_>>().join("\n")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::super::process::Usage;
+    use super::super::super::tool::{Latency, Measured};
     use super::super::load::Acks;
-    use super::super::tool::{Latency, Measured};
     use super::*;
 
     const LOAD: Load = Load { record_bytes: 1024, acks: Acks::All, partitions: 16 };
@@ -236,18 +164,9 @@ mod tests {
                 mib_per_second: rate / 1024.0,
                 latency_ms: (work != Work::Consume).then_some(latency),
             },
-            cpu_seconds: 0.25,
+            usage: Usage { cpu_seconds: 0.25, written_bytes: 3 << 20 },
             resident_bytes_after: 30 << 20,
         }
-    }
-
-    #[test]
-    fn the_middle_of_rounds_and_their_ends() {
-        let said = |values: &[f64]| Spread::of(values.iter().copied()).map(|spread| format!("{spread:.1}"));
-        assert_eq!(said(&[]), None);
-        assert_eq!(said(&[2.0]).as_deref(), Some("2.0"));
-        assert_eq!(said(&[4.0, 1.0]).as_deref(), Some("2.5 (1.0–4.0)"));
-        assert_eq!(said(&[9.0, 1.0, 2.0]).as_deref(), Some("2.0 (1.0–9.0)"));
     }
 
     #[test]
@@ -280,9 +199,9 @@ mod tests {
         ];
         let all: Vec<&Measurement> = all.iter().collect();
         let consumed = "\
-|                            |       | records/s | MiB/s | CPU µs/record | RSS MiB after |
-| -------------------------- | ----- | --------- | ----- | ------------- | ------------- |
-| 1024 B, acks=all, 16 part. | kafka | 5000      | 4.9   | 250.00        | 30            |";
+|                            |       | records/s | MiB/s | CPU µs/record | written MiB | RSS MiB after |
+| -------------------------- | ----- | --------- | ----- | ------------- | ----------- | ------------- |
+| 1024 B, acks=all, 16 part. | kafka | 5000      | 4.9   | 250.00        | 3           | 30            |";
         assert_eq!(figures(&all, Work::Consume), consumed);
         assert!(figures(&all, Work::Produce).contains("| p99 ms |"));
     }

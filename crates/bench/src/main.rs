@@ -1,0 +1,79 @@
+//! What measures, one command each; `cargo xtask bench` runs them and makes tables of what they print.
+//!
+//! * `produce`, `fetch`, `tail`: a client that does as little as a client can, so that the server is the limit.
+//!   `librdkafka` is a real one. `sink` is a server that does nothing, and shows what the client's own limit is.
+//! * `disk`, `loopback`: what the machine can do without us.
+//! * `append`, `fill`, `open`: the broker in process.
+//! * `path`: the produce path so many times, for whoever counts instructions or looks for where the time goes.
+//!
+//! Each prints one JSON object. None of this is shipped.
+
+mod append;
+mod directory;
+mod disk;
+mod fetch;
+mod latency;
+#[cfg(feature = "librdkafka")]
+mod librdkafka;
+mod loopback;
+mod path;
+mod produce;
+mod request;
+mod sink;
+mod tail;
+mod topic;
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(name = "anabranch-bench")]
+enum Command {
+    /// Produces through many connections, whatever answers at the other end
+    Produce(produce::Options),
+    /// Fetches a topic from its beginning to its end
+    Fetch(fetch::Options),
+    /// Sends one record at a time, and waits until a consumer has it
+    Tail(tail::Options),
+    /// Produces with librdkafka
+    #[cfg(feature = "librdkafka")]
+    Librdkafka(librdkafka::Options),
+    /// Answers every produce request at once, and keeps nothing
+    Sink(sink::Options),
+    /// Creates a topic, and waits until it is there
+    CreateTopic(topic::Create),
+    /// Deletes a topic
+    DeleteTopic(topic::Delete),
+    /// Writes and syncs without any server
+    Disk(disk::Options),
+    /// Sends a file over loopback with `sendfile`
+    Loopback(loopback::Options),
+    /// Appends records in process, one after the other
+    Append(append::Options),
+    /// Fills a data directory
+    Fill(directory::Fill),
+    /// Opens a data directory
+    Open(directory::Open),
+    /// Produces so many times on one thread
+    Path(path::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    let told = match Command::parse() {
+        Command::Produce(options) => serde_json::to_value(produce::run(&options)?),
+        Command::Fetch(options) => serde_json::to_value(fetch::run(&options)?),
+        Command::Tail(options) => serde_json::to_value(tail::run(&options)?),
+        #[cfg(feature = "librdkafka")]
+        Command::Librdkafka(options) => serde_json::to_value(librdkafka::run(&options)?),
+        Command::Sink(options) => return sink::run(&options),
+        Command::CreateTopic(options) => serde_json::to_value(topic::create(&options)?),
+        Command::DeleteTopic(options) => serde_json::to_value(topic::delete(&options)?),
+        Command::Disk(options) => serde_json::to_value(disk::run(&options)?),
+        Command::Loopback(options) => serde_json::to_value(loopback::run(&options)?),
+        Command::Append(options) => serde_json::to_value(append::run(&options)?),
+        Command::Fill(options) => serde_json::to_value(directory::fill(&options)?),
+        Command::Open(options) => serde_json::to_value(directory::open(&options)?),
+        Command::Path(options) => serde_json::to_value(path::run(&options)?),
+    };
+    println!("{}", told?);
+    Ok(())
+}
