@@ -124,7 +124,8 @@ async fn produce(topic: &Topic, mut body: Bytes) -> anyhow::Result<Bytes> {
         }
         topics.push(TopicProduceResponse::default().with_name(data.name).with_partition_responses(answered));
     }
-    Ok(encode_response(&head, &Response::from(ProduceResponse::default().with_responses(topics)))?)
+    let response = Response::from(ProduceResponse::default().with_responses(topics));
+    Ok(encode_response(&head, response)?.concat().into())
 }
 
 async fn serve(broker: Broker) -> anyhow::Result<Server> {

@@ -269,7 +269,7 @@ mod tests {
                 correlation_id: 9,
                 client_id: None,
             };
-            encode_response(&head, &response).unwrap().slice(4..)
+            encode_response(&head, response).unwrap().concat()[4..].to_vec()
         };
         assert_eq!(check_produced(&answer(0), 1).unwrap(), 9);
         assert!(check_produced(&answer(7), 1).unwrap_err().to_string().contains("error code 7"));

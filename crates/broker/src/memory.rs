@@ -30,7 +30,7 @@ struct Parts {
 const UNKNOWN_BYTES: u64 = 1 << 30;
 /// What is recompressed is as large as one message, and there are as many at a time as processors.
 const RECOMPRESSION_BYTES_MAX: u64 = 64 << 20;
-/// Of 16 parts of the budget, requests and answers have 11, decompression 2, compression 1 and what is read ahead 1.
+/// Of 16 parts of the budget, requests and answers have 11, decompression 2, what is read ahead 1 and compression half of one.
 const REQUESTS_SIXTEENTHS: u64 = 11;
 /// No codec but zstd takes more; with less, honest batches could not be checked.
 const DECOMPRESSION_BYTES_MIN: u64 = 33 << 20;
@@ -54,7 +54,7 @@ impl Memory {
             requests: budget(queued.min(limit / 16 * REQUESTS_SIXTEENTHS)),
             read_ahead: budget((limit / 16).min(READ_AHEAD_BYTES_MAX)),
             decompression: budget(decompression),
-            recompression: budget((limit / 16).min(RECOMPRESSION_BYTES_MAX)),
+            recompression: budget((limit / 32).min(RECOMPRESSION_BYTES_MAX)),
         }))
     }
 

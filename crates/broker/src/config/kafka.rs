@@ -109,7 +109,6 @@ const REASONS: &[(&str, &str)] = &[
     ("config.providers", CLASSES),
     ("offsets.*", OFFSETS),
     ("log.cleaner.*", CLEANER),
-    ("log.retention.check.interval.ms", CLEANER),
     ("log.roll.jitter.*", CLEANER),
     ("log.segment.delete.delay.ms", CLEANER),
     ("log.flush.*", SYNCS),
