@@ -306,7 +306,7 @@ impl PartitionLog {
         self.check_status()?;
         let (segments, bounds) = self.view(Offset(0));
         for segment in segments_from(&segments, bounds.log_start) {
-            let end = readable(&segment, bounds.visible);
+            let end = readable(segment, bounds.visible);
             if self.stop_if_damaged(segment.max_timestamp(end))?.is_some_and(|max| max >= timestamp_ms) {
                 let found = segment.find_time(timestamp_ms, bounds.log_start, end);
                 if let Some(found) = self.stop_if_damaged(found)? {

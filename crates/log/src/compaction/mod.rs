@@ -314,7 +314,7 @@ mod tests {
             assert_eq!(groups(&bases, &ends, &sizes, 100), expected, "{segments:?}");
         };
         check(&[], 0, &[]);
-        check(&[(0, 200)], 9, &[0..1]);
+        check(&[(0, 200)], 9, std::slice::from_ref(&(0..1)));
         check(&[(0, 60), (5, 40), (7, 1), (9, 98), (10, 2)], 20, &[0..2, 2..4, 4..5]);
         let far = i64::from(i32::MAX);
         check(&[(0, 1), (5, 1), (far, 1)], far + 5, &[0..2, 2..3]);
