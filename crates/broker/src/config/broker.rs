@@ -74,7 +74,7 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
     setting("log.cleaner.backoff.ms", Long, "15000", Range::Between(1, i64::MAX / 2),
         "How long compaction rests when nothing is dirty enough."),
     setting("log.cleaner.dedupe.buffer.size", Long, "134217728", Range::Between(1 << 10, 1 << 40),
-        "The memory for the keys of one pass of compaction: 24 bytes each. Beyond it a log takes several passes."),
+        "The memory for the keys of one pass of compaction, 24 bytes each; a sixteenth of the memory budget at most. Beyond it a log takes several passes."),
     setting("log.cleaner.delete.retention.ms", Long, "86400000", Range::Between(0, i64::MAX),
         "The default of delete.retention.ms for topics."),
     setting("log.cleaner.enable", Boolean, "true", Range::Boolean,

@@ -17,7 +17,9 @@ const SESSIONS: &str = "there are no fetch sessions: every fetch says all that i
 const METRICS: &str = "metrics are read at /metrics (--http), and need no setting";
 const CLASSES: &str = "no code of others is loaded";
 const OFFSETS: &str = "the topic of offsets has one partition, and what it acknowledges is durable";
-const CLEANER: &str = "this part of compaction and retention cannot be set for the whole broker";
+const CLEANER: &str = "one task compacts, with buffers of its own and as fast as the disk allows";
+const DELAY: &str = "a removed file goes when its last reader is done, without a delay";
+const JITTER: &str = "the jitter is set in ms: log.roll.jitter.ms";
 const SYNCS: &str =
     "what is durable is decided by log.flush.interval.messages and log.flush.interval.ms alone";
 const ALWAYS: &str = "it is always so: topics can be deleted";
@@ -109,8 +111,8 @@ const REASONS: &[(&str, &str)] = &[
     ("config.providers", CLASSES),
     ("offsets.*", OFFSETS),
     ("log.cleaner.*", CLEANER),
-    ("log.roll.jitter.*", CLEANER),
-    ("log.segment.delete.delay.ms", CLEANER),
+    ("log.roll.jitter.hours", JITTER),
+    ("log.segment.delete.delay.ms", DELAY),
     ("log.flush.*", SYNCS),
     ("log.preallocate", "segments grow as they are written"),
     ("compression.lz4.level", "lz4 is written at one level, the fast one"),

@@ -26,6 +26,9 @@ use plan::{Dirty, dirty, expired};
 /// How long after the start retention is looked at first: Kafka's `log.initial.task.delay.ms`.
 const FIRST_CHECK_MS: u64 = 30_000;
 
+/// The map of keys takes no more than this part of the memory budget, whatever the setting: the other budgets leave it.
+const MAP_SHARE: usize = 16;
+
 /// What retention and compaction have done since the broker was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Maintained {
@@ -274,12 +277,12 @@ impl Shared {
 
     /// One pass; whether another must follow.
     async fn pass(&self, partition: &Maintainable, before: Offset) -> Result<bool, Failure> {
-        let map_bytes_max = self.config.number("log.cleaner.dedupe.buffer.size");
+        let set = usize::try_from(self.config.number("log.cleaner.dedupe.buffer.size")).unwrap_or(usize::MAX);
         let how = Compaction {
             now_ms: self.clock.now_ms(),
             before,
             delete_retention_ms: partition.rules.compaction.delete_retention_ms,
-            map_bytes_max: usize::try_from(map_bytes_max).unwrap_or(usize::MAX),
+            map_bytes_max: set.min(self.memory.limit_bytes() / MAP_SHARE),
             hash_key: [self.random.next_u64(), self.random.next_u64()],
             call_off: Arc::clone(&self.maintenance.closing),
         };

@@ -114,7 +114,8 @@ mod tests {
         }
         let batch = check_batch(&builder.build().unwrap()).unwrap();
         let mut bytes = batch.bytes().to_vec();
-        bytes[..16].copy_from_slice(&batch.stored_prefix(Offset(40), LeaderEpoch(0)));
+        let prefix = batch.stored_prefix(Offset(40), LeaderEpoch(0));
+        bytes[..prefix.len()].copy_from_slice(&prefix);
         check_batch(&bytes.into()).unwrap()
     }
 

@@ -131,7 +131,8 @@ mod tests {
         let bytes = builder.build().unwrap();
         let batch = check_batch(&bytes).unwrap();
         let mut stored = bytes.to_vec();
-        stored[..16].copy_from_slice(&batch.stored_prefix(Offset(base), LeaderEpoch(0)));
+        let prefix = batch.stored_prefix(Offset(base), LeaderEpoch(0));
+        stored[..prefix.len()].copy_from_slice(&prefix);
         check_batch(&stored.into()).unwrap()
     }
 
