@@ -332,7 +332,7 @@ impl Batch {
         let too_large = BatchError::TooLarge { max_bytes: i32::MAX as u64 };
         let length = i32::try_from(bytes.len() - BATCH_LENGTH_PREFIX_BYTES).map_err(|_| too_large)?;
         let attributes = self.header.attributes & !CODEC | codec.compression as i16;
-        bytes[..BATCH_HEADER_BYTES].copy_from_slice(&self.bytes[..BATCH_HEADER_BYTES]);
+        bytes[..BATCH_HEADER_BYTES].copy_from_slice(&self.head());
         bytes[8..12].copy_from_slice(&length.to_be_bytes());
         bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
         let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
@@ -369,11 +369,17 @@ impl Batch {
     /// The header as it is stored at `base_offset` by the leader of `epoch`; the records are stored unchanged.
     #[must_use]
     pub fn stored_prefix(&self, base_offset: Offset, epoch: LeaderEpoch) -> [u8; BATCH_HEADER_BYTES] {
-        let mut prefix = *self.bytes.first_chunk().expect("a batch has a header");
+        let mut prefix = self.head();
         prefix[..8].copy_from_slice(&base_offset.0.to_be_bytes());
         prefix[12..16].copy_from_slice(&epoch.0.to_be_bytes());
-        self.header.put_times(&mut prefix);
         prefix
+    }
+
+    /// The header's bytes, with the times that it has now.
+    fn head(&self) -> [u8; BATCH_HEADER_BYTES] {
+        let mut head = *self.bytes.first_chunk().expect("a batch has a header");
+        self.header.put_times(&mut head);
+        head
     }
 
     /// The same batch stamped with the broker's time (`message.timestamp.type=LogAppendTime`).
