@@ -154,7 +154,7 @@ fn seek(world: &mut World, key: Key, partition: &Partition, base: i64, number: B
         Ok(header) if header.base_offset.0 == base => {}
         _ if world.may_stop(key) => {}
         first => {
-            world.fail(format!("{}: offset {last} is in batch {number}, and not {first:?}", partition.id()))
+            world.fail(format!("{}: offset {last} is in batch {number}, and not {first:?}", partition.id()));
         }
     }
 }

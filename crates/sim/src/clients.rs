@@ -326,11 +326,9 @@ impl Clients<'_> {
         self.submit(number, Some(ack)).await;
         for _ in 0..100 {
             self.harvest();
-            let world = self.world.lock();
-            if world.sent[number].at.is_some() || world.failure.is_some() || self.disk.is_dead() {
+            if self.disk.is_dead() || self.world.lock().is_settled(number) {
                 return;
             }
-            drop(world);
             self.pass(100).await;
         }
         let mut world = self.world.lock();

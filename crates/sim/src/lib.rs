@@ -87,7 +87,7 @@ fn run_traced(seed: u64, trace: &Trace) -> Option<String> {
     let mut world = World::new(trace.clone(), disk.clone());
     world.members = (0..4).map(|at| Member::new(format!("together-{}", at % 2))).collect();
     let world = Arc::new(Mutex::new(world));
-    let random = Arc::new(SeededRandom::new(chance.next()));
+    let random = Arc::new(SeededRandom::new(chance.bits()));
     let lives = plan.lives;
     let mut run = Run {
         plan,
@@ -118,8 +118,7 @@ fn run_traced(seed: u64, trace: &Trace) -> Option<String> {
         }
         run.between_lives();
     }
-    let failure = world.lock().failure.clone();
-    failure
+    world.lock().failure.take()
 }
 
 /// Panics are kept instead of printed, for the thread that runs a seed.

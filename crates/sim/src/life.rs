@@ -135,31 +135,29 @@ impl Run {
                 return None;
             }
             self.disk.expect(Ahead::default());
-            let mut world = self.world.lock();
-            let happened = self.disk.happened();
-            world.faults.extend(happened);
-            world.opening_faults = world.faults.len();
+            let (calm, excused) = {
+                let mut world = self.world.lock();
+                world.opened();
+                (world.faults.is_empty(), world.all_excused())
+            };
             match opened {
                 Ok(broker) => {
-                    let calm = world.faults.is_empty();
-                    drop(world);
                     check_reports(&self.world, &broker, &reports, calm);
                     check_everything(&self.world, &broker).await;
                     return Some(broker);
                 }
-                Err(error) if !world.faults.is_empty() => {
+                Err(error) if !calm => {
                     self.trace.note(format_args!("not opened, and rightly: {error}"));
                     ahead = Ahead::default();
                 }
-                Err(error) if world.all_excused() => {
+                Err(error) if excused => {
                     self.trace.note(format_args!("not opened, since a bit was changed: {error}"));
-                    drop(world);
                     self.unflip();
                     reports.clear();
                     ahead = Ahead::default();
                 }
                 Err(error) => {
-                    world.fail(format!("the broker does not open: {error}"));
+                    self.world.lock().fail(format!("the broker does not open: {error}"));
                     return None;
                 }
             }

@@ -376,7 +376,7 @@ impl State {
             let cut = chance.below(changes.len() as u64 + 1) as usize;
             for change in changes.drain(..cut) {
                 change.apply(|directory, name, inode| {
-                    set(&mut names_of(nodes, directory).platter, name, inode)
+                    set(&mut names_of(nodes, directory).platter, name, inode);
                 });
             }
         }
@@ -473,7 +473,7 @@ impl Disk for SimDisk {
             *changes = later;
             for change in due {
                 change.apply(|directory, name, inode| {
-                    set(&mut names_of(nodes, directory).platter, name, inode)
+                    set(&mut names_of(nodes, directory).platter, name, inode);
                 });
             }
         };

@@ -196,7 +196,7 @@ impl World {
                 }
             }
             (Question::Commit { offsets }, Answer::Committed(answer)) => {
-                self.commit_answered(offsets, answer)
+                self.commit_answered(offsets, answer);
             }
             (Question::Join { member }, Answer::Joined(answer)) => {
                 self.trace.note(format_args!("member {member} joined: {}", brief(&answer)));
@@ -380,6 +380,17 @@ impl World {
             }
         }
         (next, found)
+    }
+
+    /// Whether the batch is in the log, or nothing more will come of it.
+    pub(crate) fn is_settled(&self, batch: BatchNumber) -> bool {
+        self.sent[batch].at.is_some() || self.failure.is_some()
+    }
+
+    /// The disk's faults up to now were those of the opening.
+    pub(crate) fn opened(&mut self) {
+        self.faults.extend(self.disk.happened());
+        self.opening_faults = self.faults.len();
     }
 
     /// How sure it is of what readers are shown.

@@ -1,4 +1,6 @@
-//! The simulator itself: it replays, and its disk lies as it says.
+//! The simulator itself: it replays, and its disk lies as it says. And stories that it found.
+#![allow(clippy::unwrap_used)] // helpers are tests, too
 
 mod disk;
 mod replay;
+mod stories;
