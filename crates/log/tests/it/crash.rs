@@ -1,7 +1,7 @@
 //! A disk whose power goes at a chosen operation. What was not synced by then is kept or lost, by a seed: bytes of files, and
 //! each name that was created, renamed or removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -159,10 +159,10 @@ impl CrashDisk {
     /// The bytes of a file are about to change.
     fn touch(&self, inode: u64, file: &Arc<dyn DiskFile>) -> io::Result<()> {
         let mut state = self.0.lock();
-        if !state.dirty.contains_key(&inode) {
+        if let btree_map::Entry::Vacant(vacant) = state.dirty.entry(inode) {
             let mut bytes = vec![0; usize::try_from(file.len()?).unwrap()];
             file.read_exact_at(&mut bytes, 0)?;
-            state.dirty.insert(inode, (Arc::clone(file), bytes));
+            vacant.insert((Arc::clone(file), bytes));
         }
         Ok(())
     }
