@@ -92,12 +92,14 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     Ok(Broker(shared))
 }
 
-/// `log.open.files.max`, or half of what the process may open; the other half is for connections.
+/// `log.open.files.max`, or a quarter of what the process may open, for connections are files, too; more than a few thousand
+/// bring little, since opening a file takes microseconds.
 fn open_files_max(builder: &BrokerBuilder) -> usize {
     const UNKNOWN: u64 = 1024;
-    let half = builder.machine.open_files.unwrap_or(UNKNOWN) / 2;
+    const MOST: u64 = 4096;
+    let quarter = (builder.machine.open_files.unwrap_or(UNKNOWN) / 4).min(MOST);
     let set = u64::try_from(builder.config.number("log.open.files.max")).ok();
-    usize::try_from(set.unwrap_or(half)).unwrap_or(usize::MAX)
+    usize::try_from(set.unwrap_or(quarter)).unwrap_or(usize::MAX)
 }
 
 /// Takes the directory and reads the catalogue. Nothing but the internal topics is touched.

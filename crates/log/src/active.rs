@@ -503,7 +503,8 @@ impl PartitionWriter {
     /// Writes a snapshot of the producers' state. It is never ahead of the durable log.
     fn save_producers(&mut self, disk: &dyn Disk) -> io::Result<()> {
         assert!(self.durable == self.written || planted::is(Bug::SnapshotAhead), "a snapshot follows a sync");
-        if self.snapshots.last() == Some(&self.next) {
+        // Of a partition without records there is nothing to save; there may be thousands of them.
+        if self.next == Offset(0) || self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }
         disk.replace(&snapshot_path(&self.shared.directory, self.next), &self.producers.encode())?;

@@ -58,7 +58,7 @@ pub(super) enum Closed {
     NoMemory { bytes: usize, max_bytes: usize },
     /// Not an error: the reading ends.
     #[error("the door closes")]
-    DoorClosed,
+    Stopping,
     #[error("the peer said nothing for {0:?}")]
     Idle(Duration),
     #[error("the peer stopped in the middle of a request for {0:?}")]
@@ -153,7 +153,7 @@ impl Connection<'_> {
         loop {
             let incoming = match self.next_request().await {
                 Ok(Some(incoming)) => incoming,
-                Ok(None) | Err(Closed::DoorClosed) => break,
+                Ok(None) | Err(Closed::Stopping) => break,
                 Err(closed) => return Err(closed),
             };
             let (head, answer, place, began) = match incoming {
@@ -326,12 +326,12 @@ impl Connection<'_> {
         };
         loop {
             let ready = tokio::select! {
-                () = self.door.stopped() => return Err(Closed::DoorClosed),
+                () = self.door.stopped() => return Err(Closed::Stopping),
                 ready = timeout(patience, self.reader.readable()) => ready,
             };
             ready.map_err(|_| closed(patience))??;
             let mut permit = tokio::select! {
-                () = self.door.stopped() => return Err(Closed::DoorClosed),
+                () = self.door.stopped() => return Err(Closed::Stopping),
                 permit = self.door.memory.read_ahead() => permit,
             };
             match self.read_now() {
