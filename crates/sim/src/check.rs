@@ -88,6 +88,7 @@ fn check_topics(world: &mut World, broker: &Broker) {
 /// Reads a whole partition, as a consumer would.
 fn read_all(world: &mut World, key: Key, partition: &Partition) -> Option<Vec<(i64, BatchNumber)>> {
     let offsets = partition.offsets();
+    world.starts(key, offsets.log_start.0);
     let (mut next, mut all) = (offsets.log_start.0, Vec::new());
     while next < offsets.high_watermark.0 && world.failure.is_none() {
         match partition.fetch(Offset(next), 1 << 20, None) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anabranch_broker::group::event::{Commit, CommitOffset, Join, Joined, Leaver, Sync};
 use anabranch_broker::group::{GroupError, Heartbeat};
-use anabranch_broker::{Ack, Apply, At, Broker, ConfigOp, FetchError, NewTopic, ReadError};
+use anabranch_broker::{Ack, Apply, At, Before, Broker, ConfigOp, FetchError, NewTopic, ReadError};
 use anabranch_core::Offset;
 use anabranch_core::batch::Compression;
 use anabranch_core::seam::Clock;
@@ -102,8 +102,10 @@ impl Clients<'_> {
             82..84 => self.create(),
             84..86 if self.plan.churn => self.delete(),
             86..88 if self.plan.churn => self.grow(),
-            88..91 if self.plan.churn => self.alter(),
-            91..93 => self.offsets().await,
+            88..90 if self.plan.churn => self.alter(),
+            90..91 => self.offsets().await,
+            91..92 if self.plan.cleans => self.delete_records(),
+            92..93 if self.plan.cleans => self.maintain().await,
             93..94 if self.plan.full => {
                 let bytes = self.chance.below(4000);
                 self.disk.fill(Some(bytes));
@@ -378,6 +380,23 @@ impl Clients<'_> {
         if self.chance.one_in(4) {
             configs.insert("segment.ms".to_owned(), self.chance.between(1000..=100_000).to_string());
         }
+        let (mut expires, mut compacted) = (false, false);
+        if self.plan.cleans {
+            match self.chance.below(3) {
+                0 => {
+                    expires = true;
+                    configs.insert("retention.bytes".to_owned(), self.chance.between(1..=30_000).to_string());
+                    configs.insert("retention.ms".to_owned(), self.chance.between(1..=1_000_000).to_string());
+                }
+                // No two records have the same key, so that nothing may go.
+                1 => {
+                    compacted = true;
+                    configs.insert("cleanup.policy".to_owned(), "compact".to_owned());
+                    configs.insert("min.cleanable.dirty.ratio".to_owned(), "0".to_owned());
+                }
+                _ => {}
+            }
+        }
         let partitions = self.chance.between(1..=self.plan.partitions) as i32;
         let topic = {
             let mut world = self.world.lock();
@@ -394,6 +413,8 @@ impl Clients<'_> {
                 configs: configs.clone(),
                 configs_asked: None,
                 relaxed,
+                expires,
+                compacted,
                 busy: true,
             });
             world.topics.len() - 1
@@ -472,6 +493,34 @@ impl Clients<'_> {
             let ops = [ConfigOp::Set("index.interval.bytes".to_owned(), value)];
             Answer::Changed(broker.alter_topic_configs(&name, &ops, Apply::Now).await)
         });
+    }
+
+    fn delete_records(&mut self) {
+        let Some(key) = self.present() else { return };
+        let (at, before) = {
+            let mut world = self.world.lock();
+            if world.topics[key.0].compacted {
+                return;
+            }
+            let at = world.name(key);
+            let model = world.partitions.entry(key).or_default();
+            let end = model.end().max(model.start);
+            let before = model.start + self.chance.below((end - model.start) as u64 + 1) as i64;
+            model.start_asked = model.start_asked.max(before);
+            world.trace.note(format_args!("delete records of {at} before {before}"));
+            (at, Before::Offset(Offset(before)))
+        };
+        let broker = self.broker.clone();
+        self.wait(Question::DeleteRecords { key }, async move {
+            Answer::Deleted(broker.delete_records(&at, before).await)
+        });
+    }
+
+    async fn maintain(&mut self) {
+        self.world.lock().trace.note(format_args!("maintenance"));
+        self.patiently("maintenance was done", self.broker.maintain()).await;
+        let done = self.broker.maintained();
+        self.world.lock().trace.note(format_args!("maintained: {done:?}"));
     }
 
     /// A consumer that assigns itself commits.
@@ -635,6 +684,9 @@ pub(crate) fn fetch(world: &mut World, key: Key, partition: &anabranch_broker::P
             world.partitions.entry(key).or_default().reader = next;
         }
         Err(_) if world.disk.is_dead() => {}
+        Err(FetchError::Log(ReadError::OutOfRange { start, .. })) if start.0 > from => {
+            world.starts(key, start.0);
+        }
         Err(FetchError::Log(ReadError::OutOfRange { .. })) => {
             world.fail(format!("{}: offset {from} was there, and is out of range", partition.id()));
         }

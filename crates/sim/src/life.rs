@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_broker::{Ack, Broker, BrokerConfig, LogStatus};
+use anabranch_broker::{Ack, Apply, Broker, BrokerConfig, ConfigOp, LogStatus};
 use anabranch_core::TopicPartition;
 use anabranch_core::seam::{Machine, Random, SeededRandom};
 use anabranch_log::{Offline, PartitionReport};
@@ -52,6 +52,9 @@ impl Run {
         }
         let Some(broker) = self.open(end, reports).await else { return };
         self.listen(&broker);
+        if self.plan.cleans {
+            self.small_segments(&broker).await;
+        }
         let world = Arc::clone(&self.world);
         let (plan, disk, clock) = (self.plan.clone(), self.disk.clone(), Arc::clone(&self.clock));
         let chance = self.chance.fork();
@@ -213,6 +216,17 @@ impl Run {
                 }
             }
         })));
+    }
+
+    /// The groups' offsets roll early, so that they are compacted.
+    async fn small_segments(&self, broker: &Broker) {
+        let ops = ["segment.bytes", "min.cleanable.dirty.ratio"]
+            .into_iter()
+            .zip(["1500", "0"])
+            .map(|(name, value)| ConfigOp::Set(name.to_owned(), value.to_owned()))
+            .collect::<Vec<_>>();
+        let altered = broker.alter_topic_configs("__consumer_offsets", &ops, Apply::Now).await;
+        self.trace(format_args!("small segments: {altered:?}"));
     }
 
     /// All faults end, and everything that was asked is answered, and everything works that has no reason not to.

@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) full: bool,
     /// Bits change at rest.
     pub(crate) flips: bool,
+    /// Old records go, and topics are compacted.
+    pub(crate) cleans: bool,
     /// The size of a journal file; 0: there is no journal.
     pub(crate) journal_bytes: u64,
     /// Consumers look while the broker syncs.
@@ -58,6 +60,7 @@ impl Plan {
             large: chance.one_in(3),
             full: chance.one_in(3),
             flips: chance.one_in(3),
+            cleans: chance.one_in(3),
             journal_bytes: *chance.pick(&[0, 0, 4000, 20_000, 100_000, 1 << 20]),
             peeks: !chance.one_in(4),
             faults: [0; 6].map(|_| chance.one_in(5)),

@@ -14,10 +14,10 @@ use std::task::{Context, Poll, Waker};
 use anabranch_broker::group::GroupError;
 use anabranch_broker::group::event::{Joined, Synced};
 use anabranch_broker::{
-    AppendError, LogStatus, Partition, ProduceError, Produced, ProducerIdError, TopicError,
+    AppendError, DeleteRecordsError, LogStatus, Partition, ProduceError, Produced, ProducerIdError, TopicError,
 };
 use anabranch_core::batch::split_batches;
-use anabranch_core::{ProducerEpoch, ProducerId, TopicId, TopicPartition};
+use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 use bytes::Bytes;
 
 use self::batch::{BatchNumber, Key, Sent, identify};
@@ -48,6 +48,7 @@ pub(crate) enum Question {
     Alter { topic: usize },
     Grow { topic: usize },
     Commit { offsets: Vec<((String, Key), i64)> },
+    DeleteRecords { key: Key },
     Join { member: usize },
     Sync { member: usize },
     ProducerId,
@@ -59,6 +60,7 @@ pub(crate) enum Answer {
     Produced(Result<Produced, ProduceError>),
     Created(Result<TopicId, TopicError>),
     Changed(Result<(), TopicError>),
+    Deleted(Result<Offset, DeleteRecordsError>),
     Committed(Result<Vec<Result<(), GroupError>>, GroupError>),
     Joined(Result<Joined, GroupError>),
     Synced(Result<Synced, GroupError>),
@@ -195,6 +197,12 @@ impl World {
                     Err(error) => self.fail(format!("topic {topic} did not grow: {error}")),
                 }
             }
+            (Question::DeleteRecords { key }, Answer::Deleted(answer)) => {
+                self.trace.note(format_args!("{key:?} begins at {answer:?}"));
+                if let (Ok(start), Fate::There) = (answer, self.topics[key.0].fate) {
+                    self.starts(key, start.0);
+                }
+            }
             (Question::Commit { offsets }, Answer::Committed(answer)) => {
                 self.commit_answered(offsets, answer);
             }
@@ -321,6 +329,14 @@ impl World {
         }
     }
 
+    /// Somebody was told where a partition begins.
+    pub(crate) fn starts(&mut self, key: Key, start: i64) {
+        let expires = self.topics[key.0].expires;
+        let outcome = self.partitions.entry(key).or_default().starts(start, expires);
+        let whose = self.name(key).to_string();
+        self.check(&whose, outcome);
+    }
+
     /// Somebody was told that the batch is at `base`.
     pub(crate) fn placed(&mut self, batch: BatchNumber, base: i64, strength: Strength) {
         let sent = &mut self.sent[batch];
@@ -334,6 +350,10 @@ impl World {
         sent.at = Some(base);
         let (key, records) = (sent.key, sent.records);
         let model = self.partitions.entry(key).or_default();
+        // Deleted meanwhile, it may be told of late.
+        if base + i64::from(records) <= model.start {
+            return;
+        }
         let outcome = model.place(base, Placed { batch, records, strength });
         let whose = self.name(key).to_string();
         self.check(&whose, outcome);

@@ -28,6 +28,10 @@ pub(crate) struct PartitionModel {
     pub(crate) known: BTreeMap<i64, Placed>,
     /// Something happened to its files that it may stop for, once and for all.
     pub(crate) damaged: bool,
+    /// Where the log began when anybody was told last; it never goes back.
+    pub(crate) start: i64,
+    /// Up to where somebody asked for records to be deleted.
+    pub(crate) start_asked: i64,
     /// The power went since this was compared last with what is there.
     pub(crate) power_lost: bool,
     /// What its consumer reads next.
@@ -63,6 +67,20 @@ impl PartitionModel {
             ));
         }
         self.known.insert(base, placed);
+        Ok(())
+    }
+
+    /// Somebody was told where the log begins; `expires` if the broker deletes by itself.
+    pub(crate) fn starts(&mut self, start: i64, expires: bool) -> Result<(), String> {
+        if start < self.start {
+            return Err(format!("the log began at {}, and begins at {start}", self.start));
+        }
+        if start > self.start && start > self.start_asked && !expires {
+            return Err(format!("the log begins at {start}, and nobody asked for more than {}", self.start_asked));
+        }
+        self.start = start;
+        self.reader = self.reader.max(start);
+        self.known.retain(|base, placed| base + i64::from(placed.records) > start);
         Ok(())
     }
 

@@ -27,6 +27,10 @@ pub(crate) struct TopicModel {
     pub(crate) configs_asked: Option<BTreeMap<String, String>>,
     /// `flush.messages` is more than 1.
     pub(crate) relaxed: bool,
+    /// The broker deletes its old records by itself.
+    pub(crate) expires: bool,
+    /// Nobody may delete its records by hand.
+    pub(crate) compacted: bool,
     /// A change of it is under way.
     pub(crate) busy: bool,
 }
