@@ -106,7 +106,7 @@ fn recover(
         Some(first) => first.check_joins(start)?,
         None => return Err(missing(directory, start)),
     }
-    let (producers, from) = newest_snapshot(disk, directory, listing);
+    let (producers, from) = newest_snapshot(disk, directory, listing)?;
     let last = segments.last().expect("a partition has a segment");
     let nothing = DurablePoint { segment: last.base, bytes: 0, next: last.base };
     let durable = note.filter(|note| note.segment == last.base).unwrap_or(nothing);
@@ -163,19 +163,25 @@ fn open_segments(
     listing.segments.iter().map(open).collect()
 }
 
-/// The newest snapshot that is right, and the offset it stands for. A wrong one is made good by reading more.
-fn newest_snapshot(disk: &Arc<dyn Disk>, directory: &Path, listing: &Listing) -> (Producers, Option<Offset>) {
+/// The newest snapshot that is right, and the offset it stands for. A wrong one is made good by reading more. One that
+/// cannot be read now is not: what an older one does not know may have been deleted since.
+fn newest_snapshot(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    listing: &Listing,
+) -> Result<(Producers, Option<Offset>), Fault> {
     for offset in listing.snapshots.iter().rev() {
         let path = snapshot_path(directory, *offset);
         match disk.read(&path).map(|bytes| Producers::decode(&bytes)) {
-            Ok(Some(producers)) => return (producers, Some(*offset)),
+            Ok(Some(producers)) => return Ok((producers, Some(*offset))),
             Ok(None) => tracing::warn!(file = %path.display(), "this snapshot of producer state is damaged"),
             Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "cannot read this snapshot of producer state");
+                let cause = FaultCause::Io { action: "reading", error: Arc::new(error) };
+                return Err(Fault { file: path, position: 0, cause });
             }
         }
     }
-    (Producers::default(), None)
+    Ok((Producers::default(), None))
 }
 
 /// A walk over the batches from the snapshot to the end of the log.

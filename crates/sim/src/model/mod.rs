@@ -14,7 +14,8 @@ use std::task::{Context, Poll, Waker};
 use anabranch_broker::group::GroupError;
 use anabranch_broker::group::event::{Joined, Synced};
 use anabranch_broker::{
-    AppendError, DeleteRecordsError, LogStatus, Partition, ProduceError, Produced, ProducerIdError, TopicError,
+    AppendError, DeleteRecordsError, LogStatus, Partition, ProduceError, Produced, ProducerIdError,
+    TopicError,
 };
 use anabranch_core::batch::split_batches;
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
@@ -425,7 +426,11 @@ impl World {
         let directory = topics.join(&self.topics[key.0].name).join(key.1.to_string());
         let concerns = |path: &Path| path.starts_with(&directory) || !path.starts_with(&topics);
         let stops = |fault: Fault| {
-            matches!(fault, Fault::SyncFailed | Fault::DirectorySyncFailed | Fault::ReadFailed)
+            // A change of names that fails in the middle of a swap of segments leaves it there.
+            matches!(
+                fault,
+                Fault::SyncFailed | Fault::DirectorySyncFailed | Fault::ReadFailed | Fault::ChangeFailed
+            )
         };
         // Recovery gives up where it cannot write, and so does the journal; a segment takes such a write back.
         let opening = self.opening_faults;

@@ -76,7 +76,10 @@ impl PartitionModel {
             return Err(format!("the log began at {}, and begins at {start}", self.start));
         }
         if start > self.start && start > self.start_asked && !expires {
-            return Err(format!("the log begins at {start}, and nobody asked for more than {}", self.start_asked));
+            return Err(format!(
+                "the log begins at {start}, and nobody asked for more than {}",
+                self.start_asked
+            ));
         }
         self.start = start;
         self.reader = self.reader.max(start);
