@@ -14,6 +14,7 @@
 //! A request that was held back says for how long, so that its client waits as well; a fetch that got nothing for want of
 //! memory says how long the connection will not be read.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -350,13 +351,19 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads once, by way of the stack: many small requests then do not each hold a buffer for a large one.
+    /// Reads once, by way of the thread's buffer: many small requests then do not each hold a buffer for a large one.
     fn read_now(&mut self) -> std::io::Result<usize> {
-        let mut buffer = [0; READ_AHEAD_BYTES];
-        let read = self.reader.try_read(&mut buffer)?;
-        self.input.extend_from_slice(&buffer[..read]);
-        Ok(read)
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let read = self.reader.try_read(buffer)?;
+            self.input.extend_from_slice(&buffer[..read]);
+            Ok(read)
+        })
     }
+}
+
+thread_local! {
+    /// Filled with zeros once, and not for each read.
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_AHEAD_BYTES].into());
 }
 
 /// What a peer sent.
