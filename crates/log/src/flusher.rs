@@ -91,7 +91,9 @@ impl Flusher {
                 }
                 Job::Make { number, len_bytes } => {
                     let made = self.make(number, len_bytes);
-                    if let Err(error) = &made {
+                    if let Err(error) = &made
+                        && !self.is_stopping()
+                    {
                         tracing::warn!(%error, "no journal file could be made: each partition is synced by itself meanwhile");
                     }
                     self.writer.control(Command::Made(made.ok()));

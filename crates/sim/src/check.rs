@@ -19,7 +19,7 @@ use crate::model::{DATA, World};
 use crate::plan::End;
 
 /// Batches from one that is sought to the next.
-const SEEK_EVERY: usize = 5;
+const SEEK_EVERY: usize = 2;
 
 /// Everything that the broker has is what it must have.
 pub(crate) async fn check_everything(world: &Arc<Mutex<World>>, broker: &Broker) {
@@ -294,7 +294,7 @@ impl Run {
         }
         // The largest files have the most bits, and the small ones are hit as often as they.
         let derived = files.iter().filter(|(path, _)| is_derived(path)).cloned().collect::<Vec<_>>();
-        let files = if derived.is_empty() || self.chance.one_in(2) { files } else { derived };
+        let files = if derived.is_empty() || self.chance.one_in(3) { files } else { derived };
         let (path, len) = self.chance.pick(&files).clone();
         let (byte, bit) = (self.chance.below(len), self.chance.below(8) as u8);
         if !self.disk.flip(&path, byte, bit) {

@@ -106,13 +106,13 @@ impl Clients<'_> {
             90..91 => self.offsets().await,
             91..92 if self.plan.cleans => self.delete_records(),
             92..93 if self.plan.cleans => self.maintain().await,
-            93..94 if self.plan.full => {
+            93..95 if self.plan.full => {
                 let bytes = self.chance.below(4000);
                 self.disk.fill(Some(bytes));
             }
-            94..96 => self.disk.fill(None),
-            96..97 => self.clock.jump(self.chance.between(0..=600_000) as i64 - 300_000),
-            97..99 => self.ask_producer_id(),
+            95..97 => self.disk.fill(None),
+            97..98 => self.clock.jump(self.chance.between(0..=600_000) as i64 - 300_000),
+            98..99 => self.ask_producer_id(),
             _ => self.pass(self.plan.pause_ms).await,
         }
     }

@@ -305,7 +305,7 @@ impl Run {
                 self.disk.lose_power();
                 self.world.lock().partitions.values_mut().for_each(|model| model.power_lost = true);
             }
-            End::Clean if self.plan.flips && faults == 0 && self.chance.one_in(2) => self.flip(),
+            End::Clean if self.plan.flips && faults == 0 => self.flip(),
             End::Clean | End::Killed => {}
         }
     }

@@ -58,8 +58,8 @@ impl Plan {
             churn: chance.one_in(2),
             relaxed: chance.one_in(2),
             large: chance.one_in(3),
-            full: chance.one_in(3),
-            flips: chance.one_in(3),
+            full: chance.one_in(2),
+            flips: chance.one_in(2),
             cleans: chance.one_in(3),
             journal_bytes: *chance.pick(&[0, 0, 4000, 20_000, 100_000, 1 << 20]),
             peeks: !chance.one_in(4),
@@ -68,6 +68,10 @@ impl Plan {
     }
 
     pub(crate) fn end(&self, chance: &mut Chance) -> End {
+        // Bits flip after a clean stop.
+        if self.flips && chance.one_in(4) {
+            return End::Clean;
+        }
         *chance.pick(&[End::Clean, End::Killed, End::Killed, End::PowerLost, End::PowerLost, End::PowerLost])
     }
 

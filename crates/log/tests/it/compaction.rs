@@ -109,8 +109,9 @@ async fn fill(log: &PartitionLog, model: &mut Model, count: usize, seed: u64, co
     let random = SeededRandom::new(seed);
     for _ in 0..count {
         let count = 1 + random.next_u64() % 3;
-        let records: Vec<(u8, bool)> =
-            (0..count).map(|_| ((random.next_u64() % 7) as u8, random.next_u64().is_multiple_of(5))).collect();
+        let records: Vec<(u8, bool)> = (0..count)
+            .map(|_| ((random.next_u64() % 7) as u8, random.next_u64().is_multiple_of(5)))
+            .collect();
         model.append(log, &records, codec).await;
     }
     log.settle(Roll::Now).await.unwrap();
