@@ -228,6 +228,10 @@ impl DiskFile for Handle {
         self.get()?.read_exact_at(into, position)
     }
 
+    fn read_vec_at(&self, len: usize, position: u64) -> io::Result<Vec<u8>> {
+        self.get()?.read_vec_at(len, position)
+    }
+
     fn write_all_at(&self, parts: &[&[u8]], position: u64) -> io::Result<()> {
         self.change(|handle| handle.write_all_at(parts, position))
     }

@@ -652,11 +652,8 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
-        let mut window = vec![0; self.window_bytes.max(bytes).min(left)];
-        self.file
-            .read_exact_at(&mut window, self.position)
-            .map_err(|error| ScanError::Io(self.position, error))?;
-        self.window = window.into();
+        let window = self.file.read_vec_at(self.window_bytes.max(bytes).min(left), self.position);
+        self.window = window.map_err(|error| ScanError::Io(self.position, error))?.into();
         self.window_at = self.position;
         Ok(())
     }

@@ -11,6 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
+
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
@@ -38,6 +40,13 @@ pub trait Lock: Send + Sync + fmt::Debug {}
 pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Fills `into` from `position`, or fails with [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()>;
+
+    /// `len` bytes from `position` on, or fails as [`DiskFile::read_exact_at`] does.
+    fn read_vec_at(&self, len: usize, position: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_exact_at(&mut bytes, position)?;
+        Ok(bytes)
+    }
 
     /// Writes all of `parts`, one after the other, from `position` on. On an error any part of it may have been written.
     fn write_all_at(&self, parts: &[&[u8]], position: u64) -> io::Result<()>;
@@ -205,6 +214,19 @@ impl DiskFile for RealFile {
         self.0.read_exact_at(into, position)
     }
 
+    /// Fills no memory with zeros first.
+    fn read_vec_at(&self, len: usize, position: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = position + bytes.len() as u64;
+            if rustix::io::pread(&self.0, spare_capacity(&mut bytes), at)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     fn write_all_at(&self, parts: &[&[u8]], mut position: u64) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut rest = &mut slices[..];
@@ -278,6 +300,9 @@ mod tests {
         assert_eq!(read, bytes.concat());
         assert_eq!(file.len().unwrap(), 6005);
         assert!(file.read_exact_at(&mut read, 6).is_err());
+        assert_eq!(file.read_vec_at(6000, 5).unwrap(), bytes.concat());
+        assert_eq!(file.read_vec_at(0, 6005).unwrap(), []);
+        assert!(file.read_vec_at(6000, 6).is_err());
     }
 
     #[test]
