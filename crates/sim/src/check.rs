@@ -256,6 +256,7 @@ impl World {
         }
         self.closing = false;
         self.waiting.clear();
+        self.kept.clear();
         for sent in &mut self.sent {
             sent.unsure |= sent.open > 0;
             sent.open = 0;

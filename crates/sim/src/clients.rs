@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anabranch_broker::group::event::{Commit, CommitOffset, Join, Joined, Leaver, Sync};
 use anabranch_broker::group::{GroupError, Heartbeat};
-use anabranch_broker::{Ack, Apply, At, Before, Broker, ConfigOp, FetchError, NewTopic, ReadError};
+use anabranch_broker::{
+    Ack, Apply, At, Before, Broker, ConfigOp, FetchError, NewTopic, Partition, ReadError,
+};
 use anabranch_core::Offset;
 use anabranch_core::batch::Compression;
 use anabranch_core::seam::Clock;
@@ -128,8 +130,17 @@ impl Clients<'_> {
     }
 
     fn wait(&self, question: Question, future: impl Future<Output = Answer> + Send + 'static) {
+        self.wait_with(question, future, None);
+    }
+
+    fn wait_with(
+        &self,
+        question: Question,
+        future: impl Future<Output = Answer> + Send + 'static,
+        keeps: Option<Partition>,
+    ) {
         let future = Box::pin(unconstrained(future));
-        self.world.lock().waiting.push(Waiting { question, future });
+        self.world.lock().waiting.push(Waiting { question, future, keeps });
     }
 
     fn present(&mut self) -> Option<Key> {
@@ -137,7 +148,7 @@ impl Clients<'_> {
         (!present.is_empty()).then(|| *self.chance.pick(&present))
     }
 
-    pub(crate) fn partition(&self, key: Key) -> Option<anabranch_broker::Partition> {
+    pub(crate) fn partition(&self, key: Key) -> Option<Partition> {
         let id = self.world.lock().name(key);
         self.broker.partition(&id)
     }
@@ -295,7 +306,8 @@ impl Clients<'_> {
                 self.world.lock().answered(question, Answer::Produced(Err(error)));
             }
             Ok(producing) if ack.is_some() => {
-                self.wait(question, async move { Answer::Produced(producing.answer().await) });
+                let answer = async move { Answer::Produced(producing.answer().await) };
+                self.wait_with(question, answer, Some(partition));
             }
             _ => {}
         }
@@ -670,7 +682,7 @@ enum Again {
 }
 
 /// A consumer reads on.
-pub(crate) fn fetch(world: &mut World, key: Key, partition: &anabranch_broker::Partition, bytes_max: usize) {
+pub(crate) fn fetch(world: &mut World, key: Key, partition: &Partition, bytes_max: usize) {
     let from = world.partitions.entry(key).or_default().reader;
     let strength = world.shown_strength(key);
     let high_watermark = partition.offsets().high_watermark.0;

@@ -201,7 +201,7 @@ impl Run {
         self.disk.listen(Some(Box::new(move |moment| {
             // Whoever holds the world is one of its clients, and will look again.
             let Some(mut world) = world.try_lock() else { return };
-            world.harvest();
+            world.glean();
             let Moment::Sync(path) = moment else { return };
             if !peeks || path.extension().is_some_and(|kind| kind == "index" || kind == "tmp") {
                 return;

@@ -38,6 +38,8 @@ pub(crate) const DATA: &str = "/data";
 pub(crate) struct Waiting {
     pub(crate) question: Question,
     pub(crate) future: Pin<Box<dyn Future<Output = Answer> + Send>>,
+    /// Kept until nobody else is in the middle of anything: whoever drops the last of it closes files.
+    pub(crate) keeps: Option<Partition>,
 }
 
 /// What was asked.
@@ -82,6 +84,8 @@ pub(crate) struct World {
     pub(crate) committed: CommittedModels,
     pub(crate) members: Vec<Member>,
     pub(crate) waiting: Vec<Waiting>,
+    /// See [`Waiting::keeps`].
+    pub(crate) kept: Vec<Partition>,
     /// What the disk did in this life.
     pub(crate) faults: Vec<Happened>,
     /// So many of them while the broker opened.
@@ -106,6 +110,7 @@ impl World {
             committed: CommittedModels::new(),
             members: Vec::new(),
             waiting: Vec::new(),
+            kept: Vec::new(),
             faults: Vec::new(),
             opening_faults: 0,
             closing: false,
@@ -137,13 +142,32 @@ impl World {
 
     /// Takes every answer that has come. From a dead process none comes any more.
     pub(crate) fn harvest(&mut self) {
+        self.kept.clear();
+        self.harvest_if(|_| true);
+    }
+
+    /// The same in the middle of a call of the disk, where nothing must be done but look.
+    pub(crate) fn glean(&mut self) {
+        self.harvest_if(|question| {
+            matches!(question, Question::Produce { .. } | Question::Commit { .. } | Question::ProducerId)
+        });
+    }
+
+    fn harvest_if(&mut self, is_wanted: impl Fn(&Question) -> bool) {
         if self.disk.is_dead() {
             return;
         }
         for mut waiting in std::mem::take(&mut self.waiting) {
+            if !is_wanted(&waiting.question) {
+                self.waiting.push(waiting);
+                continue;
+            }
             match waiting.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Pending => self.waiting.push(waiting),
-                Poll::Ready(answer) => self.answered(waiting.question, answer),
+                Poll::Ready(answer) => {
+                    self.kept.extend(waiting.keeps);
+                    self.answered(waiting.question, answer);
+                }
             }
         }
     }
@@ -200,7 +224,10 @@ impl World {
             }
             (Question::DeleteRecords { key }, Answer::Deleted(answer)) => {
                 self.trace.note(format_args!("{key:?} begins at {answer:?}"));
-                if let (Ok(start), Fate::There) = (answer, self.topics[key.0].fate) {
+                // Of two that were under way together, the answers may come in any order.
+                if let (Ok(start), Fate::There) = (answer, self.topics[key.0].fate)
+                    && self.partitions.get(&key).is_some_and(|model| model.start < start.0)
+                {
                     self.starts(key, start.0);
                 }
             }
