@@ -40,7 +40,7 @@ use swap::Rewrite;
 pub struct Compaction {
     /// The time, ms.
     pub now_ms: i64,
-    /// Records below this are compacted ([`PartitionLog::cleanable`] and the caller's rules); segments are whole or not at
+    /// Records below this are compacted (the caller's rules say up to where); segments are whole or not at
     /// all.
     pub before: Offset,
     /// `delete.retention.ms`: how long a tombstone stays after the first pass that meets it.

@@ -1,7 +1,7 @@
 //! A disk in memory that keeps what a disk keeps, and lies as disks lie.
 //!
-//! Of each file there is what the page cache has and what the platter has ([`pages`]); of each directory likewise
-//! ([`names`]). A sync makes the one the other. When the power goes, of what was under way any part is there: sectors of
+//! Of each file there is what the page cache has and what the platter has (`pages`); of each directory likewise
+//! (`names`). A sync makes the one the other. When the power goes, of what was under way any part is there: sectors of
 //! 512 bytes, lengths, names, each by itself. When the process dies, the page cache stays.
 //!
 //! What is adversarial beyond what Linux and ext4 do: names become durable in any order, a sync of a file says nothing
