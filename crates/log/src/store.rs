@@ -37,7 +37,7 @@ pub struct StoreConfig {
     pub workers: Arc<dyn Workers>,
     /// How many appends may wait for the writer; whoever has one more waits.
     pub queue_appends_max: usize,
-    /// The journal's files grow to this size; 0 means that each partition is synced by itself.
+    /// The size of the journal's files; 0 means that each partition is synced by itself.
     pub journal_file_bytes: u64,
     /// How many files may be open at a time; what is cold is closed.
     pub open_files_max: usize,

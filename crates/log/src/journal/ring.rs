@@ -15,11 +15,9 @@ use crate::partition::Shared;
 use crate::segment::Segment;
 use crate::{Fault, FaultCause};
 
-/// Files at most. One is written and one flushed; the others are for a disk that falls behind.
-const FILES_MAX: u64 = 4;
-/// The first file is this large and each next one four times as large, up to the configured size: who writes little
-/// pays little.
-const FIRST_FILE_BYTES: u64 = 4 << 20;
+/// Files at most; each is made when it is needed. One is written and one flushed; the others are for a disk that falls
+/// behind. They are small, since the writer's syncs wait while a file's worth of segments is written out.
+const FILES_MAX: u64 = 16;
 /// At the end of a file, for the entry that tells that others are free.
 const RESERVE_BYTES: u64 = SECTOR_BYTES;
 /// After a file could not be made (the disk is full, perhaps) the next attempt waits so long.
@@ -77,8 +75,8 @@ struct Full {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// Files grow to this; 0 means that there is no journal.
-    file_bytes_max: u64,
+    /// The size of a file; 0 means that there is no journal.
+    file_bytes: u64,
     active: Option<Used>,
     /// Oldest first.
     full: VecDeque<Full>,
@@ -150,9 +148,9 @@ impl<'a> Group<'a> {
 }
 
 impl Ring {
-    pub(crate) fn new(file_bytes_max: u64, jobs: Jobs) -> Self {
+    pub(crate) fn new(file_bytes: u64, jobs: Jobs) -> Self {
         Self {
-            file_bytes_max,
+            file_bytes,
             active: None,
             full: VecDeque::new(),
             free: VecDeque::new(),
@@ -173,7 +171,7 @@ impl Ring {
     pub(crate) fn group<'a>(&mut self, wanted_bytes: usize, now: Duration) -> Result<Group<'a>, Fault> {
         // Items are much smaller than payloads; if they are not, some wait for the next group or do without.
         let wanted = entry_bytes(wanted_bytes / 8, wanted_bytes);
-        if self.room_bytes() < wanted && self.file_bytes_max > 0 && self.jobs.is_some() {
+        if self.room_bytes() < wanted && self.file_bytes > 0 && self.jobs.is_some() {
             self.next_file(now)?;
         }
         Ok(Group {
@@ -231,8 +229,7 @@ impl Ring {
         if self.making || self.made == FILES_MAX || now < self.make_after {
             return;
         }
-        let len_bytes = (FIRST_FILE_BYTES << (2 * self.made)).min(self.file_bytes_max);
-        let len_bytes = len_bytes.next_multiple_of(SECTOR_BYTES).max(4 * SECTOR_BYTES);
+        let len_bytes = self.file_bytes.next_multiple_of(SECTOR_BYTES).max(4 * SECTOR_BYTES);
         self.making = true;
         self.make_after = now + RETRY;
         self.ask(Job::Make { number: self.made, len_bytes });
