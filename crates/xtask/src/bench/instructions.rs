@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::ground::{Ground, build};
 use super::table::table;
 
-/// Two runs of the same differ by less than half a percent; so may two processors and C libraries by one.
-const TOLERANCE_PERCENT: f64 = 3.0;
+/// Runs of the same were seen to differ by up to 2.2 %; two processors and C libraries may differ by one.
+const TOLERANCE_PERCENT: f64 = 5.0;
 
 /// Requests of the shorter run: enough for every cache and buffer to have found its size.
 const SHORT: u64 = 200;
