@@ -1,12 +1,15 @@
 //! What an application pays that holds the broker inside: one record after the other, each waited for.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use anabranch_broker::{Ack, Apply, NewTopic, Record, blocking};
+use anabranch_broker::{Ack, Apply, NewTopic, Record, Topic, blocking};
+use anyhow::ensure;
 use bytes::Bytes;
 use clap::ValueEnum;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use crate::directory::RELAXED;
 use crate::latency::{Latencies, Latency};
@@ -30,6 +33,9 @@ pub(crate) struct Options {
     /// Wait until each is synced
     #[arg(long)]
     durable: bool,
+    /// How many tasks append, one record after the other each; more than one with the async face only
+    #[arg(long, default_value_t = 1)]
+    tasks: u64,
 }
 
 /// Which of the two ways into the library.
@@ -57,20 +63,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Appended> {
     let record = move || Record { key: None, value: Some(value.clone()), ..Record::new("", "") };
     let mut latencies = Latencies::new();
     let mut counted_from = Instant::now();
-    let mut count = |number: u64, begun: Instant| match number < options.warm_up {
-        true => counted_from = Instant::now(),
-        false => latencies.record(begun.elapsed()),
-    };
-    let numbers = 0..options.warm_up + options.records;
     match options.face {
         Face::Blocking => {
+            ensure!(options.tasks == 1, "the blocking face has one caller: choose --face=async for several");
             let broker = blocking::Broker::open(&options.dir)?;
             broker.create_topic(topic, Apply::Now)?;
-            for number in numbers {
+            for number in 0..options.warm_up + options.records {
+                if number == options.warm_up {
+                    counted_from = Instant::now();
+                }
                 let record = record();
                 let begun = Instant::now();
                 broker.append_with("appended", record, ack)?;
-                count(number, begun);
+                if number >= options.warm_up {
+                    latencies.record(begun.elapsed());
+                }
             }
             broker.close();
         }
@@ -79,12 +86,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Appended> {
             runtime.block_on(async {
                 let broker = anabranch_broker::Broker::open(&options.dir).await?;
                 let topic = broker.create_topic(topic, Apply::Now).await?;
-                for number in numbers {
-                    let record = record();
-                    let begun = Instant::now();
-                    topic.append_with(record, ack).await?;
-                    count(number, begun);
-                }
+                several(&topic, options.tasks, options.warm_up, ack, &record).await?;
+                counted_from = Instant::now();
+                latencies = several(&topic, options.tasks, options.records, ack, &record).await?;
                 broker.close().await;
                 anyhow::Ok(())
             })?;
@@ -92,4 +96,34 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Appended> {
     }
     let seconds = counted_from.elapsed().as_secs_f64();
     Ok(Appended { latency_us: latencies.summary(), records_per_second: options.records as f64 / seconds })
+}
+
+/// Appends `records`, shared out among so many tasks.
+async fn several(
+    topic: &Arc<Topic>,
+    tasks: u64,
+    records: u64,
+    ack: Ack,
+    record: &(impl Fn() -> Record + Clone + Send + 'static),
+) -> anyhow::Result<Latencies> {
+    let mut appending = JoinSet::new();
+    for task in 0..tasks {
+        let (topic, record) = (Arc::clone(topic), record.clone());
+        let share = records / tasks + u64::from(task < records % tasks);
+        appending.spawn(async move {
+            let mut latencies = Latencies::new();
+            for _ in 0..share {
+                let record = record();
+                let begun = Instant::now();
+                topic.append_with(record, ack).await?;
+                latencies.record(begun.elapsed());
+            }
+            anyhow::Ok(latencies)
+        });
+    }
+    let mut all = Latencies::new();
+    while let Some(latencies) = appending.join_next().await {
+        all.add(&latencies??);
+    }
+    Ok(all)
 }

@@ -36,7 +36,6 @@ impl Latencies {
         self.0.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1));
     }
 
-    #[cfg(feature = "librdkafka")]
     pub(crate) fn add(&mut self, other: &Self) {
         self.0.add(&other.0).expect("the bounds are the same");
     }

@@ -69,8 +69,10 @@ impl Topic {
 impl Partition {
     async fn append_records(&self, records: Vec<Record>, ack: Ack) -> Result<Produced, ProduceError> {
         let now_ms = self.clock().now_ms();
-        let permit = self.memory_for(&records).await?;
+        let bytes = records.iter().map(bytes_max).sum();
+        let permit = self.memory_for(BATCH_HEADER_BYTES + bytes).await?;
         let mut builder = BatchBuilder::new(Compression::None);
+        builder.reserve(bytes);
         for record in records {
             let stamped = if record.timestamp_ms == NO_TIMESTAMP { record.at(now_ms) } else { record };
             builder.push(&stamped);
@@ -79,18 +81,18 @@ impl Partition {
         self.produce(bytes, ack).await
     }
 
-    /// Memory for a batch of `records`, before it is built.
-    async fn memory_for(&self, records: &[Record]) -> Result<Permit, ProduceError> {
-        // Lengths and deltas take some 30 bytes of a record at most, and a header's two lengths 10.
-        let of_header = |header: &Header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len) + 10;
-        let of_record = |record: &Record| {
-            let own = record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len);
-            own + record.headers.iter().map(of_header).sum::<usize>() + 30
-        };
-        let bytes = BATCH_HEADER_BYTES + records.iter().map(of_record).sum::<usize>();
+    /// Memory for a batch, before it is built.
+    async fn memory_for(&self, bytes: usize) -> Result<Permit, ProduceError> {
         let over = |over: OverBudget| ProduceError::TooLarge { bytes, max_bytes: over.budget_bytes };
         self.memory().requests().acquire(bytes).await.map_err(over)
     }
+}
+
+/// What a record takes in a batch, at most: lengths and deltas take some 30 bytes, and a header's two lengths 10.
+fn bytes_max(record: &Record) -> usize {
+    let of_header = |header: &Header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len) + 10;
+    let own = record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len);
+    own + record.headers.iter().map(of_header).sum::<usize>() + 30
 }
 
 /// MurmurHash2, 32 bits (Austin Appleby, public domain), with the seed of Kafka's clients.

@@ -52,7 +52,7 @@ impl Outbox {
     /// Everything so far.
     pub(crate) fn take(&mut self) -> Result<Outgoing, FlowError> {
         while let Some((to, batch)) = self.open.pop_first() {
-            self.close(to, &batch)?;
+            self.close(to, batch)?;
         }
         self.len_bytes = 0;
         Ok(std::mem::take(&mut self.closed))
@@ -65,12 +65,12 @@ impl Outbox {
         if batch.len_bytes() >= BATCH_BYTES
             && let Some(batch) = self.open.remove(&to)
         {
-            self.close(to, &batch)?;
+            self.close(to, batch)?;
         }
         Ok(())
     }
 
-    fn close(&mut self, to: TopicPartition, batch: &BatchBuilder) -> Result<(), FlowError> {
+    fn close(&mut self, to: TopicPartition, mut batch: BatchBuilder) -> Result<(), FlowError> {
         let bytes =
             batch.build().map_err(|source| FlowError::Unwritable { topic: to.topic.clone(), source })?;
         self.closed.entry(to).or_default().push(bytes);

@@ -15,7 +15,8 @@ pub struct BatchBuilder {
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
     count: i32,
-    records: Vec<u8>,
+    /// Room for the header, and the records.
+    bytes: Vec<u8>,
 }
 
 /// Kafka's batch length is an i32; this leaves room for the header.
@@ -31,8 +32,14 @@ impl BatchBuilder {
             base_timestamp_ms: super::NO_TIMESTAMP,
             max_timestamp_ms: super::NO_TIMESTAMP,
             count: 0,
-            records: Vec::new(),
+            bytes: Vec::new(),
         }
+    }
+
+    /// Sets memory for `len_bytes` of records aside, so that gathering them does not copy them.
+    pub fn reserve(&mut self, len_bytes: usize) -> &mut Self {
+        self.bytes.reserve_exact(BATCH_HEADER_BYTES + len_bytes);
+        self
     }
 
     /// Marks the batch as an idempotent producer's, its first record having `sequence`.
@@ -45,9 +52,10 @@ impl BatchBuilder {
     pub fn push(&mut self, record: &Record) -> &mut Self {
         if self.count == 0 {
             self.base_timestamp_ms = record.timestamp_ms;
+            self.bytes.resize(BATCH_HEADER_BYTES, 0);
         }
         let delta_ms = record.timestamp_ms.wrapping_sub(self.base_timestamp_ms);
-        record.write(&mut self.records, self.count, delta_ms);
+        record.write(&mut self.bytes, self.count, delta_ms);
         self.max_timestamp_ms = self.max_timestamp_ms.max(record.timestamp_ms);
         self.count += 1;
         self
@@ -56,7 +64,7 @@ impl BatchBuilder {
     /// Bytes of the records so far, before compression.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.records.len()
+        self.bytes.len().saturating_sub(BATCH_HEADER_BYTES)
     }
 
     /// Records so far.
@@ -65,44 +73,43 @@ impl BatchBuilder {
         self.count as usize
     }
 
-    /// The batch.
+    /// The batch; the builder has no records afterwards.
     ///
     /// # Errors
     /// [`BatchError::Invalid`] without records, [`BatchError::TooLarge`] beyond 2 GiB.
-    pub fn build(&self) -> Result<Bytes, BatchError> {
+    pub fn build(&mut self) -> Result<Bytes, BatchError> {
         if self.count == 0 {
             return Err(BatchError::Invalid("no records"));
         }
-        let undecompressable = |error: std::io::Error| BatchError::Undecompressable {
-            codec: self.compression,
-            reason: error.to_string(),
-        };
-        let compressed;
-        let records = if self.compression == Compression::None {
-            &self.records
-        } else {
-            compressed = self.compression.compress(&self.records).map_err(undecompressable)?;
-            &compressed
-        };
-        if self.records.len().max(records.len()) > RECORDS_BYTES_MAX {
+        let codec = self.compression;
+        let undecompressable =
+            |error: std::io::Error| BatchError::Undecompressable { codec, reason: error.to_string() };
+        let records_bytes = self.len_bytes();
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if codec != Compression::None {
+            let compressed = codec.compress(&bytes[BATCH_HEADER_BYTES..]).map_err(undecompressable)?;
+            bytes.truncate(BATCH_HEADER_BYTES);
+            bytes.extend_from_slice(&compressed);
+        }
+        if records_bytes.max(bytes.len() - BATCH_HEADER_BYTES) > RECORDS_BYTES_MAX {
             return Err(BatchError::TooLarge { max_bytes: RECORDS_BYTES_MAX as u64 });
         }
-        let len_bytes = BATCH_HEADER_BYTES + records.len();
-        let mut bytes = Vec::with_capacity(len_bytes);
-        bytes.put_i64(0); // base offset
-        bytes.put_i32((len_bytes - BATCH_LENGTH_PREFIX_BYTES) as i32);
-        bytes.put_i32(-1); // leader epoch: not known to a producer
-        bytes.put_i8(2); // magic
-        bytes.put_u32(0); // checksum, below
-        bytes.put_i16(self.compression as i16);
-        bytes.put_i32(self.count - 1);
-        bytes.put_i64(self.base_timestamp_ms);
-        bytes.put_i64(self.max_timestamp_ms);
-        bytes.put_i64(self.producer.0.0);
-        bytes.put_i16(self.producer.1.0);
-        bytes.put_i32(self.producer.2);
-        bytes.put_i32(self.count);
-        bytes.extend_from_slice(records);
+        let length = (bytes.len() - BATCH_LENGTH_PREFIX_BYTES) as i32;
+        let mut head = &mut bytes[..BATCH_HEADER_BYTES];
+        head.put_i64(0); // base offset
+        head.put_i32(length);
+        head.put_i32(-1); // leader epoch: not known to a producer
+        head.put_i8(2); // magic
+        head.put_u32(0); // checksum, below
+        head.put_i16(codec as i16);
+        head.put_i32(self.count - 1);
+        head.put_i64(self.base_timestamp_ms);
+        head.put_i64(self.max_timestamp_ms);
+        head.put_i64(self.producer.0.0);
+        head.put_i16(self.producer.1.0);
+        head.put_i32(self.producer.2);
+        head.put_i32(self.count);
+        (self.count, self.max_timestamp_ms) = (0, super::NO_TIMESTAMP);
         let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
         Ok(bytes.into())

@@ -88,21 +88,29 @@ impl Record {
 
     /// Appends the record as it stands inside a batch.
     pub(super) fn write(&self, into: &mut Vec<u8>, offset_delta: i32, timestamp_delta_ms: i64) {
-        let mut body = Vec::with_capacity(
-            self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len) + 32,
-        );
-        body.put_i8(0);
-        put_varlong(&mut body, timestamp_delta_ms);
-        put_varint(&mut body, offset_delta);
-        put_nullable(&mut body, self.key.as_ref());
-        put_nullable(&mut body, self.value.as_ref());
-        put_varint(&mut body, self.headers.len() as i32);
+        let headers = self.headers.iter();
+        let len_bytes = 1
+            + varlong_bytes(timestamp_delta_ms)
+            + varint_bytes(offset_delta)
+            + nullable_bytes(self.key.as_ref())
+            + nullable_bytes(self.value.as_ref())
+            + varint_bytes(self.headers.len() as i32)
+            + headers
+                .map(|header| nullable_bytes(Some(&header.key)) + nullable_bytes(header.value.as_ref()))
+                .sum::<usize>();
+        put_varint(into, len_bytes as i32);
+        let end = into.len() + len_bytes;
+        into.put_i8(0); // attributes, unused
+        put_varlong(into, timestamp_delta_ms);
+        put_varint(into, offset_delta);
+        put_nullable(into, self.key.as_ref());
+        put_nullable(into, self.value.as_ref());
+        put_varint(into, self.headers.len() as i32);
         for header in &self.headers {
-            put_nullable(&mut body, Some(&header.key));
-            put_nullable(&mut body, header.value.as_ref());
+            put_nullable(into, Some(&header.key));
+            put_nullable(into, header.value.as_ref());
         }
-        put_varint(into, body.len() as i32);
-        into.extend_from_slice(&body);
+        assert_eq!(into.len(), end, "a record is as long as was said before it");
     }
 }
 
@@ -449,12 +457,29 @@ fn take_nullable(from: &mut Bytes) -> io::Result<Option<Bytes>> {
     }
 }
 
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+fn varint_bytes(value: i32) -> usize {
+    varlong_bytes(i64::from(value))
+}
+
+fn varlong_bytes(value: i64) -> usize {
+    let bits = u64::BITS - zigzag(value).leading_zeros();
+    bits.max(1).div_ceil(7) as usize
+}
+
+fn nullable_bytes(field: Option<&Bytes>) -> usize {
+    field.map_or(1, |field| varlong_bytes(field.len() as i64) + field.len())
+}
+
 fn put_varint(into: &mut Vec<u8>, value: i32) {
-    put_unsigned(into, u64::from(((value << 1) ^ (value >> 31)) as u32));
+    put_varlong(into, i64::from(value));
 }
 
 fn put_varlong(into: &mut Vec<u8>, value: i64) {
-    put_unsigned(into, ((value << 1) ^ (value >> 63)) as u64);
+    put_unsigned(into, zigzag(value));
 }
 
 fn put_unsigned(into: &mut Vec<u8>, mut value: u64) {
