@@ -11,7 +11,7 @@ use anabranch_core::budget::Permit;
 use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
-    Ack, LogStatus, Offsets, PartitionLog, Pending, ReadError, ReadSlice, Timestamped, Waiter,
+    Ack, Appended, LogStatus, Offsets, PartitionLog, Pending, ReadError, ReadSlice, Timestamped, Waiter,
 };
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -76,11 +76,7 @@ impl Producing {
     /// [`ProduceError::Log`].
     pub async fn answer(self) -> Result<Produced, ProduceError> {
         let appended = self.pending.answer().await?;
-        Ok(Produced {
-            base_offset: appended.base_offset,
-            log_append_time_ms: self.log_append_time_ms,
-            log_start: self.partition.offsets().log_start,
-        })
+        Ok(self.partition.produced(appended, self.log_append_time_ms))
     }
 }
 
@@ -145,7 +141,9 @@ impl Partition {
     /// # Errors
     /// [`ProduceError`].
     pub async fn produce(&self, bytes: Bytes, ack: Ack) -> Result<Produced, ProduceError> {
-        self.submit(bytes, ack).await?.answer().await
+        let (batch, log_append_time_ms) = self.checked(bytes).await?;
+        let appended = self.0.log.append(batch, ack).await?;
+        Ok(self.produced(appended, log_append_time_ms))
     }
 
     /// Checks one batch and queues it behind everything queued before: whoever has several batches in order submits them
@@ -154,6 +152,21 @@ impl Partition {
     /// # Errors
     /// [`ProduceError`]; nothing is queued then.
     pub async fn submit(&self, bytes: Bytes, ack: Ack) -> Result<Producing, ProduceError> {
+        let (batch, log_append_time_ms) = self.checked(bytes).await?;
+        let pending = self.0.log.submit(batch, ack).await?;
+        Ok(Producing { pending, partition: self.clone(), log_append_time_ms })
+    }
+
+    fn produced(&self, appended: Appended, log_append_time_ms: i64) -> Produced {
+        Produced {
+            base_offset: appended.base_offset,
+            log_append_time_ms,
+            log_start: self.offsets().log_start,
+        }
+    }
+
+    /// A batch as the partition's rules want it, and the time that it was stamped with.
+    async fn checked(&self, bytes: Bytes) -> Result<(Batch, i64), ProduceError> {
         if self.0.internal {
             return Err(ProduceError::Internal(self.id().topic.clone()));
         }
@@ -181,9 +194,7 @@ impl Partition {
                 blocking(self.workers(), check).await?
             }
         };
-        let pending = self.0.log.submit(batch, ack).await?;
-        let log_append_time_ms = if rules.log_append_time { now_ms } else { NO_TIMESTAMP };
-        Ok(Producing { pending, partition: self.clone(), log_append_time_ms })
+        Ok((batch, if rules.log_append_time { now_ms } else { NO_TIMESTAMP }))
     }
 
     /// Memory for decompressing a batch, and how much it is; none if it needs none. What would need more than there is at

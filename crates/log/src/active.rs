@@ -3,10 +3,11 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, NO_TIMESTAMP};
 use anabranch_core::planted::{self, Bug};
-use anabranch_core::seam::Disk;
+use anabranch_core::seam::{Clock, Disk};
 use anabranch_core::{Offset, ProducerId};
 
 use crate::durable::DurablePoint;
@@ -24,6 +25,21 @@ const CHECKPOINT_BYTES: u64 = 16 << 20;
 const DIRECT_BYTES: u64 = 1 << 20;
 /// Snapshots that are kept: the newest, and one in case it is damaged.
 const SNAPSHOTS_MAX: usize = 2;
+
+/// The time of a group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// Wall clock, ms.
+    pub(crate) wall_ms: i64,
+    /// Never goes back.
+    pub(crate) monotonic: Duration,
+}
+
+impl Now {
+    pub(crate) fn of(clock: &dyn Clock) -> Self {
+        Self { wall_ms: clock.now_ms(), monotonic: clock.monotonic() }
+    }
+}
 
 /// The end of a partition, owned by the writer.
 #[derive(Debug)]
@@ -51,7 +67,8 @@ pub(crate) struct PartitionWriter {
     /// Written and to be acknowledged when durable.
     awaiting_sync: Vec<(Reply, Appended)>,
     unsynced_records: i64,
-    unsynced_since_ms: i64,
+    /// By the clock that never goes back.
+    unsynced_since: Duration,
     /// `written` at the last checkpoint.
     checkpoint: u64,
     /// A write was taken back, and that is not durable: what was cut off may come back.
@@ -60,6 +77,8 @@ pub(crate) struct PartitionWriter {
     reserved: u64,
     /// The last write failed.
     is_short: bool,
+    /// Stands among those that the group has to do with.
+    pub(crate) in_group: bool,
     /// A successor was begun, and may be in the directory though that failed: nothing more belongs here.
     is_full: bool,
 }
@@ -108,7 +127,8 @@ impl PartitionWriter {
             tail: Some(Vec::new()),
             awaiting_sync: Vec::new(),
             unsynced_records: 0,
-            unsynced_since_ms: 0,
+            unsynced_since: Duration::ZERO,
+            in_group: false,
             checkpoint: written,
             is_cut: true, // by whoever wrote before, perhaps
             is_full: false,
@@ -133,7 +153,7 @@ impl PartitionWriter {
     }
 
     /// Gives a batch its offset and its place in the group, beginning a new segment first if it is time.
-    pub(crate) fn stage(&mut self, disk: &Arc<dyn Disk>, batch: Batch, ack: Ack, reply: Reply, now_ms: i64) {
+    pub(crate) fn stage(&mut self, disk: &Arc<dyn Disk>, batch: Batch, ack: Ack, reply: Reply, now: Now) {
         let verdict = match self.shared.stopped() {
             Some(stopped) => Err(stopped),
             None => self.producers.judge(batch.header()),
@@ -145,8 +165,8 @@ impl PartitionWriter {
                 let appended = Appended { base_offset, last_offset, duplicate: true };
                 Ok(Staged { batch: None, appended, ack, reply, producer_before: None })
             }
-            Ok(Verdict::Append) => match self.roll_if_due(disk, &batch, now_ms) {
-                Ok(()) => Ok(self.place(batch, ack, reply, now_ms)),
+            Ok(Verdict::Append) => match self.roll_if_due(disk, &batch, now) {
+                Ok(()) => Ok(self.place(batch, ack, reply, now.wall_ms)),
                 Err(error) => Err((reply, error)),
             },
         };
@@ -170,7 +190,24 @@ impl PartitionWriter {
         Staged { batch: Some((batch, prefix)), appended, ack, reply, producer_before }
     }
 
-    fn roll_if_due(&mut self, disk: &Arc<dyn Disk>, batch: &Batch, now_ms: i64) -> Result<(), AppendError> {
+    fn roll_if_due(&mut self, disk: &Arc<dyn Disk>, batch: &Batch, now: Now) -> Result<(), AppendError> {
+        if self.written + self.staged_bytes == 0 {
+            self.begin(batch, now.wall_ms);
+        } else if self.is_to_roll(batch, now.wall_ms) {
+            self.write(now)?;
+            self.sync(disk.as_ref());
+            if let Some(stopped) = self.shared.stopped() {
+                return Err(stopped);
+            }
+            self.is_full = true;
+            self.roll(disk)?;
+            self.begin(batch, now.wall_ms);
+        }
+        Ok(())
+    }
+
+    /// Whether a new segment is to begin with `batch`.
+    fn is_to_roll(&self, batch: &Batch, now_ms: i64) -> bool {
         let config = self.config();
         let bytes = self.written + self.staged_bytes;
         let too_large = bytes + batch.header().len_bytes as u64 > u64::from(config.segment_bytes);
@@ -179,19 +216,12 @@ impl PartitionWriter {
         // The index counts offsets from the segment's base in 32 bits.
         let last = self.next.plus(i64::from(batch.header().last_offset_delta));
         let too_far = last.0 - self.segment.base.0 > i64::from(i32::MAX);
-        if bytes == 0 {
-            self.begin(batch, now_ms);
-        } else if self.is_full || too_large || index_is_full || too_old || too_far {
-            self.write(now_ms)?;
-            self.sync(disk.as_ref());
-            if let Some(stopped) = self.shared.stopped() {
-                return Err(stopped);
-            }
-            self.is_full = true;
-            self.roll(disk)?;
-            self.begin(batch, now_ms);
-        }
-        Ok(())
+        bytes > 0 && (self.is_full || too_large || index_is_full || too_old || too_far)
+    }
+
+    /// Whether `batch` can be appended by a write alone.
+    pub(crate) fn takes_at_once(&self, batch: &Batch, now_ms: i64) -> bool {
+        self.is_relaxed() && !self.in_group && !self.is_to_roll(batch, now_ms)
     }
 
     fn begin(&mut self, first: &Batch, now_ms: i64) {
@@ -289,7 +319,7 @@ impl PartitionWriter {
 
     /// Writes what is staged, with one call, and answers whoever waits for no more than that. When it fails, everybody
     /// staged has been told.
-    pub(crate) fn write(&mut self, now_ms: i64) -> Result<(), AppendError> {
+    pub(crate) fn write(&mut self, now: Now) -> Result<(), AppendError> {
         if self.staged.is_empty() {
             return Ok(());
         }
@@ -305,7 +335,7 @@ impl PartitionWriter {
                 if std::mem::take(&mut self.is_short) {
                     tracing::info!(partition = %self.shared.id, "writes succeed again");
                 }
-                self.written(staged, bytes, now_ms);
+                self.written(staged, bytes, now.monotonic);
                 self.keep_reserve();
                 Ok(())
             }
@@ -313,10 +343,10 @@ impl PartitionWriter {
         }
     }
 
-    fn written(&mut self, staged: Vec<Staged>, bytes: u64, now_ms: i64) {
+    fn written(&mut self, staged: Vec<Staged>, bytes: u64, now: Duration) {
         let config = self.config();
         if self.durable == self.written {
-            self.unsynced_since_ms = now_ms;
+            self.unsynced_since = now;
         }
         let mut index = self.segment.index.lock();
         let mut position = self.written;
@@ -390,18 +420,18 @@ impl PartitionWriter {
     }
 
     /// Whether what is written must be synced now.
-    pub(crate) fn sync_is_due(&self, now_ms: i64) -> bool {
+    pub(crate) fn sync_is_due(&self, now: Duration) -> bool {
         if !self.is_relaxed() || !self.awaiting_sync.is_empty() {
             return self.is_busy();
         }
-        let due = self.flush_due_ms().is_some_and(|due_ms| now_ms >= due_ms);
-        self.durable < self.written && (due || self.unsynced_records >= self.config().flush_messages)
+        let due = self.flush_due().is_some_and(|due| now >= due);
+        due || self.unsynced_records >= self.config().flush_messages
     }
 
-    /// When a partition with relaxed durability must be synced at the latest; wall clock, ms.
-    pub(crate) fn flush_due_ms(&self) -> Option<i64> {
-        let relaxed = self.is_relaxed() && self.durable < self.written;
-        relaxed.then(|| self.unsynced_since_ms.checked_add(self.config().flush_ms))?
+    /// When what is written without a sync must be synced at the latest, by the clock that never goes back.
+    pub(crate) fn flush_due(&self) -> Option<Duration> {
+        let flush = Duration::from_millis(u64::try_from(self.config().flush_ms).unwrap_or(0));
+        (self.durable < self.written).then(|| self.unsynced_since.saturating_add(flush))
     }
 
     /// Puts what is written and not durable into a group of the journal; `false` if it is not to be had, does not fit, or

@@ -225,7 +225,11 @@ impl PartitionLog {
     /// [`AppendError`]; nothing of the batch is in the log then, except after [`AppendError::Stopped`], when it is not
     /// known.
     pub async fn append(&self, batch: Batch, ack: Ack) -> Result<Appended, AppendError> {
-        self.submit(batch, ack).await?.answer().await
+        let (append, pending) = self.prepare(batch, ack)?;
+        if let Some(append) = self.store.queue().append_now(append) {
+            self.store.queue().append(append).await?;
+        }
+        pending.answer().await
     }
 
     /// Queues one checked batch behind everything queued before, and returns once it is queued: whoever appends several
@@ -234,13 +238,17 @@ impl PartitionLog {
     /// # Errors
     /// [`AppendError::Closed`] or [`AppendError::Stopped`].
     pub async fn submit(&self, batch: Batch, ack: Ack) -> Result<Pending, AppendError> {
+        let (append, pending) = self.prepare(batch, ack)?;
+        self.store.queue().append(append).await?;
+        Ok(pending)
+    }
+
+    fn prepare(&self, batch: Batch, ack: Ack) -> Result<(Append, Pending), AppendError> {
         if let Some(stopped) = self.shared.stopped() {
             return Err(stopped);
         }
         let (reply, answer) = oneshot::channel();
-        let append = Append { partition: self.number, batch, ack, reply };
-        self.store.queue().append(append).await?;
-        Ok(Pending { answer })
+        Ok((Append { partition: self.number, batch, ack, reply }, Pending { answer }))
     }
 
     /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is

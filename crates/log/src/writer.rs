@@ -2,10 +2,15 @@
 //!
 //! [`Writer::commit`] does one group, synchronously: everything that waits is staged (offsets assigned, sequences
 //! judged), written with one call per partition, acknowledged as [`Ack::Written`] where that is enough, made durable by one
-//! sync of the journal (or by one of each segment, where there is no journal or too much for it), made visible, and acknowledged as [`Ack::Durable`]. [`Writer::run`] is the loop around it, on a thread of its own: while a
-//! group syncs, the next one gathers in the queue.
+//! sync of the journal (or by one of each segment, where there is no journal or too much for it), made visible, and
+//! acknowledged as [`Ack::Durable`]. [`Writer::run`] is the loop around it, on a thread of its own: while a group syncs,
+//! the next one gathers in the queue.
+//!
+//! What needs no sync does not go through that thread when it is idle: whoever appends to a partition with relaxed
+//! durability and waits for the answer may do it himself ([`Queue::append_now`]): to wake a thread and be woken takes ten
+//! times longer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-use crate::active::PartitionWriter;
+use crate::active::{Now, PartitionWriter};
 use crate::flusher::SYNC_ALL_FILES_MIN;
 use crate::journal;
 use crate::journal::ring::{JournalFile, Ring};
@@ -65,6 +70,9 @@ pub(crate) struct Queue {
     places: Arc<Semaphore>,
     /// Counts appends that waited for a place.
     waits: Arc<AtomicU64>,
+    /// The writer while it runs. Held for a group, from the moment that the group is taken from the queue: whoever has the
+    /// lock and sees an empty queue is the next in order.
+    writer: Arc<Mutex<Option<Writer>>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +91,7 @@ impl Queue {
             waiting: Arc::new(waiting),
             places: Arc::new(Semaphore::new(appends_max)),
             waits: Arc::default(),
+            writer: Arc::default(),
         }
     }
 
@@ -105,6 +114,26 @@ impl Queue {
         }
     }
 
+    /// Appends where the caller is, if nothing is queued, the writer is idle, and no sync is needed; or gives the append back.
+    pub(crate) fn append_now(&self, append: Append) -> Option<Append> {
+        let waiting = self.waiting.commands.lock();
+        if self.places.is_closed() || !waiting.as_ref().is_some_and(VecDeque::is_empty) {
+            return Some(append);
+        }
+        let Some(mut guard) = self.writer.try_lock() else { return Some(append) };
+        drop(waiting);
+        let writer = guard.as_mut().filter(|writer| writer.takes_at_once(&append));
+        let Some(writer) = writer else { return Some(append) };
+        let ending = Ending(self); // for a panic
+        let known = writer.look_at;
+        writer.append_now(append);
+        std::mem::forget(ending);
+        if writer.look_at != known {
+            self.waiting.arrived.notify_one();
+        }
+        None
+    }
+
     /// Queues a command; `false` if the writer has ended.
     pub(crate) fn control(&self, command: Command) -> bool {
         let mut waiting = self.waiting.commands.lock();
@@ -121,24 +150,21 @@ impl Queue {
         self.places.close();
     }
 
-    /// Waits until there is something, `wait` at most, and takes what there is into `group`, within a group's limits.
-    async fn gather(&self, group: &mut Vec<Command>, wait: Option<Duration>) {
-        while !self.take(group) {
-            let arrived = self.waiting.arrived.notified();
+    /// Waits until there is something to do, `wait` at most.
+    async fn arrival(&self, wait: Option<Duration>) {
+        let arrived = self.waiting.arrived.notified();
+        if self.waiting.commands.lock().as_ref().is_some_and(VecDeque::is_empty) {
             match wait {
                 None => arrived.await,
-                Some(wait) => {
-                    if timeout(wait, arrived).await.is_err() {
-                        return;
-                    }
-                }
+                Some(wait) => drop(timeout(wait, arrived).await),
             }
         }
     }
 
+    /// Takes what there is, within a group's limits; `false` if the queue has ended.
     fn take(&self, group: &mut Vec<Command>) -> bool {
         let mut waiting = self.waiting.commands.lock();
-        let commands = waiting.as_mut().expect("the writer has not ended: it is asking");
+        let Some(commands) = waiting.as_mut() else { return false };
         let mut bytes = 0;
         while group.len() < GROUP_COMMANDS_MAX
             && bytes < GROUP_BYTES_MAX
@@ -149,13 +175,14 @@ impl Queue {
             }
             group.push(command);
         }
-        !group.is_empty()
+        true
     }
 
     /// The writer has ended: whoever waits for an answer learns it.
     fn end(&self) {
         let commands = self.waiting.commands.lock().take();
         drop(commands);
+        self.waiting.arrived.notify_one();
     }
 }
 
@@ -165,6 +192,10 @@ struct Ending<'a>(&'a Queue);
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.end();
+        // Whoever holds it is the one that ends; the loop will see.
+        if let Some(mut writer) = self.0.writer.try_lock() {
+            drop(writer.take());
+        }
     }
 }
 
@@ -172,6 +203,12 @@ impl Drop for Ending<'_> {
 const GROUP_COMMANDS_MAX: usize = 8192;
 /// And bytes.
 const GROUP_BYTES_MAX: usize = 64 << 20;
+
+/// Larger appends are left to the writer's thread: to copy them takes as long as to wake it.
+const AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
+/// How long it may take until a setting is obeyed that makes what is written due earlier.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// How long a topic that is to be forgotten waits for room in the journal, when nothing else happens.
 const FORGET_RETRY: Duration = Duration::from_secs(1);
@@ -184,8 +221,12 @@ pub(crate) struct Writer {
     root: PathBuf,
     producer_expiration_ms: i64,
     partitions: BTreeMap<u64, PartitionWriter>,
-    /// Partitions with something staged or not yet durable, in the order in which they came into the group.
-    busy: Vec<u64>,
+    /// Partitions with something staged or to be synced now, in the order in which they came into the group.
+    group: Vec<u64>,
+    /// Partitions with relaxed durability that have something to be synced later.
+    unsynced: BTreeSet<u64>,
+    /// When to look whether any of those is due.
+    look_at: Option<Duration>,
     /// For syncs of all files.
     all_files: Arc<dyn DiskFile>,
     journal: Ring,
@@ -211,7 +252,9 @@ impl Writer {
             root,
             producer_expiration_ms,
             partitions: BTreeMap::new(),
-            busy: Vec::new(),
+            group: Vec::new(),
+            unsynced: BTreeSet::new(),
+            look_at: None,
             all_files,
             journal,
             forgetting: Vec::new(),
@@ -220,15 +263,27 @@ impl Writer {
     }
 
     /// Works until told to stop.
-    pub(crate) async fn run(mut self, queue: Queue) {
+    pub(crate) async fn run(self, queue: Queue) {
         let _ending = Ending(&queue);
+        let mut wait = self.until_look();
+        *queue.writer.lock() = Some(self);
         let mut group = Vec::new();
         loop {
-            queue.gather(&mut group, self.until_flush_is_due()).await;
-            if let Some(stopped) = self.commit(&mut group) {
-                self.journal.stop_flusher().await;
-                self.finish();
-                drop(self); // gives the directory up before anybody is told
+            queue.arrival(wait).await;
+            let stopped = {
+                let mut guard = queue.writer.lock();
+                let writer = guard.as_mut().expect("only the loop takes the writer");
+                if !queue.take(&mut group) {
+                    return; // somebody panicked with it
+                }
+                let stopped = writer.commit(&mut group);
+                wait = writer.until_look();
+                stopped.map(|stopped| (stopped, guard.take().expect("it is here")))
+            };
+            if let Some((stopped, mut writer)) = stopped {
+                writer.journal.stop_flusher().await;
+                writer.finish();
+                drop(writer); // gives the directory up before anybody is told
                 let _ = stopped.send(());
                 return;
             }
@@ -280,36 +335,97 @@ impl Writer {
             let _ = append.reply.send(Err(AppendError::Closed));
             return;
         };
-        if !partition.is_busy() {
-            self.busy.push(append.partition);
+        if !std::mem::replace(&mut partition.in_group, true) {
+            self.group.push(append.partition);
         }
-        partition.stage(&self.disk, append.batch, append.ack, append.reply, self.clock.now_ms());
+        partition.stage(&self.disk, append.batch, append.ack, append.reply, Now::of(self.clock.as_ref()));
+    }
+
+    /// Whether an append can be done by a write alone, and that takes no time worth speaking of.
+    fn takes_at_once(&self, append: &Append) -> bool {
+        let partition = self.partitions.get(&append.partition);
+        append.batch.bytes().len() <= AT_ONCE_BYTES_MAX
+            && partition.is_some_and(|partition| partition.takes_at_once(&append.batch, self.clock.now_ms()))
+    }
+
+    /// Appends what [`Writer::takes_at_once`]; what it must sync then is left to the loop.
+    fn append_now(&mut self, append: Append) {
+        let number = append.partition;
+        let now = Now::of(self.clock.as_ref());
+        let partition = self.partitions.get_mut(&number).expect("it takes the append");
+        partition.stage(&self.disk, append.batch, append.ack, append.reply, now);
+        let _ = partition.write(now); // whoever it concerns has been told
+        if partition.sync_is_due(now.monotonic) {
+            self.unsynced.insert(number);
+            self.look_at = Some(now.monotonic);
+        } else {
+            self.sync_later(number, now.monotonic);
+        }
+    }
+
+    /// Remembers a partition that has something to be synced, and nothing now.
+    fn sync_later(&mut self, number: u64, now: Duration) {
+        let due = self.partitions.get(&number).and_then(PartitionWriter::flush_due);
+        match due {
+            Some(due) => {
+                self.unsynced.insert(number);
+                // Its settings may change meanwhile.
+                let look_at = due.min(now + LOOK_INTERVAL_MAX);
+                self.look_at = Some(self.look_at.map_or(look_at, |at| at.min(look_at)));
+            }
+            None => drop(self.unsynced.remove(&number)),
+        }
+    }
+
+    /// Adds those to the group that are to be synced by now though nobody appends to them.
+    fn look_who_is_due(&mut self, now: Duration) {
+        if self.look_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.look_at = None;
+        for number in std::mem::take(&mut self.unsynced) {
+            match self.partitions.get_mut(&number) {
+                Some(partition) if partition.sync_is_due(now) => {
+                    if !std::mem::replace(&mut partition.in_group, true) {
+                        self.group.push(number);
+                    }
+                }
+                Some(_) => self.sync_later(number, now),
+                None => {}
+            }
+        }
     }
 
     fn write_and_sync(&mut self) {
-        let now_ms = self.clock.now_ms();
+        let now = Now::of(self.clock.as_ref());
+        self.look_who_is_due(now.monotonic);
+        let group = std::mem::take(&mut self.group);
         // All writes before the first sync: a write takes microseconds, a sync milliseconds, and whoever asked only
         // for the write has the answer then.
-        for number in &self.busy {
+        for number in &group {
             if let Some(partition) = self.partitions.get_mut(number) {
-                let _ = partition.write(now_ms); // whoever it concerns has been told
+                partition.in_group = false;
+                let _ = partition.write(now); // whoever it concerns has been told
                 if planted::is(Bug::SnapshotAhead) {
                     partition.checkpoint(self.disk.as_ref());
                 }
             }
         }
-        let is_due = |number: &&u64| {
-            self.partitions.get(number).is_some_and(|partition| partition.sync_is_due(now_ms))
+        let is_due = |number: &u64| {
+            self.partitions.get(number).is_some_and(|partition| partition.sync_is_due(now.monotonic))
         };
-        let due: Vec<u64> = self.busy.iter().filter(is_due).copied().collect();
+        let (due, later) = group.into_iter().partition::<Vec<_>, _>(is_due);
         self.make_durable(&due);
-        let oldest_producer_ms = now_ms.saturating_sub(self.producer_expiration_ms);
+        let oldest_producer_ms = now.wall_ms.saturating_sub(self.producer_expiration_ms);
         for number in &due {
             if let Some(partition) = self.partitions.get_mut(number) {
                 partition.checkpoint_if_due(self.disk.as_ref(), oldest_producer_ms);
             }
+            self.unsynced.remove(number);
         }
-        self.busy.retain(|number| self.partitions.get(number).is_some_and(PartitionWriter::is_busy));
+        for number in later {
+            self.sync_later(number, now.monotonic);
+        }
     }
 
     /// What the journal takes, by one sync; the rest by a sync of each segment.
@@ -363,10 +479,8 @@ impl Writer {
 
     /// How long until there is something to do though nobody asks: a partition with relaxed durability to be synced, a topic
     /// to be forgotten; `None` when there is nothing.
-    fn until_flush_is_due(&self) -> Option<Duration> {
-        let now_ms = self.clock.now_ms();
-        let due = self.busy.iter().filter_map(|number| self.partitions.get(number)?.flush_due_ms());
-        let due = due.min().map(|due_ms| Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0)));
+    fn until_look(&self) -> Option<Duration> {
+        let due = self.look_at.map(|at| at.saturating_sub(self.clock.monotonic()));
         // The journal had no room for it, and may have by then.
         let forget = (!self.forgetting.is_empty()).then_some(FORGET_RETRY);
         due.into_iter().chain(forget).min()

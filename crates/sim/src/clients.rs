@@ -298,6 +298,15 @@ impl Clients<'_> {
             self.world.lock().sent[number].open -= 1;
             return;
         };
+        // As a program does that holds the broker inside.
+        if let Some(ack) = ack.filter(|_| self.chance.one_in(4)) {
+            if let Some(answer) = self.patiently("a batch was appended", partition.produce(bytes, ack)).await
+                && !self.disk.is_dead()
+            {
+                self.world.lock().answered(question, Answer::Produced(answer));
+            }
+            return;
+        }
         let submitted =
             self.patiently("a batch was queued", partition.submit(bytes, ack.unwrap_or(Ack::Written)));
         let Some(submitted) = submitted.await else { return };
