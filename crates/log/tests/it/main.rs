@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
+mod at_once;
 mod compaction;
 mod crash;
 mod damage;

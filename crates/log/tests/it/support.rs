@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, check_batch, split_batches};
-use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, ManualClock, Open, RealDisk, Threads};
+use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, ManualClock, Open, RealDisk, Threads, Workers};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use anabranch_log::{LogConfig, Offline, PartitionLog, PartitionReport, Store, StoreConfig};
 use parking_lot::{Condvar, Mutex};
@@ -25,11 +25,15 @@ pub(crate) fn config() -> LogConfig {
 }
 
 pub(crate) fn open_on(disk: Arc<dyn Disk>, root: &Path) -> Store {
+    open_with(disk, root, Arc::new(Threads))
+}
+
+pub(crate) fn open_with(disk: Arc<dyn Disk>, root: &Path, workers: Arc<dyn Workers>) -> Store {
     Store::open(StoreConfig {
         root: root.to_owned(),
         disk,
         clock: Arc::new(ManualClock::at(1_000_000)),
-        workers: Arc::new(Threads),
+        workers,
         random: std::sync::Arc::new(anabranch_core::seam::OsRandom),
         journal_file_bytes: 0,
         queue_appends_max: 1024,
