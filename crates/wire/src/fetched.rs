@@ -1,7 +1,10 @@
 //! From a fetch's answer to a frame, without copying the records.
 //!
 //! The messages' crate copies them into the frame. They are most of what leaves a broker, and may be a hundred megabytes:
-//! here the frame is a list of pieces, and a large piece is the very bytes that were read from the log.
+//! here the frame is a list of pieces. A large piece is the very bytes that were read from the log, or stands for bytes that
+//! are read when their turn comes.
+
+use std::convert::Infallible;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::FetchResponse;
@@ -11,19 +14,65 @@ use kafka_protocol::protocol::Encodable;
 /// Records smaller than this are copied after all: a piece costs more than they do.
 const PIECE_BYTES_MIN: usize = 4 << 10;
 
+/// Records that are not in memory yet. Only their length is known.
+pub trait Absent {
+    /// How many bytes they are.
+    fn len_bytes(&self) -> usize;
+}
+
+/// All records are there.
+impl Absent for Infallible {
+    fn len_bytes(&self) -> usize {
+        match *self {}
+    }
+}
+
+/// A fetch's answer, some of whose records are not in memory.
+#[derive(Debug)]
+pub struct Fetched<A> {
+    /// The answer. Partitions whose records are absent have none here.
+    pub response: FetchResponse,
+    /// The records of other partitions: the places of their topic and of them in it, in order.
+    pub absent: Vec<((usize, usize), A)>,
+}
+
+impl<A> From<FetchResponse> for Fetched<A> {
+    fn from(response: FetchResponse) -> Self {
+        Self { response, absent: Vec::new() }
+    }
+}
+
+/// A piece of a frame.
+#[derive(Debug)]
+pub enum Piece<A> {
+    /// As it is.
+    Bytes(Bytes),
+    /// To be read.
+    Absent(A),
+}
+
+impl<A: Absent> Piece<A> {
+    /// How many bytes it is.
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Absent(absent) => absent.len_bytes(),
+        }
+    }
+}
+
 /// Collects the pieces of a frame.
-#[derive(Debug, Default)]
-pub(crate) struct Pieces {
-    done: Vec<Bytes>,
+#[derive(Debug)]
+struct Pieces<A> {
+    done: Vec<Piece<A>>,
     open: BytesMut,
 }
 
-impl Pieces {
-    fn put(&mut self, bytes: Bytes) {
-        if bytes.len() < PIECE_BYTES_MIN {
-            self.open.put_slice(&bytes);
-        } else {
-            self.done.extend([self.open.split().freeze(), bytes]);
+impl<A: Absent> Pieces<A> {
+    fn put(&mut self, records: Piece<A>) {
+        match records {
+            Piece::Bytes(bytes) if bytes.len() < PIECE_BYTES_MIN => self.open.put_slice(&bytes),
+            records => self.done.extend([Piece::Bytes(self.open.split().freeze()), records]),
         }
     }
 
@@ -46,40 +95,56 @@ impl Pieces {
     }
 
     /// The pieces in order, none of them empty.
-    pub(crate) fn finish(mut self) -> Vec<Bytes> {
-        self.done.push(self.open.freeze());
-        self.done.retain(|piece| !piece.is_empty());
+    fn finish(mut self) -> Vec<Piece<A>> {
+        self.done.push(Piece::Bytes(self.open.freeze()));
+        self.done.retain(|piece| piece.len_bytes() > 0);
         self.done
     }
 }
 
-/// The body of a fetch's answer (`FetchResponse.json`, versions 4 to 18), behind `head`. `None` if it cannot be said in
-/// this version.
-pub(crate) fn encode(head: BytesMut, response: FetchResponse, version: i16) -> Option<Pieces> {
+/// The body of a fetch's answer (`FetchResponse.json`, versions 4 to 18). `None` if it cannot be said in this version.
+pub(crate) fn encode<A: Absent>(fetched: Fetched<A>, version: i16) -> Option<Vec<Piece<A>>> {
+    let Fetched { response, absent } = fetched;
     let is_flexible = version >= 12;
     let has_tags = !response.node_endpoints.is_empty() || !response.unknown_tagged_fields.is_empty();
     if has_tags {
         return None; // One node never tells of others.
     }
-    let mut pieces = Pieces { open: head, ..Pieces::default() };
+    let mut absent = absent.into_iter().peekable();
+    let mut pieces = Pieces { done: Vec::new(), open: BytesMut::new() };
     pieces.open.put_i32(response.throttle_time_ms);
     if version >= 7 {
         pieces.open.put_i16(response.error_code);
         pieces.open.put_i32(response.session_id);
     }
     pieces.array(is_flexible, response.responses.len())?;
-    for topic in response.responses {
-        encode_topic(&mut pieces, topic, version, is_flexible)?;
+    for (of_topic, topic) in response.responses.into_iter().enumerate() {
+        encode_topic_head(&mut pieces, &topic, version, is_flexible)?;
+        for (of_partition, mut partition) in topic.partitions.into_iter().enumerate() {
+            let there = partition.records.replace(Bytes::new()).unwrap_or_default();
+            let records = match absent.next_if(|(place, _)| *place == (of_topic, of_partition)) {
+                Some((_, absent)) if there.is_empty() => Piece::Absent(absent),
+                Some(_) => return None,
+                None => Piece::Bytes(there),
+            };
+            encode_partition(&mut pieces, &partition, records, version, is_flexible)?;
+        }
+        if is_flexible {
+            pieces.open.put_u8(0);
+        }
     }
     if is_flexible {
         pieces.open.put_u8(0);
     }
-    Some(pieces)
+    match absent.next() {
+        None => Some(pieces.finish()),
+        Some(_) => None, // Its place is not in the answer, or not in order.
+    }
 }
 
-fn encode_topic(
-    pieces: &mut Pieces,
-    topic: FetchableTopicResponse,
+fn encode_topic_head<A: Absent>(
+    pieces: &mut Pieces<A>,
+    topic: &FetchableTopicResponse,
     version: i16,
     is_flexible: bool,
 ) -> Option<()> {
@@ -94,34 +159,27 @@ fn encode_topic(
             pieces.open.put_slice(topic.topic.as_bytes());
         }
     }
-    pieces.array(is_flexible, topic.partitions.len())?;
-    for partition in topic.partitions {
-        encode_partition(pieces, partition, version, is_flexible)?;
-    }
-    if is_flexible {
-        pieces.open.put_u8(0);
-    }
-    Some(())
+    pieces.array(is_flexible, topic.partitions.len())
 }
 
 /// Everything but the records is left to the messages' crate: records are the last field, so that those of an answer
 /// without any can be put in the place of none.
-fn encode_partition(
-    pieces: &mut Pieces,
-    mut partition: PartitionData,
+fn encode_partition<A: Absent>(
+    pieces: &mut Pieces<A>,
+    partition: &PartitionData,
+    records: Piece<A>,
     version: i16,
     is_flexible: bool,
 ) -> Option<()> {
     const NONE: &[u8] = &[0, 0, 0, 0];
     const COMPACT_NONE_AND_NO_TAGS: &[u8] = &[1, 0];
-    let records = partition.records.replace(Bytes::new()).unwrap_or_default();
     partition.encode(&mut pieces.open, version).ok()?;
     let none = if is_flexible { COMPACT_NONE_AND_NO_TAGS } else { NONE };
     if !pieces.open.ends_with(none) {
         return None;
     }
     pieces.open.truncate(pieces.open.len() - none.len());
-    pieces.array(is_flexible, records.len())?;
+    pieces.array(is_flexible, records.len_bytes())?;
     pieces.put(records);
     if is_flexible {
         pieces.open.put_u8(0);
@@ -180,14 +238,53 @@ mod tests {
                 if version >= 7 {
                     response = response.with_session_id(4).with_error_code(2);
                 }
-                let mut expected = BytesMut::from(&b"head"[..]);
+                let mut expected = BytesMut::new();
                 response.encode(&mut expected, version).unwrap();
                 let is_large = !response.responses.is_empty();
-                let pieces = encode(BytesMut::from(&b"head"[..]), response, version).unwrap().finish();
+                let pieces: Vec<Bytes> = encode(Fetched::<Infallible>::from(response), version)
+                    .unwrap()
+                    .into_iter()
+                    .map(|piece| match piece {
+                        Piece::Bytes(bytes) => bytes,
+                        Piece::Absent(never) => match never {},
+                    })
+                    .collect();
                 assert!(pieces.concat() == expected, "version {version}");
                 assert_eq!(pieces.iter().any(|piece| piece.as_ptr() == large.as_ptr()), is_large);
                 assert!(pieces.len() <= 6, "small ones make no pieces");
             }
+        }
+    }
+
+    impl Absent for Bytes {
+        fn len_bytes(&self) -> usize {
+            self.len()
+        }
+    }
+
+    #[test]
+    fn absent_records_have_their_place_and_their_length() {
+        let all = [100_000, 3, 0, 70_000, 200].map(|bytes| Some(Bytes::from(vec![bytes as u8; bytes])));
+        for version in 4..=18 {
+            let mut response = FetchResponse::default()
+                .with_responses(vec![topic("one", &all, version), topic("two", &all[1..4], version)]);
+            let mut expected = BytesMut::new();
+            response.encode(&mut expected, version).unwrap();
+            let mut absent = Vec::new();
+            for place in [(0, 0), (0, 4), (1, 0), (1, 2)] {
+                let partition = &mut response.responses[place.0].partitions[place.1];
+                absent.push((place, partition.records.take().unwrap()));
+            }
+            let pieces = encode(Fetched { response: response.clone(), absent: absent.clone() }, version);
+            let whole = pieces.unwrap().into_iter().map(|piece| match piece {
+                Piece::Bytes(bytes) | Piece::Absent(bytes) => bytes,
+            });
+            assert!(whole.collect::<Vec<_>>().concat() == expected, "version {version}");
+
+            let refused = |absent| encode(Fetched { response: response.clone(), absent }, version).is_none();
+            assert!(refused(absent.iter().rev().cloned().collect()), "in another order");
+            assert!(refused(vec![((1, 3), Bytes::new())]), "of nobody");
+            assert!(refused(vec![((0, 1), Bytes::new())]), "of one that has records");
         }
     }
 }

@@ -31,9 +31,10 @@ mod shape;
 mod tests;
 
 pub use api::{Api, Request, Response, api, apis};
+pub use fetched::{Absent, Fetched, Piece};
 pub use frame::{FRAME_LENGTH_BYTES, FrameDecoder, FrameError, Next, REQUEST_BYTES_MAX};
 pub use request::{DecodeError, Head, decode_request};
-pub use response::{EncodeError, encode_response};
+pub use response::{EncodeError, encode_fetched, encode_response};
 pub use shape::{REQUEST_ELEMENTS_MAX, ShapeError};
 
 /// Kafka's error codes, by name. 0, no error, is [`NO_ERROR`].
