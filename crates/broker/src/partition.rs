@@ -11,7 +11,8 @@ use anabranch_core::budget::Permit;
 use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
-    Ack, Appended, LogStatus, Offsets, PartitionLog, Pending, ReadError, ReadSlice, Timestamped, Waiter,
+    Ack, Appended, FetchLimits, FetchSlice, LogStatus, Offsets, PartitionLog, Pending, ReadError, ReadSlice,
+    Timestamped, Waiter,
 };
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -227,23 +228,22 @@ impl Partition {
         bytes_max: usize,
         leader_epoch: Option<LeaderEpoch>,
     ) -> Result<ReadSlice, FetchError> {
-        self.fetch_within(from, bytes_max, usize::MAX, leader_epoch)
+        check_leader_epoch(leader_epoch)?;
+        Ok(self.0.log.read(from, bytes_max)?)
     }
 
-    /// The same, but a first batch that is larger comes only if it has no more than `first_bytes_max`; otherwise the
-    /// answer says how many it has.
+    /// The same for whoever sends much: batches that are many are not read yet, but found. Blocks on the disk.
     ///
     /// # Errors
     /// [`FetchError`].
     pub fn fetch_within(
         &self,
         from: Offset,
-        bytes_max: usize,
-        first_bytes_max: usize,
+        limits: FetchLimits,
         leader_epoch: Option<LeaderEpoch>,
-    ) -> Result<ReadSlice, FetchError> {
+    ) -> Result<FetchSlice, FetchError> {
         check_leader_epoch(leader_epoch)?;
-        Ok(self.0.log.read_within(from, bytes_max, first_bytes_max)?)
+        Ok(self.0.log.fetch(from, limits)?)
     }
 
     /// The bounds now.

@@ -37,6 +37,7 @@ mod marks;
 mod offline;
 mod partition;
 mod producers;
+mod range;
 mod recovery;
 mod rehearsal;
 mod removal;
@@ -52,8 +53,10 @@ pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError, UpkeepErro
 pub use files::FileCounts;
 pub use offline::Offline;
 pub use partition::{
-    Absent, Ack, Appended, LogConfig, LogStatus, Offsets, PartitionLog, Pending, ReadSlice, Timestamped,
+    Absent, Ack, Appended, Batches, FetchLimits, FetchSlice, LogConfig, LogStatus, Offsets, PartitionLog,
+    Pending, ReadSlice, Timestamped,
 };
+pub use range::BatchRange;
 pub use rehearsal::{Change, Rehearsal};
 pub use removal::{Removed, Roll, SegmentInfo, Settled};
 pub use store::{Store, StoreConfig};

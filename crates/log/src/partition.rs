@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch};
+use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchHeader};
 use anabranch_core::seam::Workers;
 use anabranch_core::{Offset, TopicPartition};
 use bytes::Bytes;
@@ -11,7 +11,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::durable::DurableNote;
-use crate::segment::Segment;
+use crate::range::BatchRange;
+use crate::segment::{Scan, Segment};
 use crate::waiters::Waiters;
 use crate::writer::Append;
 use crate::{AppendError, Fault, FaultCause, ReadError, Store, Waiter};
@@ -100,10 +101,53 @@ pub struct Offsets {
 pub struct ReadSlice {
     /// Whole, checked batches. The first may begin below the offset that was asked for.
     pub batches: Bytes,
-    /// What the first batch takes, if it is larger than what was allowed; then there are none.
-    pub first_bytes: Option<usize>,
     /// The partition's bounds when it was read.
     pub offsets: Offsets,
+}
+
+/// What a fetch may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchLimits {
+    /// Of whole batches.
+    pub bytes_max: usize,
+    /// The first batch comes though it is larger (KIP-74).
+    pub first_comes: bool,
+    /// Of what is read at once. What could be [`FetchLimits::IN_FILE_BYTES`] or more is not.
+    pub memory_bytes_max: usize,
+}
+
+impl FetchLimits {
+    /// So much and more is left where it stands, to be read while it is sent.
+    pub const IN_FILE_BYTES: usize = 64 << 10;
+}
+
+/// What a fetch brings.
+#[derive(Debug)]
+pub struct FetchSlice {
+    /// Whole batches.
+    pub batches: Batches,
+    /// The partition's bounds when it was read.
+    pub offsets: Offsets,
+}
+
+/// Batches that were read, or are to be read.
+#[derive(Debug)]
+pub enum Batches {
+    /// And checked.
+    Read(Bytes),
+    /// They are checked when they are read.
+    InFile(BatchRange),
+}
+
+impl Batches {
+    /// How much it is.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::Read(bytes) => bytes.len(),
+            Self::InFile(range) => range.len_bytes(),
+        }
+    }
 }
 
 /// An offset found by its time.
@@ -186,6 +230,16 @@ impl Shared {
         self.waiters.wake();
     }
 
+    /// Damage that a reader meets stops the partition; a read that merely failed does not.
+    pub(crate) fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
+        result.map_err(|fault| {
+            if !matches!(fault.cause, FaultCause::Io { .. }) {
+                self.stop(&fault);
+            }
+            ReadError::Fault(fault)
+        })
+    }
+
     /// Why nothing more is written, if so.
     pub(crate) fn stopped(&self) -> Option<AppendError> {
         match &*self.status.lock() {
@@ -257,41 +311,48 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadSlice, ReadError> {
-        self.read_within(from, bytes_max, usize::MAX)
+        let (batches, offsets) = self.in_segments(from, Bytes::new(), |segment, visible| {
+            let batches = self.read_segment(segment, from, bytes_max, visible)?;
+            Ok(Some(batches).filter(|batches| !batches.is_empty()))
+        })?;
+        Ok(ReadSlice { batches, offsets })
     }
 
-    /// The same, but a first batch that is larger comes only if it has no more than `first_bytes_max`.
+    /// Finds whole batches from the one that holds `from` on, and reads them if they are few. Empty from the high watermark
+    /// to the end of the log, and where the first batch does not fit. Blocks on the disk.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn read_within(
+    pub fn fetch(&self, from: Offset, limits: FetchLimits) -> Result<FetchSlice, ReadError> {
+        let nothing = Batches::Read(Bytes::new());
+        let (batches, offsets) = self.in_segments(from, nothing, |segment, visible| {
+            self.fetch_segment(segment, from, limits, visible)
+        })?;
+        Ok(FetchSlice { batches, offsets })
+    }
+
+    /// What is found first in the segments that hold `from` and what follows, or `nothing`.
+    fn in_segments<T>(
         &self,
         from: Offset,
-        bytes_max: usize,
-        first_bytes_max: usize,
-    ) -> Result<ReadSlice, ReadError> {
+        nothing: T,
+        mut find: impl FnMut(&Arc<Segment>, Visible) -> Result<Option<T>, ReadError>,
+    ) -> Result<(T, Offsets), ReadError> {
         self.check_status()?;
         let (segments, bounds) = self.view(from);
         let (start, end) = (bounds.log_start, bounds.log_end);
         if from < start || from > end {
             return Err(ReadError::OutOfRange { asked: from, start, end });
         }
-        let (mut batches, mut first_bytes) = (Bytes::new(), None);
         if from < bounds.visible.next {
             for segment in &segments {
                 self.stop_if_damaged(segment.check_joins(from))?;
-                let limits = (bytes_max, first_bytes_max);
-                match self.read_segment(segment, from, limits, bounds.visible)? {
-                    Ok(found) if found.is_empty() => {}
-                    Ok(found) => batches = found,
-                    Err(larger) => first_bytes = Some(larger),
-                }
-                if !batches.is_empty() || first_bytes.is_some() {
-                    break;
+                if let Some(found) = find(segment, bounds.visible)? {
+                    return Ok((found, bounds.offsets()));
                 }
             }
         }
-        Ok(ReadSlice { batches, first_bytes, offsets: bounds.offsets() })
+        Ok((nothing, bounds.offsets()))
     }
 
     /// The bounds now.
@@ -406,35 +467,66 @@ impl PartitionLog {
         }
     }
 
-    /// Batches of one segment, or the size of the first if it is larger than both limits.
+    /// Batches of one segment.
     fn read_segment(
         &self,
         segment: &Segment,
         from: Offset,
-        (bytes_max, first_bytes_max): (usize, usize),
+        bytes_max: usize,
         visible: Visible,
-    ) -> Result<Result<Bytes, usize>, ReadError> {
+    ) -> Result<Bytes, ReadError> {
         let end = readable(segment, visible);
-        let Some((position, first)) = self.stop_if_damaged(segment.find(from, end))? else {
-            return Ok(Ok(Bytes::new()));
-        };
-        if first.len_bytes > bytes_max.max(first_bytes_max) {
-            return Ok(Err(first.len_bytes));
+        match self.stop_if_damaged(segment.find(from, end))? {
+            Some((position, first)) => self.take(segment, (position, &first), bytes_max, visible),
+            None => Ok(Bytes::new()),
         }
-        let scan = segment.scan(position, end, bytes_max.max(first.len_bytes) + BATCH_HEADER_BYTES);
-        // Offsets lie outside the checksum, and the last batch has none after it that would not fit.
-        let scan = if segment.base == visible.segment { scan.below(visible.next) } else { scan };
-        self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error))).map(Ok)
     }
 
-    /// Damage that a reader meets stops the partition; a read that merely failed does not.
-    pub(crate) fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
-        result.map_err(|fault| {
-            if !matches!(fault.cause, FaultCause::Io { .. }) {
-                self.shared.stop(&fault);
+    /// Batches from one that was found on.
+    fn take(
+        &self,
+        segment: &Segment,
+        (position, first): (u64, &BatchHeader),
+        bytes_max: usize,
+        visible: Visible,
+    ) -> Result<Bytes, ReadError> {
+        let window_bytes = bytes_max.max(first.len_bytes).saturating_add(BATCH_HEADER_BYTES);
+        let scan = scan_visible(segment, position, window_bytes, visible);
+        self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error)))
+    }
+
+    /// The same, left where they stand if they are many; `None` if there are none.
+    fn fetch_segment(
+        &self,
+        segment: &Arc<Segment>,
+        from: Offset,
+        limits: FetchLimits,
+        visible: Visible,
+    ) -> Result<Option<Batches>, ReadError> {
+        let end = readable(segment, visible);
+        let Some((position, first)) = self.stop_if_damaged(segment.find(from, end))? else { return Ok(None) };
+        let nothing = Ok(Some(Batches::Read(Bytes::new())));
+        if first.len_bytes > limits.bytes_max && !limits.first_comes {
+            return nothing;
+        }
+        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+        let bytes_max = limits.bytes_max.max(first.len_bytes).min(left);
+        if bytes_max < FetchLimits::IN_FILE_BYTES {
+            if first.len_bytes > limits.memory_bytes_max {
+                return nothing;
             }
-            ReadError::Fault(fault)
-        })
+            let bytes_max = bytes_max.min(limits.memory_bytes_max);
+            return self.take(segment, (position, &first), bytes_max, visible).map(Batches::Read).map(Some);
+        }
+        let below = if segment.base == visible.segment { visible.next } else { Offset(i64::MAX) };
+        let located = segment.locate((position, &first), bytes_max, (end, below));
+        let (ends, below) = self.stop_if_damaged(located)?;
+        let log = (Arc::clone(&self.shared), Arc::clone(segment));
+        Ok(Some(Batches::InFile(BatchRange::new(log, position..ends, below))))
+    }
+
+    pub(crate) fn stop_if_damaged<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
+        self.shared.stop_if_damaged(result)
     }
 }
 
@@ -442,6 +534,13 @@ impl PartitionLog {
 fn segments_from(segments: &[Arc<Segment>], offset: Offset) -> &[Arc<Segment>] {
     let first = segments.partition_point(|segment| segment.base <= offset).saturating_sub(1);
     &segments[first..]
+}
+
+/// A walk from a batch on to the end of what may be seen. Offsets lie outside the checksum, and the last batch has none after
+/// it that would not fit.
+fn scan_visible(segment: &Segment, from: u64, window_bytes: usize, visible: Visible) -> Scan<'_> {
+    let scan = segment.scan(from, readable(segment, visible), window_bytes);
+    if segment.base == visible.segment { scan.below(visible.next) } else { scan }
 }
 
 /// Bytes of a segment that may be read.

@@ -295,6 +295,28 @@ impl Segment {
         )
     }
 
+    /// Where whole batches of up to `bytes_max` end that begin with `first` at `position`, and an offset that none of them
+    /// reaches. By headers, and not by all of them: the index tells of one near the end.
+    pub(crate) fn locate(
+        &self,
+        (position, first): (u64, &BatchHeader),
+        bytes_max: usize,
+        (end, below): (u64, Offset),
+    ) -> Result<(u64, Offset), Fault> {
+        let limit = position.saturating_add(bytes_max as u64);
+        let near = self.place(end, |place| place.position <= limit && place.position < end)?;
+        let is_nearer = near.position > position;
+        let (from, next) =
+            if is_nearer { (near.position, near.offset) } else { (position, first.base_offset) };
+        let scan = self.scan(from, end, LOOKUP_WINDOW_BYTES).below(below).after(next);
+        let below = scan.limit;
+        let (ends, following) = scan.end_within(limit).map_err(|error| self.scan_fault(error))?;
+        Ok(match is_nearer && ends > limit {
+            true => (from, next), // Not even one batch from there on fits.
+            false => (ends, following.unwrap_or(below)),
+        })
+    }
+
     /// The first record from the offset `from` on whose timestamp is at least `timestamp_ms`, before the byte `end`.
     pub(crate) fn find_time(
         &self,
@@ -520,6 +542,28 @@ pub(crate) struct Scan<'a> {
     window_bytes: usize,
 }
 
+/// Demands of a batch what lies outside of its checksum: offsets that do not go back behind `next` nor reach to `limit`, and
+/// the one epoch that there is.
+pub(crate) fn check_follows(
+    header: &BatchHeader,
+    position: u64,
+    next: Offset,
+    limit: Offset,
+) -> Result<(), ScanError> {
+    let damaged = |cause| Err(ScanError::Damaged(position, cause));
+    if header.leader_epoch != LEADER_EPOCH {
+        let invalid = BatchError::Invalid("it has a leader epoch that was never written");
+        return damaged(FaultCause::Damaged(invalid));
+    }
+    if header.base_offset < next {
+        return damaged(FaultCause::OffsetGoesBack { expected: next, found: header.base_offset });
+    }
+    if header.last_offset() >= limit {
+        return damaged(FaultCause::OffsetTooFar { last: header.last_offset(), limit });
+    }
+    Ok(())
+}
+
 /// Why a walk cannot go on, and where.
 #[derive(Debug)]
 pub(crate) enum ScanError {
@@ -608,6 +652,19 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Where the last whole batch ends that ends within `limit`, by the headers alone, and the offset of the one after it;
+    /// the first one counts in any case. As in [`Scan::take`]: if an offset was changed, one of the two does not fit.
+    fn end_within(mut self, limit: u64) -> Result<(u64, Option<Offset>), ScanError> {
+        let start = self.position;
+        while let Some(header) = self.peek()? {
+            if self.position > start && self.position + header.len_bytes as u64 > limit {
+                return Ok((self.position, Some(header.base_offset)));
+            }
+            self.pass(&header);
+        }
+        Ok((self.position, None))
+    }
+
     fn peek(&mut self) -> Result<Option<BatchHeader>, ScanError> {
         let left = self.end.saturating_sub(self.position);
         if left == 0 {
@@ -630,18 +687,7 @@ impl<'a> Scan<'a> {
                 got_bytes: usize::try_from(left).unwrap_or(usize::MAX),
             }));
         }
-        // It lies outside the checksum, too.
-        if header.leader_epoch != LEADER_EPOCH {
-            return Err(damaged(BatchError::Invalid("it has a leader epoch that was never written")));
-        }
-        if header.base_offset < self.next {
-            let cause = FaultCause::OffsetGoesBack { expected: self.next, found: header.base_offset };
-            return Err(ScanError::Damaged(position, cause));
-        }
-        if header.last_offset() >= self.limit {
-            let cause = FaultCause::OffsetTooFar { last: header.last_offset(), limit: self.limit };
-            return Err(ScanError::Damaged(position, cause));
-        }
+        check_follows(&header, position, self.next, self.limit)?;
         Ok(Some(header))
     }
 

@@ -64,8 +64,6 @@ pub(crate) struct Metrics {
     pub(crate) requests_without_memory: Counter,
     /// Answered without records though there were some.
     pub(crate) fetches_without_memory: Counter,
-    /// Refused because a batch is larger than all the memory that there can be for one.
-    pub(crate) fetches_too_large: Counter,
     /// Requests that had no answer but closing the connection.
     pub(crate) requests_refused: Counter,
     /// Connections closed because their client did not read.
@@ -89,7 +87,6 @@ impl Metrics {
             accepts_failed: Counter::default(),
             requests_without_memory: Counter::default(),
             fetches_without_memory: Counter::default(),
-            fetches_too_large: Counter::default(),
             requests_refused: Counter::default(),
             answers_unread: Counter::default(),
             bugs: Counter::default(),

@@ -268,6 +268,41 @@ pub fn split_batch(bytes: &Bytes) -> Result<(Batch, Bytes), BatchError> {
     Ok((Batch { header, bytes: bytes.slice(..header.len_bytes) }, bytes.slice(header.len_bytes..)))
 }
 
+/// The checksum of a batch that comes in parts.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchChecksum {
+    stored: u32,
+    computed: u32,
+    /// Bytes before those that it is of.
+    skip: usize,
+}
+
+impl BatchChecksum {
+    /// Of the batch that begins with `header`.
+    #[must_use]
+    pub fn of(header: &BatchHeader) -> Self {
+        Self { stored: header.crc, computed: 0, skip: CRC_FROM }
+    }
+
+    /// The next bytes of the batch, from its very first one on.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let skip = self.skip.min(bytes.len());
+        self.skip -= skip;
+        self.computed = crc32c::crc32c_append(self.computed, &bytes[skip..]);
+    }
+
+    /// After all bytes.
+    ///
+    /// # Errors
+    /// [`BatchError::BadChecksum`].
+    pub fn finish(self) -> Result<(), BatchError> {
+        match self.computed == self.stored {
+            true => Ok(()),
+            false => Err(BatchError::BadChecksum { stored: self.stored, computed: self.computed }),
+        }
+    }
+}
+
 /// The batches that stand one after another in `bytes`; ends after the first error.
 pub fn split_batches(mut bytes: Bytes) -> impl Iterator<Item = Result<Batch, BatchError>> {
     std::iter::from_fn(move || {

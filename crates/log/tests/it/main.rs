@@ -11,6 +11,7 @@ mod failing;
 mod journal;
 mod many;
 mod promises;
+mod ranges;
 mod removal;
 mod support;
 mod times;

@@ -172,11 +172,6 @@ fn resources(page: &mut Page, state: &State) {
         &metrics.fetches_without_memory,
     );
     page.counter(
-        "messaging_server_fetches_too_large_total",
-        "Fetches of a batch that is larger than all the memory that there can be for one.",
-        &metrics.fetches_too_large,
-    );
-    page.counter(
         "messaging_server_accepts_failed_total",
         "Connections that the operating system did not give, most often for want of files.",
         &metrics.accepts_failed,

@@ -19,27 +19,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch_broker::ReadError;
 use anabranch_core::budget::Permit;
-use anabranch_wire::messages::ApiKey;
+use anabranch_wire::messages::{ApiKey, FetchResponse};
 use anabranch_wire::{
-    DecodeError, EncodeError, FrameDecoder, FrameError, Head, Next, Request, Response, decode_request,
-    encode_response,
+    DecodeError, EncodeError, ErrorCode, Fetched, FrameDecoder, FrameError, Head, Next, Request, Response,
+    decode_request, encode_fetched, encode_response,
 };
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{timeout, timeout_at};
 
-use super::memory::{Held, READ_AHEAD_BYTES};
-use super::outgoing::Pieces;
+use super::memory::READ_AHEAD_BYTES;
+use super::outgoing::{Frame, slowest};
 use super::produce::{self, Producing};
 use super::{Client, Door, fetch, oversized, tally};
 
-/// A frame or an answer of so many bytes may take a second, beyond what the limits for standing still allow: whoever holds
-/// memory must not hold it for ever a byte at a time.
-const BYTES_PER_SECOND_MIN: usize = 64 << 10;
 /// A client that is told how long it was held back waits as long once more; longer than this helps nobody.
 const THROTTLE_TOLD_MAX: Duration = Duration::from_secs(1);
 
@@ -71,6 +69,9 @@ pub(super) enum Closed {
     UnacknowledgedFailed(i16),
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// The partition has said why, and says it to whoever asks next.
+    #[error("the rest of an answer could not be read: {0}")]
+    Unreadable(ReadError),
     #[error("the network failed: {0}")]
     Network(#[from] std::io::Error),
 }
@@ -88,8 +89,7 @@ struct Outgoing {
 #[derive(Debug)]
 enum Answer {
     Ready(Response),
-    /// And the memory for its records.
-    Fetched(Response, Option<Held>),
+    Fetched(fetch::Answer),
     Producing(Producing),
 }
 
@@ -102,9 +102,12 @@ pub(super) async fn serve(door: Arc<Door>, stream: TcpStream, peer: SocketAddr) 
             tracing::debug!(%peer, reason = %closed, "closed");
         }
         Err(closed) => {
-            match closed {
+            match &closed {
                 Closed::Encode(_) => door.metrics.bugs.add(1),
                 Closed::NotRead(_) => door.metrics.answers_unread.add(1),
+                Closed::Unreadable(_) => {
+                    door.metrics.error(ApiKey::Fetch, ErrorCode::KafkaStorageError.code());
+                }
                 _ => door.metrics.requests_refused.add(1),
             }
             door.often_closed.warn(door.now(), |left_out| {
@@ -172,7 +175,7 @@ impl Connection<'_> {
                 }
             };
             let rest = match &answer {
-                Answer::Fetched(response, _) => throttle_of(response),
+                Answer::Fetched(answer) => throttle_of(&answer.fetched.response),
                 _ => Duration::ZERO,
             };
             if self.answers.send(Outgoing { head, answer, began, _place: place }).await.is_err() {
@@ -202,10 +205,7 @@ impl Connection<'_> {
             Request::Produce(request) => {
                 Answer::Producing(produce::submit(self.door, head.version, request, held_back).await)
             }
-            Request::Fetch(request) => {
-                let (response, held) = fetch::answer(self.door, head.version, request).await;
-                Answer::Fetched(response.into(), held)
-            }
+            Request::Fetch(request) => Answer::Fetched(fetch::answer(self.door, head.version, request).await),
             request => {
                 // Boxed, for the largest of these futures would otherwise lie in every idle connection.
                 let response = Box::pin(super::answer(self.door, client, request)).await;
@@ -374,19 +374,9 @@ enum Incoming {
     Refused(Head, Response),
 }
 
-/// How long so many bytes may take.
-fn slowest(bytes: usize) -> Duration {
-    Duration::from_secs((bytes / BYTES_PER_SECOND_MIN) as u64)
-}
-
 /// How long the client of a fetch was told to wait.
-fn throttle_of(response: &Response) -> Duration {
-    match response {
-        Response::Fetch(response) => {
-            Duration::from_millis(u64::try_from(response.throttle_time_ms).unwrap_or(0))
-        }
-        _ => Duration::ZERO,
-    }
+fn throttle_of(response: &FetchResponse) -> Duration {
+    Duration::from_millis(u64::try_from(response.throttle_time_ms).unwrap_or(0))
 }
 
 /// What a client is told about the time for which its request was held back, ms.
@@ -400,46 +390,37 @@ async fn write_answers(
     mut queue: mpsc::Receiver<Outgoing>,
     mut writer: OwnedWriteHalf,
 ) -> Result<(), Closed> {
-    while let Some(outgoing) = queue.recv().await {
-        let (response, held) = match outgoing.answer {
-            Answer::Ready(response) => (response, None),
-            Answer::Fetched(response, held) => (response, held),
+    while let Some(Outgoing { head, answer, began, _place }) = queue.recv().await {
+        let response = match answer {
+            Answer::Ready(response) => response,
+            Answer::Fetched(answer) => {
+                // Told before, as the others are; what fails while it is sent is told then.
+                let response = Response::from(answer.fetched.response);
+                tell(door, &head, &response, began);
+                let Response::Fetch(response) = response else { unreachable!("it was made of one") };
+                let fetched = Fetched { response, ..answer.fetched };
+                let frame = Frame::of(encode_fetched(&head, fetched)?, answer.buffer_bytes, answer.held);
+                writer = frame.write(door, writer).await?;
+                continue;
+            }
             Answer::Producing(producing) => {
                 let is_answered = producing.is_answered();
                 let response = Response::from(producing.answer().await);
                 if !is_answered {
-                    tell(door, &outgoing.head, &response, outgoing.began);
+                    tell(door, &head, &response, began);
                     match tally::error_codes(&response).first() {
                         None => continue,
                         Some(code) => return Err(Closed::UnacknowledgedFailed(*code)),
                     }
                 }
-                (response, None)
+                response
             }
         };
-        tell(door, &outgoing.head, &response, outgoing.began);
-        let frame = encode_response(&outgoing.head, response)?;
-        write(door, &mut writer, Pieces::new(frame)).await?;
-        drop(held);
+        tell(door, &head, &response, began);
+        let pieces = encode_response(&head, response)?;
+        writer = Frame::whole(pieces).write(door, writer).await?;
     }
     Ok(writer.shutdown().await?)
-}
-
-/// Writes a whole frame, as long as the peer goes on reading it.
-async fn write(door: &Door, writer: &mut OwnedWriteHalf, mut frame: Pieces) -> Result<(), Closed> {
-    let patience = door.limits.answer_stall_max;
-    let deadline = tokio::time::Instant::now() + patience + slowest(frame.remaining());
-    while frame.has_remaining() {
-        let until = deadline.min(tokio::time::Instant::now() + patience);
-        let written = timeout_at(until, writer.write_buf(&mut frame))
-            .await
-            .map_err(|_| Closed::NotRead(patience))??;
-        if written == 0 {
-            return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
-        }
-        door.metrics.bytes_out.add(written as u64);
-    }
-    Ok(())
 }
 
 fn tell(door: &Door, head: &Head, response: &Response, began: Instant) {

@@ -1,26 +1,33 @@
 //! Fetch (key 1, versions 4 to 18): a long poll over many partitions.
 //!
 //! `max_bytes` is soft (KIP-74): the first batch that is found is returned whole even when it is larger; after it the
-//! limits are hard. The memory of what is read is taken before; when there is little, less is read, and when there is none
-//! the client is told to wait. Fetch sessions (KIP-227) are declined, as a broker may: session id 0 says so, and the client sends
+//! limits are hard.
+//!
+//! Records that are few are read, and what is wrong with them is said in the answer. Those that are many are only found, and
+//! are read and checked a piece at a time while they are sent (`outgoing`, [`anabranch_broker::BatchRange`]): what is wrong
+//! with them closes the connection in the middle of the answer, and is said in the next one. The memory for both is taken
+//! before, and is little however much is asked for; when there is none the client is told to wait.
+//!
+//! Fetch sessions (KIP-227) are declined, as a broker may: session id 0 says so, and the client sends
 //! whole requests. One node is never fetched from by followers, so replica fields are ignored.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use anabranch_broker::{Partition, Waiter, check_leader_epoch};
+use anabranch_broker::{Batches, FetchLimits, Partition, Waiter, check_leader_epoch};
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::{LeaderEpoch, Offset};
-use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::fetch_request::FetchTopic;
 use anabranch_wire::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use anabranch_wire::messages::{FetchRequest, FetchResponse, TopicName};
+use anabranch_wire::{ErrorCode, Fetched};
 use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::memory::Held;
+use super::outgoing::Unread;
 use super::{Door, codes, find_topic};
 
 /// How long a client is told to wait, and is not read, that got nothing for want of memory.
@@ -30,6 +37,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// `READ_COMMITTED` of `FetchRequest.json`'s IsolationLevel.
 const READ_COMMITTED: i8 = 1;
+
+/// Records that are only found are read through a buffer of no more than this: a batch of Kafka's default size fits, and so
+/// is read once.
+const BUFFER_BYTES_MAX: usize = (1 << 20) + (4 << 10);
 
 /// One partition as it was asked for.
 #[derive(Debug, Clone)]
@@ -53,19 +64,12 @@ struct Look {
 #[derive(Debug)]
 struct Found {
     responses: Vec<FetchableTopicResponse>,
+    /// What is not read yet, and its places in the answer.
+    unread: Vec<((usize, usize), Unread)>,
     bytes: usize,
+    /// Of them, what was read.
+    read_bytes: usize,
     has_error: bool,
-    /// A batch that is larger than what was allowed, where nothing else was found before it.
-    larger: Option<Larger>,
-}
-
-/// A batch that did not come.
-#[derive(Debug, Clone, Copy)]
-struct Larger {
-    bytes: usize,
-    /// Its places in the answer.
-    topic: usize,
-    partition: usize,
 }
 
 /// What became of a look.
@@ -76,16 +80,28 @@ enum Taken {
     NoMemory(Found),
 }
 
-/// Waits until there is as much as the client wants, or it has waited long enough. The memory is for the records.
-pub(super) async fn answer(
-    door: &Door,
-    version: i16,
-    mut request: FetchRequest,
-) -> (FetchResponse, Option<Held>) {
+/// An answer on its way out.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) fetched: Fetched<Unread>,
+    /// The memory for its records.
+    pub(super) held: Option<Held>,
+    /// How much of it is for reading what is not read yet.
+    pub(super) buffer_bytes: usize,
+}
+
+impl From<FetchResponse> for Answer {
+    fn from(response: FetchResponse) -> Self {
+        Self { fetched: response.into(), held: None, buffer_bytes: 0 }
+    }
+}
+
+/// Waits until there is as much as the client wants, or it has waited long enough.
+pub(super) async fn answer(door: &Door, version: i16, mut request: FetchRequest) -> Answer {
     // KIP-227: epochs 0 and -1 ask for a full fetch; any other is for a session, and we never gave one out.
     if request.session_epoch > 0 {
         let code = ErrorCode::FetchSessionIdNotFound.code();
-        return (FetchResponse::default().with_error_code(code), None);
+        return FetchResponse::default().with_error_code(code).into();
     }
     request.topics = merge(request.topics);
     let wait_max = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
@@ -99,16 +115,19 @@ pub(super) async fn answer(
             look.partitions().for_each(|partition| partition.register(waiter));
         }
         let mut until = deadline;
-        match take(door, look, || Look::of(door, version, &request)).await {
+        match take(door, look).await {
             Taken::Found(found, held) if is_last || found.has_error || found.bytes >= bytes_min => {
-                door.metrics.records_out.add(count_records(&found.responses));
-                return (FetchResponse::default().with_responses(found.responses), held);
+                door.metrics.records_out.add(found.count_records());
+                let buffer_bytes = found.buffer_bytes(held.as_ref().map_or(0, Held::bytes));
+                let response = FetchResponse::default().with_responses(found.responses);
+                let fetched = Fetched { response, absent: found.unread };
+                return Answer { fetched, held, buffer_bytes };
             }
             Taken::NoMemory(found) if is_last || found.has_error => {
                 door.metrics.fetches_without_memory.add(1);
                 let throttle_ms = THROTTLE.as_millis() as i32;
                 let response = FetchResponse::default().with_responses(found.responses);
-                return (response.with_throttle_time_ms(throttle_ms), None);
+                return response.with_throttle_time_ms(throttle_ms).into();
             }
             Taken::Found(..) => {}
             Taken::NoMemory(_) => until = deadline.min(Instant::now() + LOOK_AGAIN),
@@ -185,46 +204,57 @@ impl Look {
         self.wanted().next().is_none()
     }
 
-    /// As many bytes as may be found at most: 0 when nothing is new, which is known without reading.
-    fn bytes_expected(&self) -> usize {
-        let expected = self.wanted().map(|wanted| match &wanted.partition {
-            Ok(partition) if wanted.from < partition.offsets().high_watermark => {
+    /// The memory that is wanted for what may be found: 0 when nothing is new, which is known without reading.
+    fn memory_expected(&self) -> usize {
+        let (mut read, mut is_much) = (0_usize, false);
+        for wanted in self.wanted() {
+            let Ok(partition) = &wanted.partition else { continue };
+            if wanted.from < partition.offsets().high_watermark {
                 let size = usize::try_from(partition.size_bytes()).unwrap_or(usize::MAX);
-                wanted.bytes_max.clamp(1, size.max(1))
+                is_much |= size >= FetchLimits::IN_FILE_BYTES;
+                read = read.saturating_add(size.clamp(1, FetchLimits::IN_FILE_BYTES));
             }
-            _ => 0,
-        });
-        expected.fold(0, usize::saturating_add).min(self.bytes_max.max(1))
+        }
+        // What was read may stand in a buffer of twice its size.
+        let read = read.min(self.bytes_max.max(FetchLimits::IN_FILE_BYTES)).saturating_mul(2);
+        read + if is_much { BUFFER_BYTES_MAX } else { 0 }
     }
 
-    /// Reads, up to `bytes_max`, or nothing if that is 0. Blocks on the disk. If the first batch of all takes more it comes
-    /// alone, as long as it takes no more than `first_bytes_max`.
-    fn read(self, bytes_max: usize, first_bytes_max: usize) -> Found {
+    /// Finds and reads, and so much of it at once; or nothing. Blocks on the disk. If the first batch of all takes more than
+    /// was asked for it comes alone.
+    fn read(self, read_bytes_max: Option<usize>) -> Found {
         let mut found = Found {
             responses: Vec::with_capacity(self.topics.len()),
+            unread: Vec::new(),
             bytes: 0,
+            read_bytes: 0,
             has_error: false,
-            larger: None,
         };
         for (name, topic_id, wanted) in self.topics {
             let mut partitions = Vec::with_capacity(wanted.len());
             for wanted in wanted {
-                let left = bytes_max.saturating_sub(found.bytes).min(wanted.bytes_max);
-                // Nothing overtakes a batch that must come alone.
-                let limit = if found.larger.is_some() { 0 } else { left };
-                let is_first = found.bytes == 0 && found.larger.is_none();
-                let first_bytes_max = if is_first { first_bytes_max } else { 0 };
-                let read = wanted.read(limit, first_bytes_max, self.is_committed);
-                let (data, first_bytes) = read.unwrap_or_else(|code| {
-                    found.has_error = true;
-                    (refused(wanted.index, code), None)
+                let limits = read_bytes_max.map(|read_bytes_max| FetchLimits {
+                    bytes_max: self.bytes_max.saturating_sub(found.bytes).min(wanted.bytes_max),
+                    first_comes: found.bytes == 0,
+                    memory_bytes_max: read_bytes_max.saturating_sub(found.read_bytes),
                 });
-                if let Some(bytes) = first_bytes {
-                    let (topic, partition) = (found.responses.len(), partitions.len());
-                    found.larger = Some(Larger { bytes, topic, partition });
-                }
-                found.bytes += data.records.as_ref().map_or(0, Bytes::len);
-                partitions.push(data);
+                let read = wanted.read(limits, self.is_committed);
+                let (data, batches) = read.unwrap_or_else(|code| {
+                    found.has_error = true;
+                    (refused(wanted.index, code), Batches::Read(Bytes::new()))
+                });
+                found.bytes += batches.len_bytes();
+                let place = (found.responses.len(), partitions.len());
+                partitions.push(match batches {
+                    Batches::Read(records) => {
+                        found.read_bytes += records.len();
+                        data.with_records(Some(records))
+                    }
+                    Batches::InFile(range) => {
+                        found.unread.push((place, Unread(range)));
+                        data
+                    }
+                });
             }
             let response = FetchableTopicResponse::default().with_topic(name).with_topic_id(topic_id);
             found.responses.push(response.with_partitions(partitions));
@@ -234,38 +264,35 @@ impl Look {
 }
 
 impl Wanted {
-    /// A first batch that is larger than `limit` comes all the same if it has no more than `first_bytes_max`; otherwise its
-    /// size comes.
     fn read(
         &self,
-        limit: usize,
-        first_bytes_max: usize,
+        limits: Option<FetchLimits>,
         is_committed: bool,
-    ) -> Result<(PartitionData, Option<usize>), ErrorCode> {
+    ) -> Result<(PartitionData, Batches), ErrorCode> {
         let partition = self.partition.as_ref().map_err(|code| *code)?;
         check_leader_epoch(self.leader_epoch).map_err(|error| codes::fetch(&error))?;
         // Before the bounds: "out of range" would have a consumer of a damaged partition begin anew elsewhere.
         partition.check_status().map_err(|error| codes::fetch(&error))?;
         let mut bounds = partition.offsets();
-        let (mut records, mut first_bytes) = (Bytes::new(), None);
+        let mut batches = Batches::Read(Bytes::new());
         if self.from < bounds.log_start || self.from > bounds.log_end {
             return Err(ErrorCode::OffsetOutOfRange);
         }
-        if self.from < bounds.high_watermark && limit.max(first_bytes_max) > 0 {
-            let slice = partition.fetch_within(self.from, limit, first_bytes_max, self.leader_epoch);
+        let limits = limits.filter(|limits| limits.bytes_max > 0 || limits.first_comes);
+        if self.from < bounds.high_watermark
+            && let Some(limits) = limits
+        {
+            let slice = partition.fetch_within(self.from, limits, self.leader_epoch);
             let slice = slice.map_err(|error| codes::fetch(&error))?;
-            (bounds, records) = (slice.offsets, slice.batches);
-            // Where it is not the first of all, a batch that does not fit has to wait for its turn.
-            first_bytes = slice.first_bytes.filter(|_| first_bytes_max > 0);
+            (bounds, batches) = (slice.offsets, slice.batches);
         }
         let data = PartitionData::default()
             .with_partition_index(self.index)
             .with_high_watermark(bounds.high_watermark.0)
             .with_last_stable_offset(bounds.high_watermark.0)
             .with_log_start_offset(bounds.log_start.0)
-            .with_aborted_transactions(is_committed.then(Vec::new))
-            .with_records(Some(records));
-        Ok((data, first_bytes))
+            .with_aborted_transactions(is_committed.then(Vec::new));
+        Ok((data, batches))
     }
 }
 
@@ -279,58 +306,40 @@ fn refused(index: i32, code: ErrorCode) -> PartitionData {
         .with_records(Some(Bytes::new()))
 }
 
-/// One look: takes memory for what it may find, reads off the async threads, gives back what was not needed. When the first
-/// batch of all takes more than that, it waits until there is as much, and looks once more.
-async fn take(door: &Door, look: Look, again: impl Fn() -> Look) -> Taken {
-    let expected = look.bytes_expected();
+/// One look: takes memory for what it may find, reads off the async threads, gives back what was not needed.
+async fn take(door: &Door, look: Look) -> Taken {
+    let expected = look.memory_expected();
     if expected == 0 {
-        return Taken::Found(look.read(0, 0), None);
+        return Taken::Found(look.read(None), None);
     }
-    let Some((mut held, bytes_max)) = door.memory.answer(expected) else {
-        return Taken::NoMemory(look.read(0, 0));
+    let Some(mut held) = door.memory.answer(expected) else {
+        return Taken::NoMemory(look.read(None));
     };
-    let mut found = read(look, bytes_max, held.bytes()).await;
-    if let Some(larger) = found.larger {
-        drop(held);
-        if larger.bytes > door.memory.bytes_max() {
-            return Taken::Found(too_large(door, found, larger), None);
-        }
-        held = tokio::select! {
-            held = door.memory.whole_answer(larger.bytes) => held,
-            () = door.stopped() => return Taken::NoMemory(found),
-        };
-        found = read(again(), bytes_max, larger.bytes).await;
-    }
-    // What was read may stand in a buffer of twice its size.
-    held.shrink_to(found.bytes.saturating_mul(2));
+    let bytes = held.bytes();
+    let read_bytes_max = (bytes - BUFFER_BYTES_MAX.min(bytes / 2)) / 2;
+    let found = tokio::task::spawn_blocking(move || look.read(Some(read_bytes_max))).await;
+    let found = found.expect("reading a log does not panic");
+    held.shrink_to(found.held_for_read() + found.buffer_bytes(bytes));
     Taken::Found(found, Some(held))
 }
 
-async fn read(look: Look, bytes_max: usize, first_bytes_max: usize) -> Found {
-    let found = tokio::task::spawn_blocking(move || look.read(bytes_max, first_bytes_max)).await;
-    found.expect("reading a log does not panic")
-}
+impl Found {
+    /// Of the memory that is held, the buffer for what is not read yet: every batch that fits is read once.
+    fn buffer_bytes(&self, held_bytes: usize) -> usize {
+        let largest = self.unread.iter().map(|(_, Unread(range))| range.len_bytes()).max().unwrap_or(0);
+        largest.min(BUFFER_BYTES_MAX).min(held_bytes - self.held_for_read())
+    }
 
-/// The next batch is larger than any memory that there can be: since the budget was made smaller, for it was written. To go
-/// on as if there were nothing would have its consumer wait for ever.
-fn too_large(door: &Door, mut found: Found, larger: Larger) -> Found {
-    door.metrics.fetches_too_large.add(1);
-    door.often_too_large.warn(door.now(), |left_out| {
-        tracing::warn!(
-            bytes = larger.bytes, memory = door.memory.bytes_max(), left_out,
-            "a batch is larger than the memory for an answer: raise memory.budget.bytes and queued.max.request.bytes"
-        );
-    });
-    let data = &mut found.responses[larger.topic].partitions[larger.partition];
-    *data = refused(data.partition_index, ErrorCode::MessageTooLarge);
-    found.has_error = true;
-    found
-}
+    /// What was read may stand in a buffer of twice its size.
+    fn held_for_read(&self) -> usize {
+        self.read_bytes * 2
+    }
 
-fn count_records(responses: &[FetchableTopicResponse]) -> u64 {
-    let records =
-        responses.iter().flat_map(|topic| &topic.partitions).filter_map(|data| data.records.as_ref());
-    records.map(|records| count_in(records)).sum()
+    /// Those that were read.
+    fn count_records(&self) -> u64 {
+        let partitions = self.responses.iter().flat_map(|topic| &topic.partitions);
+        partitions.filter_map(|data| data.records.as_ref()).map(|records| count_in(records)).sum()
+    }
 }
 
 /// From the headers alone. The log has checked them.

@@ -13,6 +13,7 @@
 //! [`READ_AHEAD_BYTES`] that do not produce, while they are served, one for each connection: heartbeats, metadata and
 //! fetches wait for nobody's memory. The bound for them is `max.connections` times as much.
 
+use anabranch_broker::FetchLimits;
 use anabranch_core::budget::{Budget, Permit};
 use bytes::Bytes;
 
@@ -24,8 +25,8 @@ const UNFINISHED_SHARE: usize = 4;
 const ANSWERS_SHARE: usize = 2;
 /// One answer takes an eighth of what is free in its share, so that a few slow readers leave something to all others.
 const ANSWER_PART: usize = 8;
-/// But this much it may always take: a batch of the default size must fit. If it is not to be had, there is no answer.
-const ANSWER_BYTES_MIN: usize = 1 << 20;
+/// But this much it may always take, for what is read at once and for a buffer. If it is not to be had, there is no answer.
+const ANSWER_BYTES_MIN: usize = 4 * FetchLimits::IN_FILE_BYTES;
 /// What a large frame or answer takes at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -92,24 +93,19 @@ impl Memory {
         acquire(&self.whole, frame_bytes).await
     }
 
-    /// As much of `wanted` as an answer may have now, and how much to read for it. Answers do not wait.
-    pub(super) fn answer(&self, wanted: usize) -> Option<(Held, usize)> {
+    /// As much of `wanted` as an answer may have now. Answers do not wait.
+    pub(super) fn answer(&self, wanted: usize) -> Option<Held> {
         let least = ANSWER_BYTES_MIN.min(self.answers.limit_bytes());
         let free = free(&self.answers).min(free(&self.whole));
         let most = (free / ANSWER_PART).max(least);
         let mut bytes = wanted.clamp(least, most);
         while bytes >= least {
             if let Some((share, whole)) = self.answers.try_acquire(bytes).zip(self.whole.try_acquire(bytes)) {
-                return Some((Held { share, whole, is_large: false }, wanted.min(bytes)));
+                return Some(Held { share, whole, is_large: false });
             }
             bytes /= 2;
         }
         None
-    }
-
-    /// For an answer that cannot be less, as one large batch.
-    pub(super) async fn whole_answer(&self, bytes: usize) -> Held {
-        self.in_share(&self.answers, bytes).await
     }
 
     async fn in_share(&self, share: &Budget, bytes: usize) -> Held {

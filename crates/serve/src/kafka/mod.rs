@@ -70,10 +70,9 @@ pub(crate) struct Door {
     port: i32,
     limits: Limits,
     metrics: Arc<Metrics>,
-    /// Warnings about connections that were refused, about those that were closed, and about batches that are too large.
+    /// Warnings about connections that were refused, and about those that were closed.
     often_refused: Often,
     often_closed: Often,
-    often_too_large: Often,
     stopping: watch::Receiver<bool>,
 }
 
@@ -96,7 +95,6 @@ impl Door {
             metrics,
             often_refused: Often::default(),
             often_closed: Often::default(),
-            often_too_large: Often::default(),
             stopping,
         }
     }

@@ -8,6 +8,7 @@ mod data;
 mod garbage;
 mod groups;
 mod http;
+mod large;
 mod limits;
 mod peer;
 mod versions;
