@@ -221,7 +221,7 @@ impl PartitionWriter {
 
     /// Whether `batch` can be appended by a write alone.
     pub(crate) fn takes_at_once(&self, batch: &Batch, now_ms: i64) -> bool {
-        self.is_relaxed() && !self.in_group && !self.is_to_roll(batch, now_ms)
+        self.is_relaxed() && !self.is_to_roll(batch, now_ms)
     }
 
     fn begin(&mut self, first: &Batch, now_ms: i64) {

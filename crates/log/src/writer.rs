@@ -335,10 +335,16 @@ impl Writer {
             let _ = append.reply.send(Err(AppendError::Closed));
             return;
         };
-        if !std::mem::replace(&mut partition.in_group, true) {
-            self.group.push(append.partition);
-        }
         partition.stage(&self.disk, append.batch, append.ack, append.reply, Now::of(self.clock.as_ref()));
+        self.join_group(append.partition);
+    }
+
+    fn join_group(&mut self, number: u64) {
+        if let Some(partition) = self.partitions.get_mut(&number)
+            && !std::mem::replace(&mut partition.in_group, true)
+        {
+            self.group.push(number);
+        }
     }
 
     /// Whether an append can be done by a write alone, and that takes no time worth speaking of.
@@ -384,14 +390,10 @@ impl Writer {
         }
         self.look_at = None;
         for number in std::mem::take(&mut self.unsynced) {
-            match self.partitions.get_mut(&number) {
-                Some(partition) if partition.sync_is_due(now) => {
-                    if !std::mem::replace(&mut partition.in_group, true) {
-                        self.group.push(number);
-                    }
-                }
-                Some(_) => self.sync_later(number, now),
-                None => {}
+            if self.partitions.get(&number).is_some_and(|partition| partition.sync_is_due(now)) {
+                self.join_group(number);
+            } else {
+                self.sync_later(number, now);
             }
         }
     }
