@@ -80,6 +80,17 @@ pub enum FaultCause {
     /// A small file that says where the log starts, or which segments one has replaced, is not what was written.
     #[error("damaged: what this file says cannot be read, and so which segments may be removed is not known")]
     MarkDamaged,
+    /// No snapshot of producer state that can be read reaches the first segment, and what the producers wrote before that is
+    /// deleted.
+    #[error(
+        "damaged: only this file knew what idempotent producers wrote before offset {first}, and those records are deleted. \
+         All other records are whole. To go on, move the partition's *.snapshot files away: producers that have written \
+         nothing since are forgotten then, and a batch that one of them sends again is stored again"
+    )]
+    ProducersLost {
+        /// Where the first segment begins.
+        first: Offset,
+    },
     /// Records that were durable are gone from the end, or the last ones have other offsets.
     #[error("damaged: the log ends at offset {end}, and was durable up to {durable}")]
     EndsElsewhere {

@@ -106,7 +106,15 @@ fn recover(
         Some(first) => first.check_joins(start)?,
         None => return Err(missing(directory, start)),
     }
-    let (producers, from) = newest_snapshot(disk, directory, listing)?;
+    let first_base = segments[0].base;
+    let Remembered { producers, from, unusable } =
+        newest_snapshot(disk.as_ref(), directory, &listing.snapshots, first_base)?;
+    if from.is_none() && first_base > Offset(0) {
+        tracing::warn!(
+            directory = %directory.display(), first_offset = first_base.0,
+            "there is no snapshot of producer state: producers that have written nothing since the first offset are forgotten"
+        );
+    }
     let last = segments.last().expect("a partition has a segment");
     let nothing = DurablePoint { segment: last.base, bytes: 0, next: last.base };
     let durable = note.filter(|note| note.segment == last.base).unwrap_or(nothing);
@@ -116,7 +124,7 @@ fn recover(
     let first =
         segments.partition_point(|segment| segment.base <= from.unwrap_or(Offset(0))).saturating_sub(1);
     let mut walk = Walk {
-        from: from.unwrap_or(segments[0].base),
+        from: from.unwrap_or(first_base),
         next: segments[first].base,
         spacing: Spacing::from_start(last.base),
         producers,
@@ -132,12 +140,13 @@ fn recover(
     if walk.next < durable_next {
         return Err(last.fault(whole, FaultCause::EndsElsewhere { end: walk.next, durable: durable_next }));
     }
+    remove_unusable(disk.as_ref(), directory, &unusable);
     Ok(Recovered {
         end: walk.next,
         whole,
         spacing: walk.spacing,
         producers: walk.producers,
-        snapshots: listing.snapshots.clone(),
+        snapshots: listing.snapshots.iter().copied().filter(|offset| !unusable.contains(offset)).collect(),
         segments,
         start,
     })
@@ -163,25 +172,62 @@ fn open_segments(
     listing.segments.iter().map(open).collect()
 }
 
-/// The newest snapshot that is right, and the offset it stands for. A wrong one is made good by reading more. One that
-/// cannot be read now is not: what an older one does not know may have been deleted since.
-fn newest_snapshot(
-    disk: &Arc<dyn Disk>,
+/// Producers as a snapshot has them.
+pub(crate) struct Remembered {
+    producers: Producers,
+    /// The offset that the snapshot stands for, if there is one.
+    from: Option<Offset>,
+    /// Newer snapshots, which are damaged or cannot be read.
+    unusable: Vec<Offset>,
+}
+
+/// The newest snapshot that can be used. A newer one that is damaged, or cannot be read, is made good by reading on from
+/// there, as long as everything since is still there: a segment is begun after the state up to it was saved, so that a log
+/// whose oldest segments were removed has a snapshot that reaches the `first` of those that remain. An older one than that
+/// would say that producers are where they no longer are, and refuse what they send next.
+pub(crate) fn newest_snapshot(
+    disk: &dyn Disk,
     directory: &Path,
-    listing: &Listing,
-) -> Result<(Producers, Option<Offset>), Fault> {
-    for offset in listing.snapshots.iter().rev() {
-        let path = snapshot_path(directory, *offset);
+    snapshots: &[Offset],
+    first: Offset,
+) -> Result<Remembered, Fault> {
+    let mut remembered = Remembered { producers: Producers::default(), from: None, unusable: Vec::new() };
+    let mut fault = None;
+    for offset in snapshots.iter().rev().copied() {
+        let path = snapshot_path(directory, offset);
+        let lost = FaultCause::ProducersLost { first };
+        if offset < first && !planted::is(Bug::OldSnapshotUsed) {
+            fault.get_or_insert((path, lost));
+            break;
+        }
         match disk.read(&path).map(|bytes| Producers::decode(&bytes)) {
-            Ok(Some(producers)) => return Ok((producers, Some(*offset))),
-            Ok(None) => tracing::warn!(file = %path.display(), "this snapshot of producer state is damaged"),
+            Ok(Some(producers)) => return Ok(Remembered { producers, from: Some(offset), ..remembered }),
+            Ok(None) => fault.get_or_insert((path, lost)),
             Err(error) => {
-                let cause = FaultCause::Io { action: "reading", error: Arc::new(error) };
-                return Err(Fault { file: path, position: 0, cause });
+                fault.get_or_insert((path, FaultCause::Io { action: "reading", error: Arc::new(error) }))
             }
+        };
+        remembered.unusable.push(offset);
+    }
+    match fault {
+        Some((file, cause)) if first > Offset(0) => Err(Fault { file, position: 0, cause }),
+        // Without any file, somebody has moved them away: see `FaultCause::ProducersLost`.
+        _ => Ok(remembered),
+    }
+}
+
+/// Removes snapshots that an older one has made good: the next one may have the same offset, and would not be written.
+fn remove_unusable(disk: &dyn Disk, directory: &Path, unusable: &[Offset]) {
+    for offset in unusable {
+        let file = snapshot_path(directory, *offset);
+        tracing::warn!(
+            file = %file.display(),
+            "this snapshot of producer state is damaged, or cannot be read; the log has told what it knew, and it is removed"
+        );
+        if let Err(error) = disk.remove_file(&file) {
+            tracing::warn!(file = %file.display(), %error, "it could not be removed");
         }
     }
-    Ok((Producers::default(), None))
 }
 
 /// A walk over the batches from the snapshot to the end of the log.

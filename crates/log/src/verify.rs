@@ -14,6 +14,7 @@ use crate::journal::redo::Plan;
 use crate::layout::Layout;
 use crate::marks::START;
 use crate::producers::Producers;
+use crate::recovery::newest_snapshot;
 use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, index_path, segment_path, snapshot_path};
 use crate::{Fault, FaultCause};
 
@@ -100,11 +101,17 @@ pub(crate) fn verify_partition(
         let cause = FaultCause::EndsElsewhere { end: report.end, durable: start };
         report.faults.push(Fault { file: START.path(directory), position: 0, cause });
     }
+    if let Some(first) = listing.segments.first()
+        && let Err(fault) = newest_snapshot(disk, directory, &listing.snapshots, *first)
+    {
+        report.faults.push(fault);
+    }
     for offset in &listing.snapshots {
         let path = snapshot_path(directory, *offset);
-        if Producers::decode(&disk.read(&path)?).is_none() {
+        let producers = disk.read(&path).ok().and_then(|bytes| Producers::decode(&bytes));
+        if producers.is_none() && !report.faults.iter().any(|fault| fault.file == path) {
             report.derived_wrong.push(path);
-        } else if *offset > report.end && report.faults.is_empty() {
+        } else if producers.is_some() && *offset > report.end && report.faults.is_empty() {
             let cause = FaultCause::EndsElsewhere { end: report.end, durable: *offset };
             report.faults.push(Fault { file: path, position: 0, cause });
         }

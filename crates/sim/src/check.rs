@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anabranch_broker::{Broker, LogStatus, Partition};
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::{Offset, TopicPartition};
-use anabranch_log::PartitionReport;
+use anabranch_log::{FaultCause, PartitionReport};
 use parking_lot::Mutex;
 
 use crate::clients::check_offsets;
@@ -284,6 +284,10 @@ fn is_derived(path: &Path) -> bool {
     path.extension().is_some_and(|kind| kind == "index" || kind == "snapshot")
 }
 
+fn is_snapshot(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "snapshot")
+}
+
 impl Run {
     /// A bit changes in a file that has been at rest.
     pub(crate) fn flip(&mut self) {
@@ -313,6 +317,39 @@ impl Run {
             world.partitions.entry(key).or_default().damaged = true;
         }
         world.flipped = Some((path, byte, bit));
+    }
+
+    /// A partition whose oldest records were deleted may need a snapshot that is damaged. Then it says so, and stops until
+    /// somebody has brought the snapshot back.
+    pub(crate) fn excuse_lost_producers(&mut self, broker: &Broker) {
+        let mut world = self.world.lock();
+        let Some((path, ..)) = world.flipped.clone().filter(|(path, ..)| is_snapshot(path)) else { return };
+        for key in world.present() {
+            let Some(partition) = broker.partition(&world.name(key)) else { continue };
+            if let LogStatus::Stopped(fault) = partition.status()
+                && matches!(fault.cause, FaultCause::ProducersLost { .. })
+                && fault.file == path
+                && let Some(model) = world.partitions.get_mut(&key).filter(|model| model.start > 0)
+            {
+                model.damaged = true;
+                world.trace.note(format_args!("rightly stopped: {fault}"));
+                world.snapshot_lost = Some(key);
+            }
+        }
+    }
+
+    /// See [`Self::excuse_lost_producers`].
+    pub(crate) fn mend_snapshot(&mut self) {
+        let mut world = self.world.lock();
+        let Some(key) = world.snapshot_lost.take() else { return };
+        // The topic may be deleted.
+        let Some(model) = world.partitions.get_mut(&key) else { return };
+        model.damaged = false;
+        if let Some((path, byte, bit)) = world.flipped.take() {
+            self.disk.settle();
+            self.disk.flip(&path, byte, bit);
+            let _ = self.disk.happened();
+        }
     }
 
     /// The bit changes back: somebody has mended it, since the broker would not open.

@@ -145,6 +145,7 @@ impl Run {
             };
             match opened {
                 Ok(broker) => {
+                    self.excuse_lost_producers(&broker);
                     check_reports(&self.world, &broker, &reports, calm);
                     check_everything(&self.world, &broker).await;
                     return Some(broker);
@@ -298,6 +299,7 @@ impl Run {
 
     /// Between two lives: the power goes, or bits do.
     pub(crate) fn between_lives(&mut self) {
+        self.mend_snapshot();
         let faults = self.world.lock().faults.len() + self.disk.happened().len();
         match self.before {
             End::PowerLost => {

@@ -13,5 +13,6 @@ mod many;
 mod promises;
 mod ranges;
 mod removal;
+mod snapshots;
 mod support;
 mod times;

@@ -130,6 +130,8 @@ pub(crate) struct Faults {
     /// A file that could not be created is there all the same: what failed came after.
     pub(crate) creates_fail: AtomicBool,
     pub(crate) dir_syncs_fail: AtomicBool,
+    /// This file cannot be opened, as if it could not be read.
+    pub(crate) unreadable: Mutex<Option<PathBuf>>,
     /// Directories whose names were made durable.
     pub(crate) synced_dirs: Mutex<Vec<PathBuf>>,
     /// Syncs wait while this is set; with how many may pass.
@@ -205,6 +207,9 @@ impl DiskFile for FailingFile {
 
 impl Disk for FailingDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        if self.faults.unreadable.lock().as_deref() == Some(path) {
+            return Err(io::Error::other("planted"));
+        }
         if path.extension().is_none_or(|extension| extension != "log") && !path.ends_with("durable") {
             return RealDisk.open(path, how);
         }

@@ -94,6 +94,8 @@ pub(crate) struct World {
     pub(crate) closing: bool,
     /// The file in which a bit was changed last, and which.
     pub(crate) flipped: Option<(PathBuf, u64, u8)>,
+    /// The partition that has stopped for want of a snapshot, in which the bit was changed.
+    pub(crate) snapshot_lost: Option<Key>,
 }
 
 impl World {
@@ -115,6 +117,7 @@ impl World {
             opening_faults: 0,
             closing: false,
             flipped: None,
+            snapshot_lost: None,
         }
     }
 
