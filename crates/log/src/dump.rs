@@ -17,6 +17,7 @@ use crate::durable::{self, DurablePoint};
 use crate::index::{ENTRY_BYTES, Place, read_entries};
 use crate::journal::entry::{FileHeader, Item, SECTOR_BYTES, decode_head};
 use crate::journal::file_number;
+use crate::marks::{CLEANED, Mark, START, SWAP};
 use crate::producers::Producers;
 use crate::segment::{SCAN_WINDOW_BYTES, Scan, ScanError, named_offset, segment_path};
 use crate::store::FORMAT;
@@ -34,6 +35,12 @@ pub enum FileKind {
     Snapshot(Offset),
     /// How far the partition is durable in its segments.
     Durable,
+    /// Where the log starts.
+    Start,
+    /// How far the log is compacted.
+    Cleaned,
+    /// Which segments are being replaced.
+    Swap,
     /// A file of the journal, and its number.
     Journal(u64),
 }
@@ -46,6 +53,9 @@ impl FileKind {
         match name {
             FORMAT => return Some(Self::Format),
             durable::FILE => return Some(Self::Durable),
+            _ if name == START.name() => return Some(Self::Start),
+            _ if name == CLEANED.name() => return Some(Self::Cleaned),
+            _ if name == SWAP.name() => return Some(Self::Swap),
             _ => {}
         }
         if let Some(number) = file_number(name) {
@@ -87,6 +97,17 @@ pub enum DumpItem {
         bytes: u64,
         /// After the last durable record.
         next: Offset,
+    },
+    /// In the note of the log's start: everything below is deleted.
+    Start(Offset),
+    /// In the note of compaction: everything below is compacted.
+    Cleaned(Offset),
+    /// In the note of a swap.
+    Swap {
+        /// The segment that is being replaced.
+        base: Offset,
+        /// What its successor reaches.
+        end: Offset,
     },
     /// What a file of the journal says of itself.
     JournalFile {
@@ -221,9 +242,27 @@ pub fn dump<E: From<io::Error>>(
                 None => whole_file_damaged(&bytes),
             })?;
         }
+        FileKind::Start => dump_mark(START, disk, path, |[start]| DumpItem::Start(start), &mut each)?,
+        FileKind::Cleaned => {
+            dump_mark(CLEANED, disk, path, |[cleaned]| DumpItem::Cleaned(cleaned), &mut each)?;
+        }
+        FileKind::Swap => {
+            dump_mark(SWAP, disk, path, |[base, end]| DumpItem::Swap { base, end }, &mut each)?;
+        }
         FileKind::Journal(_) => dump_journal(&disk.read(path)?, &mut each)?,
     }
     Ok(Some(kind))
+}
+
+fn dump_mark<const OFFSETS: usize, E: From<io::Error>>(
+    mark: Mark<OFFSETS>,
+    disk: &dyn Disk,
+    path: &Path,
+    item: impl FnOnce([Offset; OFFSETS]) -> DumpItem,
+    each: &mut impl FnMut(DumpItem) -> Result<(), E>,
+) -> Result<(), E> {
+    let bytes = disk.read(path)?;
+    each(mark.decode(&bytes).map_or_else(|| whole_file_damaged(&bytes), item))
 }
 
 fn whole_file_damaged(bytes: &[u8]) -> DumpItem {

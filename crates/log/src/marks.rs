@@ -67,7 +67,7 @@ impl<const OFFSETS: usize> Mark<OFFSETS> {
         bytes
     }
 
-    fn decode(self, bytes: &[u8]) -> Option<[Offset; OFFSETS]> {
+    pub(crate) fn decode(self, bytes: &[u8]) -> Option<[Offset; OFFSETS]> {
         let (body, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
         let (fields, rest) = body.as_chunks::<8>();
         if !rest.is_empty() || self.checksum(body) != u32::from_le_bytes(*crc) {

@@ -15,8 +15,8 @@ use super::output::{Output, counted, grouped};
 
 /// Print what stands in the files of a data directory
 ///
-/// It prints segments, indexes, snapshots of producers, durable points and the journal, file by file as they stand, and
-/// changes nothing. Damage is told with its place and cause, and what can be read after it is printed. The server need not
+/// It prints segments, indexes, snapshots of producers, durable points, starts and the journal, file by file as they stand,
+/// and changes nothing. Damage is told with its place and cause, and what can be read after it is printed. The server need not
 /// be stopped; what it writes meanwhile may look damaged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -97,6 +97,9 @@ impl Printer<'_> {
                 Some(FileKind::Index(base)) => format!("index of the segment from offset {base}"),
                 Some(FileKind::Snapshot(offset)) => format!("producers up to offset {offset}"),
                 Some(FileKind::Durable) => "durable point".to_owned(),
+                Some(FileKind::Start) => "start of the log".to_owned(),
+                Some(FileKind::Cleaned) => "how far the log is compacted".to_owned(),
+                Some(FileKind::Swap) => "segments that are being replaced".to_owned(),
                 Some(FileKind::Journal(number)) => format!("journal file {number}"),
             };
             self.output.line(format!("{}: {heading}", self.file.display()))?;
@@ -184,6 +187,11 @@ fn to_text(item: &DumpItem) -> String {
             "durable: {} of the segment from offset {segment}, to offset {next}",
             counted(*bytes, "byte")
         ),
+        DumpItem::Start(start) => format!("everything below offset {start} is deleted"),
+        DumpItem::Cleaned(cleaned) => format!("everything below offset {cleaned} is compacted"),
+        DumpItem::Swap { base, end } => {
+            format!("the segment from offset {base} is being replaced by one that reaches offset {end}")
+        }
         DumpItem::JournalFile { number, key } => format!("number {number}, key {key:#018x}"),
         DumpItem::JournalEntry { position, sequence, oldest, len_bytes, items } => {
             let items = items.iter().map(|item| match item {
@@ -282,6 +290,11 @@ fn to_json(item: &DumpItem) -> Map<String, Value> {
         }
         DumpItem::DurablePoint { segment, bytes, next } => {
             json!({ "kind": "durable_point", "segment": segment.0, "bytes": bytes, "next_offset": next.0 })
+        }
+        DumpItem::Start(start) => json!({ "kind": "start", "offset": start.0 }),
+        DumpItem::Cleaned(cleaned) => json!({ "kind": "cleaned", "offset": cleaned.0 }),
+        DumpItem::Swap { base, end } => {
+            json!({ "kind": "swap", "base_offset": base.0, "end_offset": end.0 })
         }
         DumpItem::JournalFile { number, key } => {
             json!({ "kind": "journal_file", "number": number, "key": key })

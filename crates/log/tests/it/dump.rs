@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anabranch_core::seam::RealDisk;
 use anabranch_log::{
-    Absent, Ack, DumpCause, DumpItem, FileKind, JournalItem, LogConfig, Store, StoreConfig, dump,
+    Absent, Ack, DumpCause, DumpItem, FileKind, JournalItem, LogConfig, Roll, Store, StoreConfig, dump,
 };
 
 use crate::support::{batch, config, offset, open, producer_batch};
@@ -43,6 +43,8 @@ async fn partition(root: &Path) -> PathBuf {
         log.append(batch(value * 3..value * 3 + 3), Ack::Durable).await.unwrap();
     }
     log.append(producer_batch(2, 0, "of a producer"), Ack::Durable).await.unwrap();
+    let settled = log.settle(Roll::WhenDue).await.unwrap();
+    log.remove_below(&settled, offset(5)).unwrap();
     store.close().await;
     root.join("topics/t/0")
 }
@@ -83,6 +85,7 @@ async fn everything_that_is_whole_is_printed() {
         }
         other => panic!("{other:?}"),
     }
+    assert!(matches!(&items(&partition.join("start"))[..], [DumpItem::Start(start)] if *start == offset(5)));
     assert!(
         matches!(&items(&dir.path().join("format"))[..], [DumpItem::Format(text)] if text.contains("format 1"))
     );
@@ -204,7 +207,12 @@ async fn wrong_entries_of_an_index_are_told_one_by_one() {
 async fn a_changed_byte_of_a_small_file_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let partition = partition(dir.path()).await;
-    for name in ["durable", "00000000000000000028.snapshot"] {
+    // Another mark's bytes are none of this one's.
+    for name in ["cleaned", "swap"] {
+        fs::copy(partition.join("start"), partition.join(name)).unwrap();
+        assert!(matches!(items(&partition.join(name))[..], [DumpItem::Damage { position: 0, .. }]), "{name}");
+    }
+    for name in ["durable", "start", "00000000000000000028.snapshot"] {
         let file = partition.join(name);
         let whole = fs::read(&file).unwrap();
         for at in 0..whole.len() {
