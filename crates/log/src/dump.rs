@@ -20,6 +20,7 @@ use crate::journal::file_number;
 use crate::marks::{CLEANED, Mark, START, SWAP};
 use crate::producers::Producers;
 use crate::segment::{SCAN_WINDOW_BYTES, Scan, ScanError, named_offset, segment_path};
+use crate::spare;
 use crate::store::FORMAT;
 
 /// What a file is, by its name.
@@ -43,6 +44,8 @@ pub enum FileKind {
     Swap,
     /// A file of the journal, and its number.
     Journal(u64),
+    /// Space that is set aside.
+    Spare,
 }
 
 impl FileKind {
@@ -57,6 +60,9 @@ impl FileKind {
             _ if name == CLEANED.name() => return Some(Self::Cleaned),
             _ if name == SWAP.name() => return Some(Self::Swap),
             _ => {}
+        }
+        if path.extension().is_some_and(|extension| extension == spare::EXTENSION) {
+            return Some(Self::Spare);
         }
         if let Some(number) = file_number(name) {
             return Some(Self::Journal(number));
@@ -250,6 +256,8 @@ pub fn dump<E: From<io::Error>>(
             dump_mark(SWAP, disk, path, |[base, end]| DumpItem::Swap { base, end }, &mut each)?;
         }
         FileKind::Journal(_) => dump_journal(&disk.read(path)?, &mut each)?,
+        // What it was last used for, if anything, means nothing.
+        FileKind::Spare => {}
     }
     Ok(Some(kind))
 }

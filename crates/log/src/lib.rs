@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! DIR/format                     version of this layout; an unknown one is refused
+//! DIR/spare/0.spare               space that is set aside (see `spare`)
 //! DIR/journal/00000000.journal    what is durable and may not be in its segment yet (see `journal`)
 //! DIR/topics/NAME/P/
 //!     00000000000000000000.log       record batches, one after another
@@ -42,6 +43,7 @@ mod recovery;
 mod rehearsal;
 mod removal;
 mod segment;
+mod spare;
 mod store;
 mod verify;
 mod waiters;

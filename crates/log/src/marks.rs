@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use anabranch_core::Offset;
 use anabranch_core::seam::Disk;
 
+use crate::spare::Spares;
+
 const CRC_BYTES: usize = 4;
 
 /// One of these files, with so many offsets in it.
@@ -49,6 +51,17 @@ impl<const OFFSETS: usize> Mark<OFFSETS> {
         directory: &Path,
     ) -> io::Result<Result<[Offset; OFFSETS], MarkDamaged>> {
         Ok(self.decode(&disk.read(&self.path(directory))?).ok_or(MarkDamaged))
+    }
+
+    /// The same as [`Self::write`], also on a full disk.
+    pub(crate) fn write_to_spare(
+        self,
+        spares: &Spares,
+        disk: &dyn Disk,
+        directory: &Path,
+        offsets: [Offset; OFFSETS],
+    ) -> io::Result<()> {
+        spares.replace(disk, &self.path(directory), &self.encode(offsets))
     }
 
     /// Writes the file, durably. After an error it says what it said before, or this.

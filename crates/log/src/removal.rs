@@ -138,7 +138,7 @@ impl PartitionLog {
         }
         if offset > shared.bounds.lock().log_start {
             START
-                .write(disk.as_ref(), &shared.directory, [offset])
+                .write_to_spare(self.store.spares(), disk.as_ref(), &shared.directory, [offset])
                 .map_err(failed("writing", &START.path(&shared.directory)))?;
             shared.bounds.lock().log_start = offset;
         }
@@ -163,6 +163,7 @@ impl PartitionLog {
                 }
             }
         }
+        self.store.spares().refill(disk.as_ref());
         Ok(removed)
     }
 

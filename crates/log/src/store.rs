@@ -14,6 +14,7 @@ use crate::files::Files;
 use crate::flusher::Flusher;
 use crate::journal::redo;
 use crate::journal::ring::Ring;
+use crate::spare::Spares;
 use crate::writer::{Command, Queue, Writer};
 use crate::{Absent, FileCounts, LogConfig, OpenError, PartitionLog, recovery};
 
@@ -56,6 +57,7 @@ pub struct Store {
 struct Inner {
     config: StoreConfig,
     files: Files,
+    spares: Spares,
     queue: Queue,
     /// Numbers partitions for the writer; one is never used twice.
     next_number: AtomicU64,
@@ -95,6 +97,7 @@ impl Store {
         let lock = lock(disk, root)?;
         write_format(disk, root)?;
         redo::recover(disk, root)?;
+        let spares = Spares::open(disk, root);
         let queue = Queue::new(config.queue_appends_max);
         let format = root.join(FORMAT);
         // Kept open, so that no error is missed.
@@ -120,7 +123,7 @@ impl Store {
         start("log-flusher", Box::pin(flusher.run()))?;
         let writer = start("log-writer", Box::pin(writer.run(queue.clone())))?;
         let writer = Mutex::new(Some(writer));
-        let inner = Inner { config, files, queue, next_number: AtomicU64::new(0), writer };
+        let inner = Inner { config, files, spares, queue, next_number: AtomicU64::new(0), writer };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -240,6 +243,10 @@ impl Store {
 
     pub(crate) fn queue(&self) -> &Queue {
         &self.inner.queue
+    }
+
+    pub(crate) fn spares(&self) -> &Spares {
+        &self.inner.spares
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {

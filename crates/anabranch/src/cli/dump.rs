@@ -100,6 +100,7 @@ impl Printer<'_> {
                 Some(FileKind::Start) => "start of the log".to_owned(),
                 Some(FileKind::Cleaned) => "how far the log is compacted".to_owned(),
                 Some(FileKind::Swap) => "segments that are being replaced".to_owned(),
+                Some(FileKind::Spare) => "space that is set aside".to_owned(),
                 Some(FileKind::Journal(number)) => format!("journal file {number}"),
             };
             self.output.line(format!("{}: {heading}", self.file.display()))?;

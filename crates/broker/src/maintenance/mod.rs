@@ -223,7 +223,11 @@ impl Shared {
             return Ok(());
         };
         let roll = if expired.active_too { Roll::Now } else { Roll::WhenDue };
-        let settled = partition.log.settle(roll).await?;
+        let settled = match partition.log.settle(roll).await {
+            // On a full disk no segment can be begun until older ones are gone.
+            Err(AppendError::WriteFailed(_)) => partition.log.settle(Roll::WhenDue).await?,
+            settled => settled?,
+        };
         let log = partition.log.clone();
         let removed =
             blocking(self.store.workers(), move || log.remove_below(&settled, expired.start)).await?;

@@ -33,7 +33,7 @@ fn kind(path: &Path) -> Kind {
         None if name == "durable" => Kind::Derived,
         Some("log") if is_internal => Kind::InternalSegment,
         Some("log") => Kind::Segment,
-        Some("index" | "snapshot") => Kind::Derived,
+        Some("index" | "snapshot" | "spare") => Kind::Derived,
         Some("journal") => Kind::Journal,
         _ => panic!("what is {name}?"),
     }
