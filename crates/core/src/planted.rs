@@ -64,6 +64,16 @@ bugs! {
     SwapWithoutSync,
     /// retention that deletes the active segment
     ActiveSegmentRemoved,
+    /// tombstones that go in the first pass
+    TombstonesGoAtOnce,
+    /// search by time that begins after the time
+    TimeSoughtTooLate,
+    /// search of the latest time after the index's last entry only
+    LatestAfterIndex,
+    /// large writes acknowledged without a sync of their segment
+    LargeWriteNotSynced,
+    /// a failed sync of all files believed
+    FailedSyncOfAllBelieved,
 }
 
 #[cfg(anabranch_planted)]

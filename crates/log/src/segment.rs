@@ -240,6 +240,10 @@ impl Segment {
             true => self.file.sync_data(),
             false => Err(error),
         };
+        if planted::is(Bug::LargeWriteNotSynced) && len - self.synced() >= 1 << 20 {
+            self.synced.fetch_max(len, Ordering::AcqRel);
+            return Ok(());
+        }
         self.file.sync_data().or_else(again).map_err(|error| {
             let fault = self.fault(self.synced(), FaultCause::SyncFailed(Arc::new(error)));
             shared.stop(&fault);
@@ -326,7 +330,10 @@ impl Segment {
     ) -> Result<Option<Timestamped>, Fault> {
         self.look_up(
             end,
-            |place| place.max_before_ms < timestamp_ms,
+            |place| match planted::is(Bug::TimeSoughtTooLate) {
+                true => place.max_before_ms <= timestamp_ms,
+                false => place.max_before_ms < timestamp_ms,
+            },
             |_, position, header| {
                 if header.max_timestamp_ms < timestamp_ms || header.last_offset() < from {
                     return Ok(None);
@@ -366,7 +373,8 @@ impl Segment {
             end,
             |place| place.position < end,
             |place, _, header| {
-                let before = (place.position > 0).then_some(place.max_before_ms);
+                let is_after = place.position > 0 && !planted::is(Bug::LatestAfterIndex);
+                let before = is_after.then_some(place.max_before_ms);
                 max = max.max(before).max(Some(header.max_timestamp_ms));
                 Ok(None::<()>)
             },

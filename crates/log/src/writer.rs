@@ -24,7 +24,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::active::{Now, PartitionWriter};
-use crate::flusher::SYNC_ALL_FILES_MIN;
+use crate::flusher::{SYNC_ALL_FILES_MIN, sync_all};
 use crate::journal;
 use crate::journal::ring::{JournalFile, Ring};
 use crate::partition::{Ack, Appended};
@@ -439,7 +439,7 @@ impl Writer {
             due.to_vec()
         });
         // They wait for one another in any case.
-        let together = left.len() >= SYNC_ALL_FILES_MIN && self.all_files.sync_file_system().is_ok();
+        let together = left.len() >= SYNC_ALL_FILES_MIN && sync_all(self.all_files.as_ref());
         for number in left {
             if let Some(partition) = self.partitions.get_mut(&number) {
                 if together {

@@ -1,11 +1,12 @@
 //! What the broker has after it was opened, against what it said before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_broker::{Broker, LogStatus, Partition};
+use anabranch_broker::{At, Broker, LogStatus, Partition};
 use anabranch_core::batch::BatchHeader;
+use anabranch_core::seam::Clock;
 use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::{FaultCause, PartitionReport};
 use parking_lot::Mutex;
@@ -15,11 +16,13 @@ use crate::life::Run;
 use crate::model::batch::{BatchNumber, Key};
 use crate::model::partition::Strength;
 use crate::model::topics::Fate;
-use crate::model::{DATA, World};
+use crate::model::{DATA, Found, World, table};
 use crate::plan::End;
 
 /// Batches from one that is sought to the next.
 const SEEK_EVERY: usize = 2;
+/// Records from one whose time is sought to the next.
+const TIME_EVERY: usize = 7;
 
 /// Everything that the broker has is what it must have.
 pub(crate) async fn check_everything(world: &Arc<Mutex<World>>, broker: &Broker) {
@@ -86,7 +89,7 @@ fn check_topics(world: &mut World, broker: &Broker) {
 }
 
 /// Reads a whole partition, as a consumer would.
-fn read_all(world: &mut World, key: Key, partition: &Partition) -> Option<Vec<(i64, BatchNumber)>> {
+fn read_all(world: &mut World, key: Key, partition: &Partition) -> Option<Vec<Found>> {
     let offsets = partition.offsets();
     world.starts(key, offsets.log_start.0);
     let (mut next, mut all) = (offsets.log_start.0, Vec::new());
@@ -124,26 +127,75 @@ fn check_partition(world: &mut World, key: Key, partition: &Partition) {
     let Some(all) = read_all(world, key, partition) else { return };
     let name = partition.id().to_string();
     world.trace.note(format_args!("{name} has {} batches, to {}", all.len(), partition.offsets().log_end));
-    for (base, number) in all.iter().skip(3).step_by(SEEK_EVERY) {
-        seek(world, key, partition, *base, *number);
+    for found in all.iter().skip(3).step_by(SEEK_EVERY) {
+        seek(world, key, partition, found.base, found.number);
     }
-    let there: BTreeMap<i64, BatchNumber> = all.iter().copied().collect();
+    let there: BTreeSet<i64> = all.iter().map(|found| found.base).collect();
+    let table = world.topics[key.0].table;
     let model = world.partitions.entry(key).or_default();
     let power_lost = std::mem::take(&mut model.power_lost);
     let missing: Vec<_> =
-        model.known.iter().filter(|(base, _)| !there.contains_key(base)).map(|(b, p)| (*b, *p)).collect();
+        model.known.iter().filter(|(base, _)| !there.contains(base)).map(|(b, p)| (*b, *p)).collect();
     for (base, placed) in missing {
-        if placed.strength == Strength::Durable || !power_lost {
-            let batch = placed.batch;
-            world.fail(format!("{name}: batch {batch} at offset {base}, {:?}, is gone", placed.strength));
-            return;
+        match placed.strength {
+            Strength::Written if power_lost => world.forget(key, base, placed.batch),
+            _ if table.is_some() => {}
+            strength => {
+                let batch = placed.batch;
+                return world.fail(format!("{name}: batch {batch} at offset {base}, {strength:?}, is gone"));
+            }
         }
-        world.forget(key, base, placed.batch);
     }
-    check_order(world, &name, &all);
+    check_order(world, &name, &all, table.is_some());
+    let records = records_of(world, key, &all);
+    if let Some(stay_ms) = table {
+        let there = records.iter().map(|(offset, _)| *offset).collect();
+        let now_ms = world.clock.now_ms();
+        let outcome = match world.partitions.get(&key) {
+            Some(model) => table::judge(key, model, &world.sent, &there, now_ms, stay_ms),
+            None => Ok(()),
+        };
+        world.check(&name, outcome);
+    }
+    check_times(world, key, partition, &records);
     let model = world.partitions.entry(key).or_default();
     let end = model.end();
     model.reader = model.reader.min(end);
+}
+
+/// Offsets and times of the records that are there, from the log's start on.
+fn records_of(world: &World, key: Key, all: &[Found]) -> Vec<(i64, i64)> {
+    let start = world.partitions.get(&key).map_or(0, |model| model.start);
+    let of_batch = |found: &Found| {
+        let contents = &world.sent[found.number].contents;
+        let base = found.base;
+        let record = |at: &usize| (base + *at as i64, contents[*at].timestamp_ms);
+        found.there.iter().map(record).collect::<Vec<_>>()
+    };
+    all.iter().flat_map(of_batch).filter(|(offset, _)| *offset >= start).collect()
+}
+
+/// Times are found where a walk over all records finds them.
+fn check_times(world: &mut World, key: Key, partition: &Partition, records: &[(i64, i64)]) {
+    let max_ms = records.iter().map(|(_, time_ms)| *time_ms).max();
+    let some = records.iter().step_by(TIME_EVERY).flat_map(|(_, time_ms)| [*time_ms, time_ms + 1]);
+    let asked: Vec<i64> = some.chain(max_ms).chain(max_ms.map(|max_ms| max_ms + 1)).collect();
+    let first =
+        |is_right: &dyn Fn(i64) -> bool| records.iter().find(|(_, time_ms)| is_right(*time_ms)).copied();
+    let latest = (At::MaxTimestamp, first(&|time_ms| Some(time_ms) == max_ms));
+    let early = asked.into_iter().map(|asked_ms| (At::Time(asked_ms), first(&|time_ms| time_ms >= asked_ms)));
+    for (at, expected) in early.chain([latest]) {
+        match partition.locate(at) {
+            Ok(found) if found.map(|found| (found.offset.0, found.timestamp_ms)) == expected => {}
+            Err(_) if world.may_stop(key) => return,
+            // Damage that a read has met already.
+            _ if world.partitions.get(&key).is_some_and(|model| model.damaged) => return,
+            found => {
+                return world
+                    .fail(format!("{}: {at:?} is at {expected:?}, and not {found:?}", partition.id()));
+            }
+        }
+    }
 }
 
 /// Whoever comes in the middle finds his way, too.
@@ -160,10 +212,10 @@ fn seek(world: &mut World, key: Key, partition: &Partition, base: i64, number: B
     }
 }
 
-/// Each producer's batches are in the order in which they were sent, without holes.
-fn check_order(world: &mut World, name: &str, all: &[(i64, BatchNumber)]) {
+/// Each producer's batches are in the order in which they were sent, without holes but for those that compaction made.
+fn check_order(world: &mut World, name: &str, all: &[Found], has_holes: bool) {
     let mut last: BTreeMap<Option<usize>, i32> = BTreeMap::new();
-    for (base, number) in all {
+    for Found { base, number, .. } in all {
         let sent = &world.sent[*number];
         let (by, at, next) = match sent.producer {
             None => (None, *number as i32, *number as i32 + 1),
@@ -171,8 +223,8 @@ fn check_order(world: &mut World, name: &str, all: &[(i64, BatchNumber)]) {
         };
         let before = last.insert(by, next);
         let is_right = match by {
-            None => before.is_none_or(|before| before <= at),
-            Some(_) => before.is_none_or(|before| before == at),
+            Some(_) if !has_holes => before.is_none_or(|before| before == at),
+            _ => before.is_none_or(|before| before <= at),
         };
         if !is_right {
             return world.fail(format!("{name}: batch {number} of {by:?} is out of order at offset {base}"));
@@ -300,6 +352,11 @@ impl Run {
         // The largest files have the most bits, and the small ones are hit as often as they.
         let derived = files.iter().filter(|(path, _)| is_derived(path)).cloned().collect::<Vec<_>>();
         let files = if derived.is_empty() || self.chance.one_in(3) { files } else { derived };
+        // By directory; of those that follow one another in order, the last one stays.
+        let snapshots = files.iter().filter(|(path, _)| is_snapshot(path));
+        let newest: BTreeMap<_, _> = snapshots.map(|file| (file.0.parent(), file.clone())).collect();
+        let newest: Vec<_> = newest.into_values().collect();
+        let files = if newest.is_empty() || !self.chance.one_in(3) { files } else { newest };
         let (path, len) = self.chance.pick(&files).clone();
         let (byte, bit) = (self.chance.below(len), self.chance.below(8) as u8);
         if !self.disk.flip(&path, byte, bit) {
@@ -326,10 +383,12 @@ impl Run {
         let Some((path, ..)) = world.flipped.clone().filter(|(path, ..)| is_snapshot(path)) else { return };
         for key in world.present() {
             let Some(partition) = broker.partition(&world.name(key)) else { continue };
+            let expires = world.topics[key.0].expires;
             if let LogStatus::Stopped(fault) = partition.status()
                 && matches!(fault.cause, FaultCause::ProducersLost { .. })
                 && fault.file == path
-                && let Some(model) = world.partitions.get_mut(&key).filter(|model| model.start > 0)
+                && let Some(model) = world.partitions.get_mut(&key)
+                && (expires || model.start_asked > 0)
             {
                 model.damaged = true;
                 world.trace.note(format_args!("rightly stopped: {fault}"));

@@ -27,6 +27,9 @@ use crate::model::{Answer, Question, Waiting, World};
 use crate::plan::Plan;
 use crate::random::Chance;
 
+/// From so many bytes on a batch goes to its segment only, and not to the journal.
+const DIRECT_BYTES: u64 = 1 << 20;
+
 /// Whoever waits longer than this for what takes no time waits for ever.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -95,6 +98,12 @@ impl Clients<'_> {
     /// Does one thing.
     pub(crate) async fn step(&mut self) {
         match self.chance.below(100) {
+            0..3 if self.plan.cleans => self.maintain().await,
+            3..5 if self.plan.wide => {
+                for _ in 0..40 {
+                    self.produce().await;
+                }
+            }
             0..45 => self.produce().await,
             45..60 => self.fetch(),
             60..68 if self.plan.groups => self.commit(),
@@ -106,14 +115,13 @@ impl Clients<'_> {
             86..88 if self.plan.churn => self.grow(),
             88..90 if self.plan.churn => self.alter(),
             90..91 => self.offsets().await,
-            91..92 if self.plan.cleans => self.delete_records(),
-            92..93 if self.plan.cleans => self.maintain().await,
+            91..93 if self.plan.cleans => self.delete_records(),
             93..95 if self.plan.full => {
                 let bytes = self.chance.below(4000);
                 self.disk.fill(Some(bytes));
             }
             95..97 => self.disk.fill(None),
-            97..98 => self.clock.jump(self.chance.between(0..=600_000) as i64 - 300_000),
+            97..98 => self.jump(),
             98..99 => self.ask_producer_id(),
             _ => self.pass(self.plan.pause_ms).await,
         }
@@ -123,6 +131,12 @@ impl Clients<'_> {
     pub(crate) async fn pass(&mut self, ms_max: u64) {
         let ms = self.chance.between(1..=ms_max);
         tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// Somebody sets the clock; not back where it counts how long tombstones stay.
+    fn jump(&mut self) {
+        let back_ms = if self.plan.cleans { 0 } else { 300_000 };
+        self.clock.jump(self.chance.between(0..=600_000) as i64 - back_ms);
     }
 
     pub(crate) fn harvest(&self) {
@@ -149,8 +163,11 @@ impl Clients<'_> {
     }
 
     pub(crate) fn partition(&self, key: Key) -> Option<Partition> {
-        let id = self.world.lock().name(key);
-        self.broker.partition(&id)
+        self.partition_of(&self.world.lock(), key)
+    }
+
+    fn partition_of(&self, world: &World, key: Key) -> Option<Partition> {
+        self.broker.partition(&world.name(key))
     }
 
     async fn produce(&mut self) {
@@ -238,18 +255,36 @@ impl Clients<'_> {
         self.submit(number, Some(Ack::Durable)).await;
     }
 
-    /// A new batch.
-    fn make(&mut self, key: Key, producer: Option<usize>) -> BatchNumber {
-        let (count, value_bytes) = match self.chance.below(20) {
+    /// How many records of how many bytes a new batch has.
+    fn measure(&mut self, in_table: bool) -> (u64, u64) {
+        match self.chance.below(20) {
+            _ if in_table => (self.chance.between(1..=6), self.chance.between(1..=200)),
+            0 if self.plan.huge && self.chance.one_in(4) => {
+                (1, self.chance.between(DIRECT_BYTES..=DIRECT_BYTES + 5000))
+            }
             0 if self.plan.large => (self.chance.between(1..=4), self.chance.between(1000..=14_000)),
             0..4 => (self.chance.between(1..=20), self.chance.between(10..=400)),
             _ => (self.chance.between(1..=4), self.chance.between(1..=120)),
+        }
+    }
+
+    /// A new batch.
+    fn make(&mut self, key: Key, producer: Option<usize>) -> BatchNumber {
+        let in_table = self.world.lock().topics[key.0].table.is_some();
+        let (count, value_bytes) = self.measure(in_table);
+        let compression = match value_bytes {
+            DIRECT_BYTES.. => Compression::None,
+            _ => *self.chance.pick(&[Compression::None, Compression::None, Compression::Lz4]),
         };
-        let compression = *self.chance.pick(&[Compression::None, Compression::None, Compression::Lz4]);
         let mut world = self.world.lock();
         let world = &mut *world;
         let number = world.sent.len();
-        let records = batch::records(number, count as i32, value_bytes as usize, self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
+        let (mut chance, is_mixed) = (self.chance.fork(), self.plan.times);
+        let times = || now_ms - if is_mixed { chance.below(100_000) as i64 - 20_000 } else { 0 };
+        let mut keys = self.chance.fork();
+        let contents =
+            batch::records(number, count as i32, value_bytes as usize, times, in_table.then_some(&mut keys));
         let mut by = None;
         let mut sequence_of = None;
         if let Some(producer) = producer {
@@ -260,7 +295,7 @@ impl Clients<'_> {
             stream.next_sequence += count as i32;
             stream.batches.push(number);
         }
-        let bytes = batch::build(&records, by, compression);
+        let bytes = batch::build(&contents, by, compression);
         world.trace.note(format_args!(
             "batch {number}: {count} records, {} bytes, for {} by {sequence_of:?}",
             bytes.len(),
@@ -271,6 +306,8 @@ impl Clients<'_> {
             records: count as i32,
             producer: sequence_of,
             bytes,
+            contents,
+            made_ms: now_ms,
             open: 0,
             unsure: false,
             at: None,
@@ -355,24 +392,34 @@ impl Clients<'_> {
             self.pass(100).await;
         }
         let mut world = self.world.lock();
-        let name = world.name(key);
-        world.fail(format!("{name} works, and batch {number} does not go in"));
+        // Its next sync may have told of what a sync of all files could not write before.
+        if let Some(partition) = self.partition_of(&world, key)
+            && world.works(key, &partition)
+        {
+            let name = world.name(key);
+            world.fail(format!("{name} works, and batch {number} does not go in"));
+        }
     }
 
     fn locate(&mut self) {
         let Some(key) = self.present() else { return };
         let Some(partition) = self.partition(key) else { return };
-        let at = match self.chance.below(3) {
+        let at = match self.chance.below(6) {
             0 => At::Earliest,
             1 => At::Latest,
-            _ => At::Time(self.clock.now_ms() - self.chance.below(60_000) as i64),
+            2 => At::MaxTimestamp,
+            _ => At::Time(self.clock.now_ms() - self.chance.below(120_000) as i64),
         };
         let mut world = self.world.lock();
         let found = partition.locate(at);
         world.trace.note(format_args!("{} {at:?}: {found:?}", partition.id()));
         match found {
             _ if self.disk.is_dead() => {}
-            Ok(_) => {}
+            Ok(found) => {
+                let start = partition.offsets().log_start.0;
+                let strength = world.shown_strength(key);
+                world.located(key, at, found, start, strength);
+            }
             Err(error) if world.works(key, &partition) && !world.may_stop(key) => {
                 world.fail(format!("{}: cannot find {at:?}: {error}", partition.id()));
             }
@@ -388,10 +435,15 @@ impl Clients<'_> {
     fn create(&mut self) {
         let name = format!("t{}", self.chance.below(self.plan.topics));
         let mut configs = BTreeMap::new();
-        let segment_bytes = *self.chance.pick(&["60000", "200000", "1048576"]);
-        let segment_bytes =
-            if self.plan.large { segment_bytes } else { *self.chance.pick(&["9000", "20000"]) };
-        configs.insert("segment.bytes".to_owned(), segment_bytes.to_owned());
+        let sizes: &[&str] = match (self.plan.huge, self.plan.large) {
+            (true, _) => &["1200000", "3000000"],
+            (_, true) => &["60000", "200000", "1048576"],
+            _ => &["9000", "20000"],
+        };
+        configs.insert("segment.bytes".to_owned(), self.chance.pick(sizes).to_string());
+        if self.plan.huge {
+            configs.insert("max.message.bytes".to_owned(), "1100000".to_owned());
+        }
         configs
             .insert("index.interval.bytes".to_owned(), self.chance.pick(&["1", "300", "4096"]).to_string());
         if self.plan.relaxed && self.chance.one_in(3) {
@@ -401,21 +453,25 @@ impl Clients<'_> {
         if self.chance.one_in(4) {
             configs.insert("segment.ms".to_owned(), self.chance.between(1000..=100_000).to_string());
         }
-        let (mut expires, mut compacted) = (false, false);
+        let (mut expires, mut compacted, mut table) = (false, false, None);
         if self.plan.cleans {
-            match self.chance.below(3) {
-                0 => {
-                    expires = true;
-                    configs.insert("retention.bytes".to_owned(), self.chance.between(1..=30_000).to_string());
-                    configs.insert("retention.ms".to_owned(), self.chance.between(1..=1_000_000).to_string());
-                }
-                // No two records have the same key, so that nothing may go.
-                1 => {
-                    compacted = true;
-                    configs.insert("cleanup.policy".to_owned(), "compact".to_owned());
-                    configs.insert("min.cleanable.dirty.ratio".to_owned(), "0".to_owned());
-                }
-                _ => {}
+            let kind = self.chance.below(5);
+            // Kind 1: no two records have the same key, so that nothing may go.
+            (expires, compacted) = (matches!(kind, 0 | 3), matches!(kind, 1 | 2));
+            if expires {
+                configs.insert("retention.bytes".to_owned(), self.chance.between(1..=30_000).to_string());
+                configs.insert("retention.ms".to_owned(), self.chance.between(1..=1_000_000).to_string());
+            }
+            if matches!(kind, 1..4) {
+                let policy = if expires { "compact,delete" } else { "compact" };
+                configs.insert("cleanup.policy".to_owned(), policy.to_owned());
+                configs.insert("min.cleanable.dirty.ratio".to_owned(), "0".to_owned());
+            }
+            if matches!(kind, 2 | 3) {
+                let stay_ms = *self.chance.pick(&[0, 20_000, 86_400_000]);
+                table = Some(stay_ms);
+                configs.insert("delete.retention.ms".to_owned(), stay_ms.to_string());
+                configs.insert("segment.bytes".to_owned(), self.chance.pick(&["2000", "5000"]).to_string());
             }
         }
         let partitions = self.chance.between(1..=self.plan.partitions) as i32;
@@ -436,6 +492,7 @@ impl Clients<'_> {
                 relaxed,
                 expires,
                 compacted,
+                table,
                 busy: true,
             });
             world.topics.len() - 1
@@ -537,7 +594,7 @@ impl Clients<'_> {
         });
     }
 
-    async fn maintain(&mut self) {
+    pub(crate) async fn maintain(&mut self) {
         self.world.lock().trace.note(format_args!("maintenance"));
         self.patiently("maintenance was done", self.broker.maintain()).await;
         let done = self.broker.maintained();

@@ -84,7 +84,7 @@ fn run_traced(seed: u64, trace: &Trace) -> Option<String> {
     trace.note(format_args!("seed {seed}: {plan:?}"));
     let clock = Arc::new(SimClock::new());
     let disk = SimDisk::new(chance.fork(), Arc::clone(&clock), trace.clone());
-    let mut world = World::new(trace.clone(), disk.clone());
+    let mut world = World::new(trace.clone(), disk.clone(), Arc::clone(&clock));
     world.members = (0..4).map(|at| Member::new(format!("together-{}", at % 2))).collect();
     let world = Arc::new(Mutex::new(world));
     let random = Arc::new(SeededRandom::new(chance.bits()));

@@ -28,10 +28,19 @@ pub(crate) struct Plan {
     pub(crate) flips: bool,
     /// Old records go, and topics are compacted.
     pub(crate) cleans: bool,
+    /// Records have times in any order.
+    pub(crate) times: bool,
+    /// A few batches are so large that the journal does not take them.
+    pub(crate) huge: bool,
+    /// There are many partitions, and now and then many of them are written at once.
+    pub(crate) wide: bool,
     /// The size of a journal file; 0: there is no journal.
     pub(crate) journal_bytes: u64,
     /// Consumers look while the broker syncs.
     pub(crate) peeks: bool,
+    /// So many files may be open. Whoever peeks needs all of them: a file is synced before it is closed to make room for
+    /// another, and nobody can open a third meanwhile.
+    pub(crate) open_files: u64,
     faults: [bool; 6],
 }
 
@@ -48,11 +57,12 @@ pub(crate) enum End {
 
 impl Plan {
     pub(crate) fn new(chance: &mut Chance) -> Self {
+        let (wide, peeks) = (chance.one_in(8), !chance.one_in(4));
         Self {
             lives: chance.between(2..=8),
             steps: chance.between(20..=400),
             topics: chance.between(1..=3),
-            partitions: *chance.pick(&[1, 2, 3, 8]),
+            partitions: if wide { 24 } else { *chance.pick(&[1, 2, 3, 8]) },
             pause_ms: *chance.pick(&[5, 100, 20_000]),
             groups: !chance.one_in(3),
             churn: chance.one_in(2),
@@ -61,8 +71,12 @@ impl Plan {
             full: chance.one_in(2),
             flips: chance.one_in(2),
             cleans: chance.one_in(3),
+            times: chance.one_in(2),
+            huge: chance.one_in(12),
+            wide,
             journal_bytes: *chance.pick(&[0, 0, 4000, 20_000, 100_000, 1 << 20]),
-            peeks: !chance.one_in(4),
+            peeks,
+            open_files: if peeks { 1_000_000 } else { *chance.pick(&[4, 20, 100, 1_000_000]) },
             faults: [0; 6].map(|_| chance.one_in(5)),
         }
     }
@@ -77,10 +91,12 @@ impl Plan {
 
     /// What goes wrong in a life that ends so, other than in its opening.
     pub(crate) fn ahead(&self, end: End, chance: &mut Chance) -> Ahead {
+        let file_system_sync_fails = (self.wide && chance.one_in(2)).then(|| chance.below(4));
         let mut often = |kind: usize, calls: u64| self.faults[kind].then(|| chance.below(calls));
         Ahead {
             write_fails: often(0, 200),
             sync_fails: often(1, 200),
+            file_system_sync_fails,
             directory_sync_fails: often(2, 20),
             read_fails: often(3, 100),
             change_fails: often(4, 20),
@@ -98,6 +114,7 @@ impl Plan {
         Ahead {
             write_fails: often(0, 10),
             sync_fails: often(1, 10),
+            file_system_sync_fails: None,
             directory_sync_fails: often(2, 10),
             read_fails: often(3, 20),
             change_fails: often(4, 10),

@@ -9,6 +9,8 @@ pub struct Ahead {
     pub write_fails: Option<u64>,
     /// A sync of a file fails, and takes what it did not write for written.
     pub sync_fails: Option<u64>,
+    /// A sync of all files fails, for one of them.
+    pub file_system_sync_fails: Option<u64>,
     /// A sync of a directory fails.
     pub directory_sync_fails: Option<u64>,
     /// A read fails with EIO.

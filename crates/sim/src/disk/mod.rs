@@ -672,7 +672,8 @@ impl DiskFile for SimFile {
         let mut state = self.disk.begin("sync everything by", &self.path, |state| {
             state.sync_all(None);
         })?;
-        let victim = is_due(&mut state.ahead.sync_fails).then(|| state.dirty_file()).flatten();
+        let fails = is_due(&mut state.ahead.file_system_sync_fails) | is_due(&mut state.ahead.sync_fails);
+        let victim = fails.then(|| state.dirty_file()).flatten();
         state.sync_all(victim);
         if victim.is_some() {
             state.sync_errors += 1;

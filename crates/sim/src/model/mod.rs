@@ -4,18 +4,20 @@ pub(crate) mod batch;
 pub(crate) mod offsets;
 pub(crate) mod partition;
 pub(crate) mod producers;
+pub(crate) mod table;
 pub(crate) mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use anabranch_broker::group::GroupError;
 use anabranch_broker::group::event::{Joined, Synced};
 use anabranch_broker::{
-    AppendError, DeleteRecordsError, LogStatus, Partition, ProduceError, Produced, ProducerIdError,
-    TopicError,
+    AppendError, At, DeleteRecordsError, LogStatus, Partition, ProduceError, Produced, ProducerIdError,
+    Timestamped, TopicError,
 };
 use anabranch_core::batch::split_batches;
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
@@ -27,6 +29,7 @@ use self::partition::{PartitionModel, Placed, Strength};
 use self::producers::{ProducerModel, Stream};
 use self::topics::{Fate, TopicModel};
 use crate::clients::Member;
+use crate::clock::SimClock;
 use crate::disk::{Fault, Happened, SimDisk};
 use crate::trace::Trace;
 
@@ -70,10 +73,20 @@ pub(crate) enum Answer {
     ProducerId(Result<(ProducerId, ProducerEpoch), ProducerIdError>),
 }
 
+/// A batch that was read.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) base: i64,
+    pub(crate) number: BatchNumber,
+    /// The places of its records that are there.
+    pub(crate) there: Vec<usize>,
+}
+
 /// The clients' side of everything.
 pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) disk: SimDisk,
+    pub(crate) clock: Arc<SimClock>,
     /// The first thing that went wrong.
     pub(crate) failure: Option<String>,
     pub(crate) sent: Vec<Sent>,
@@ -99,10 +112,11 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(trace: Trace, disk: SimDisk) -> Self {
+    pub(crate) fn new(trace: Trace, disk: SimDisk, clock: Arc<SimClock>) -> Self {
         Self {
             trace,
             disk,
+            clock,
             failure: None,
             sent: Vec::new(),
             topics: Vec::new(),
@@ -397,8 +411,9 @@ impl World {
         from: i64,
         batches: Bytes,
         strength: Strength,
-    ) -> (i64, Vec<(i64, BatchNumber)>) {
-        let (mut next, mut found) = (from, Vec::new());
+    ) -> (i64, Vec<Found>) {
+        let in_table = self.topics[key.0].table.is_some();
+        let (mut next, mut found, mut is_first) = (from, Vec::new(), true);
         let whose = self.name(key).to_string();
         for batch in split_batches(batches) {
             let batch = match batch {
@@ -409,21 +424,27 @@ impl World {
                 }
             };
             let (base, last) = (batch.header().base_offset.0, batch.header().last_offset().0);
-            let joins = if found.is_empty() { base <= next && next <= last } else { base == next };
+            let joins = match (std::mem::take(&mut is_first), in_table) {
+                (true, false) => base <= next && next <= last,
+                (false, false) => base == next,
+                (true, true) => next <= last,
+                (false, true) => next <= base,
+            };
             if !joins {
                 self.fail(format!("{whose}: offset {next} was asked for, and {base} to {last} served"));
                 break;
             }
-            match identify(&batch, &self.sent) {
+            match identify(&batch, &self.sent, in_table) {
                 Err(what) => self.fail(format!("{whose}: what was served at offset {base} {what}")),
-                Ok(number) if self.sent[number].key != key => {
+                Ok(Some((number, _))) if self.sent[number].key != key => {
                     self.fail(format!("{whose}: batch {number} of another partition was served at {base}"));
                 }
-                Ok(number) => {
+                Ok(Some((number, there))) => {
                     self.placed(number, base, strength);
                     self.advance(number);
-                    found.push((base, number));
+                    found.push(Found { base, number, there });
                 }
+                Ok(None) => {}
             }
             next = last + 1;
             if self.failure.is_some() {
@@ -431,6 +452,53 @@ impl World {
             }
         }
         (next, found)
+    }
+
+    /// Somebody was told where a time is, in a log that starts at `start`. Nothing that is known to be shown, with this
+    /// strength, may contradict it; in a table most of that may be gone.
+    pub(crate) fn located(
+        &mut self,
+        key: Key,
+        at: At,
+        found: Option<Timestamped>,
+        start: i64,
+        shown: Strength,
+    ) {
+        let is_asked = |timestamp_ms: i64| match at {
+            At::Time(asked_ms) => timestamp_ms >= asked_ms,
+            At::MaxTimestamp => found.is_none_or(|found| timestamp_ms > found.timestamp_ms),
+            At::Earliest | At::Latest => false,
+        };
+        if matches!(at, At::Earliest | At::Latest) {
+            return;
+        }
+        let in_table = self.topics[key.0].table.is_some();
+        let known = self.partitions.get(&key).into_iter().flat_map(|model| model.known.iter());
+        let known = known.flat_map(|(base, placed)| {
+            (*base..)
+                .zip(&self.sent[placed.batch].contents)
+                .map(|(offset, record)| (offset, record, placed.strength))
+        });
+        let mut wrong = None;
+        for (offset, record, strength) in known.filter(|(offset, ..)| *offset >= start) {
+            match found {
+                Some(found) if found.offset.0 == offset => {
+                    let is_right = found.timestamp_ms == record.timestamp_ms
+                        && (at == At::MaxTimestamp || is_asked(record.timestamp_ms));
+                    wrong = wrong.or((!is_right).then_some((offset, record.timestamp_ms)));
+                }
+                _ if in_table || strength < shown => {}
+                // Of the first that is late enough all before are too early; of the latest, all are earlier.
+                Some(found) if at != At::MaxTimestamp && offset > found.offset.0 => {}
+                _ => wrong = wrong.or(is_asked(record.timestamp_ms).then_some((offset, record.timestamp_ms))),
+            }
+        }
+        if let Some((offset, timestamp_ms)) = wrong {
+            let name = self.name(key);
+            self.fail(format!(
+                "{name}: {at:?} is at {found:?}, and the time at offset {offset} is {timestamp_ms}"
+            ));
+        }
     }
 
     /// Whether the batch is in the log, or nothing more will come of it.

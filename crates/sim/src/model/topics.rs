@@ -31,6 +31,8 @@ pub(crate) struct TopicModel {
     pub(crate) expires: bool,
     /// Nobody may delete its records by hand.
     pub(crate) compacted: bool,
+    /// Of each key the newest record counts; tombstones stay for so long, ms.
+    pub(crate) table: Option<i64>,
     /// A change of it is under way.
     pub(crate) busy: bool,
 }
