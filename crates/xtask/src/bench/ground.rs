@@ -32,7 +32,7 @@ impl Ground {
         ground.built = binary.is_none();
         ground.binary = match binary {
             Some(binary) => binary.to_owned(),
-            None => build(&ground.top, &ground.work, &["--bin", "anabranch"])?,
+            None => build(&ground.top, &ground.programs()?, &["--bin", "anabranch"])?,
         };
         ensure!(ground.binary.is_file(), "there is no {}", ground.binary.display());
         Ok(ground)
@@ -47,10 +47,17 @@ impl Ground {
         Ok(Self { top, work, binary, built, client, kafka, nats })
     }
 
+    /// Where programs are copied to; servers have folders of the same names.
+    fn programs(&self) -> anyhow::Result<PathBuf> {
+        let dir = self.work.join("programs");
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(dir)
+    }
+
     /// The light client.
     pub(super) fn client(&self) -> anyhow::Result<&Client> {
         if self.client.get().is_none() {
-            let program = build(&self.top, &self.work, &["--package", "anabranch-bench"])?;
+            let program = build(&self.top, &self.programs()?, &["--package", "anabranch-bench"])?;
             let _ = self.client.set(Client::new(program));
         }
         Ok(self.client.get().expect("it was just set"))
