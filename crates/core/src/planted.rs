@@ -36,8 +36,6 @@ bugs! {
     TornBatchKept,
     /// producer snapshot newer than the log
     SnapshotAhead,
-    /// an older producer snapshot used though records since are deleted
-    OldSnapshotUsed,
     /// high watermark past durable bytes
     ShownBeforeSync,
     /// offsets commit without sync

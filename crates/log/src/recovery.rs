@@ -196,7 +196,7 @@ pub(crate) fn newest_snapshot(
     for offset in snapshots.iter().rev().copied() {
         let path = snapshot_path(directory, offset);
         let lost = FaultCause::ProducersLost { first };
-        if offset < first && !planted::is(Bug::OldSnapshotUsed) {
+        if offset < first {
             fault.get_or_insert((path, lost));
             break;
         }

@@ -57,7 +57,7 @@ pub(crate) enum End {
 
 impl Plan {
     pub(crate) fn new(chance: &mut Chance) -> Self {
-        let (wide, peeks) = (chance.one_in(8), !chance.one_in(4));
+        let (wide, peeks) = (chance.one_in(5), !chance.one_in(4));
         Self {
             lives: chance.between(2..=8),
             steps: chance.between(20..=400),
@@ -91,7 +91,7 @@ impl Plan {
 
     /// What goes wrong in a life that ends so, other than in its opening.
     pub(crate) fn ahead(&self, end: End, chance: &mut Chance) -> Ahead {
-        let file_system_sync_fails = (self.wide && chance.one_in(2)).then(|| chance.below(4));
+        let file_system_sync_fails = (self.wide && chance.one_in(2)).then(|| chance.below(2));
         let mut often = |kind: usize, calls: u64| self.faults[kind].then(|| chance.below(calls));
         Ahead {
             write_fails: often(0, 200),
