@@ -53,6 +53,7 @@ pub mod error;
 pub mod group;
 mod groups;
 mod journal;
+mod kafka_record;
 mod maintenance;
 mod member;
 mod memory;

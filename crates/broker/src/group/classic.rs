@@ -12,7 +12,6 @@ use super::consumer_protocol;
 use super::error::GroupError;
 use super::event::{DescribedGroup, DescribedMember, GroupState, Joined, Now};
 use super::member::{Member, Turn};
-use super::offsets::Offsets;
 use super::record::{GroupMetadata, GroupRecord};
 
 /// The protocol type whose subscriptions the coordinator looks into.
@@ -44,9 +43,6 @@ pub(super) struct Group {
     pub(super) assigning: bool,
     /// What the members of a consumer group read; `None` when that is not known.
     pub(super) topics: Option<BTreeSet<String>>,
-    pub(super) offsets: Offsets,
-    /// The deadline under which [`super::Groups`] finds the group.
-    pub(super) indexed: Option<Duration>,
 }
 
 /// KIP-134: the first generation waits for a while, and longer when members keep coming.
@@ -75,17 +71,14 @@ impl Group {
             sync_deadline: None,
             assigning: false,
             topics: None,
-            offsets: Offsets::default(),
-            indexed: None,
         }
     }
 
-    pub(super) fn restored(stored: GroupMetadata, offsets: Offsets, now: Now) -> Self {
+    pub(super) fn restored(stored: GroupMetadata, now: Now) -> Self {
         let mut group = Self::new(now);
         group.since_ms = stored.since_ms;
         group.protocol_type = Some(stored.protocol_type).filter(|name| !name.is_empty());
         group.generation = stored.generation;
-        group.offsets = offsets;
         if let Some(protocol) = &stored.protocol {
             for member in stored.members {
                 let id = member.member_id.clone();
@@ -107,9 +100,9 @@ impl Group {
         self.since_ms = Some(now.unix_ms);
     }
 
-    /// Whether nothing would be lost if the group were gone.
+    /// Whether nobody is in the group or coming.
     pub(super) fn is_idle(&self) -> bool {
-        self.state == GroupState::Empty && self.promised.is_empty() && self.offsets.is_empty()
+        self.state == GroupState::Empty && self.promised.is_empty()
     }
 
     /// The group's record was deleted while somebody was coming in: it is as new.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use anabranch_core::TopicPartition;
 use bytes::Bytes;
 
-use super::codec::{CodecError, Reader, Writer};
+use crate::kafka_record::{CodecError, Reader, Writer};
 
 /// The newest version that is written here.
 pub const VERSION_MAX: i16 = 3;

@@ -21,9 +21,9 @@
 //! generation, not before: until then a restart loses nothing that a client could miss.
 
 mod classic;
-mod codec;
 pub mod config;
 pub mod consumer_protocol;
+mod entry;
 pub mod error;
 pub mod event;
 mod join;
@@ -36,7 +36,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
-pub use codec::CodecError;
+pub use crate::kafka_record::CodecError;
 pub use config::GroupConfig;
 pub use error::{GroupError, StoreError};
 pub use event::{Effect, GroupState, Heartbeat, Now, RequestId, Response, StoreToken};
@@ -51,6 +51,7 @@ use anabranch_core::seam::Random;
 
 use classic::Group;
 use config::TEXT_BYTES_MAX;
+use entry::Entry;
 use event::{Commit, DescribedGroup, Join, Leaver, ListedGroup, Sync};
 use member::{Act, Then, Turn};
 use record::{CommittedOffset, GroupRecord};
@@ -59,7 +60,7 @@ use record::{CommittedOffset, GroupRecord};
 pub struct Groups {
     config: GroupConfig,
     random: Arc<dyn Random>,
-    groups: BTreeMap<String, Group>,
+    groups: BTreeMap<String, Entry>,
     /// Groups by when something happens to them by itself. An entry may be too early, since a heartbeat does not move
     /// it; never too late.
     deadlines: BTreeSet<(Duration, String)>,
@@ -112,7 +113,7 @@ impl Groups {
         }
         let name = join.instance_id.as_ref().unwrap_or(&join.client_id);
         let new_id = format!("{name}-{}", self.random.uuid());
-        self.with_group(&group_id, now, |group, turn| group.join(request, join, new_id, turn))
+        self.with_classic(&group_id, now, |group, turn| group.join(request, join, new_id, turn))
     }
 
     /// SyncGroup; answered with [`Response::Sync`] once the leader's assignment is durable.
@@ -125,7 +126,7 @@ impl Groups {
         if !self.groups.contains_key(&group_id) {
             return answer(request, Response::Sync(Err(GroupError::UnknownMemberId)));
         }
-        self.with_group(&group_id, now, |group, turn| group.sync(request, sync, turn))
+        self.with_classic(&group_id, now, |group, turn| group.sync(request, sync, turn))
     }
 
     /// Heartbeat: changes nothing but the member's session, so the answer is there at once.
@@ -136,7 +137,8 @@ impl Groups {
         if heartbeat.group.is_empty() {
             return Err(GroupError::InvalidGroupId);
         }
-        let group = self.groups.get_mut(heartbeat.group).ok_or(GroupError::UnknownMemberId)?;
+        let group = self.groups.get_mut(heartbeat.group).and_then(Entry::classic_mut);
+        let group = group.ok_or(GroupError::UnknownMemberId)?;
         group.heartbeat(
             heartbeat,
             &Turn { group_id: heartbeat.group, config: &self.config, now, acts: Vec::new() },
@@ -153,7 +155,7 @@ impl Groups {
             let unknown = leavers.iter().map(|_| Err(GroupError::UnknownMemberId)).collect();
             return answer(request, Response::Leave(Ok(unknown)));
         }
-        self.with_group(group_id, now, |group, turn| group.leave(request, leavers, turn))
+        self.with_classic(group_id, now, |group, turn| group.leave(request, leavers, turn))
     }
 
     /// OffsetCommit; answered with [`Response::Commit`] when the offsets are durable and visible. The empty group id is
@@ -210,10 +212,10 @@ impl Groups {
         for id in group_ids {
             let result = match self.groups.get(id) {
                 None => Err(GroupError::GroupIdNotFound),
-                Some(group) if group.state != GroupState::Empty => Err(GroupError::NonEmptyGroup),
+                Some(group) if group.state() != GroupState::Empty => Err(GroupError::NonEmptyGroup),
                 Some(group) => self.check_load().map(|()| {
                     records.extend(group.offsets.tombstones(id));
-                    records.push(GroupRecord::Group { group: id.clone(), value: None });
+                    records.extend(group.tombstones(id));
                 }),
             };
             results.push(result);
@@ -228,7 +230,7 @@ impl Groups {
     /// A topic is gone, and so is what groups have read of it.
     #[must_use]
     pub fn topic_deleted(&mut self, topic: &str) -> Vec<Effect> {
-        let tombstones = |(id, group): (&String, &Group)| group.offsets.tombstones_of_topic(id, topic);
+        let tombstones = |(id, group): (&String, &Entry)| group.offsets.tombstones_of_topic(id, topic);
         let records: Vec<GroupRecord> = self.groups.iter().flat_map(tombstones).collect();
         if records.is_empty() {
             return Vec::new();
@@ -260,10 +262,10 @@ impl Groups {
                 let event = |group: &mut Group, turn: &mut Turn<'_>| {
                     group.assigned(generation, assignments, outcome, turn);
                 };
-                self.with_group(&group, now, event)
+                self.with_classic(&group, now, event)
             }
             Then::Readmit { group, readmit } => {
-                self.with_group(&group, now, |group, turn| group.readmitted(*readmit, outcome, turn))
+                self.with_classic(&group, now, |group, turn| group.readmitted(*readmit, outcome, turn))
             }
         }
     }
@@ -273,7 +275,7 @@ impl Groups {
     pub fn tick(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
         while let Some((due, id)) = self.deadlines.first().cloned().filter(|(due, _)| *due <= now.monotonic) {
-            effects.extend(self.with_group(&id, now, Group::expire));
+            effects.extend(self.with_group(&id, now, Entry::expire));
             assert!(!self.deadlines.contains(&(due, id)), "what was due has happened");
         }
         if self.next_sweep <= now.monotonic {
@@ -322,15 +324,15 @@ impl Groups {
     pub fn list(&self) -> impl Iterator<Item = ListedGroup> {
         self.groups.iter().map(|(id, group)| ListedGroup {
             group: id.clone(),
-            protocol_type: group.protocol_type.clone().unwrap_or_default(),
-            state: group.state,
+            protocol_type: group.protocol_type().to_owned(),
+            state: group.state(),
         })
     }
 
     /// DescribeGroups: `None` is what Kafka calls Dead.
     #[must_use]
     pub fn describe(&self, group_id: &str) -> Option<DescribedGroup> {
-        self.groups.get(group_id).map(Group::describe)
+        self.groups.get(group_id).and_then(Entry::describe)
     }
 
     fn check_load(&self) -> Result<(), GroupError> {
@@ -345,7 +347,7 @@ impl Groups {
         if self.groups.len() >= self.config.groups_max {
             return Err(GroupError::PolicyViolation);
         }
-        self.groups.insert(group_id.to_owned(), Group::new(now));
+        self.groups.insert(group_id.to_owned(), Entry::new(now));
         Ok(())
     }
 
@@ -353,7 +355,7 @@ impl Groups {
         &mut self,
         group_id: &str,
         now: Now,
-        event: impl FnOnce(&mut Group, &mut Turn<'_>),
+        event: impl FnOnce(&mut Entry, &mut Turn<'_>),
     ) -> Vec<Effect> {
         let Some(group) = self.groups.get_mut(group_id) else { return Vec::new() };
         let mut turn = Turn { group_id, config: &self.config, now, acts: Vec::new() };
@@ -366,6 +368,20 @@ impl Groups {
             self.deadlines.extend(due.map(|due| (due, group_id.to_owned())));
         }
         self.perform(acts)
+    }
+
+    /// The same, if the group speaks the classic protocol.
+    fn with_classic(
+        &mut self,
+        group_id: &str,
+        now: Now,
+        event: impl FnOnce(&mut Group, &mut Turn<'_>),
+    ) -> Vec<Effect> {
+        self.with_group(group_id, now, |entry, turn| {
+            if let Some(group) = entry.classic_mut() {
+                event(group, turn);
+            }
+        })
     }
 
     fn unindex(&mut self, due: Option<Duration>, group_id: &str) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::classic::Group;
 use super::config::{GroupConfig, TEXT_BYTES_MAX};
+use super::entry::{Entry, Kind};
 use super::error::GroupError;
 use super::event::{Commit, CommitOffset, GroupState, RequestId, Response};
 use super::member::{Then, Turn};
@@ -119,13 +120,13 @@ fn tombstone(group_id: &str, topic: &str, partition: i32) -> GroupRecord {
     GroupRecord::Offset { group: group_id.to_owned(), topic: topic.to_owned(), partition, value: None }
 }
 
-impl Group {
+impl Entry {
     pub(super) fn commit(&mut self, request: RequestId, commit: Commit, turn: &mut Turn<'_>) {
-        if let Err(error) = self.check_commit(&commit) {
+        let checked = match &mut self.kind {
+            Kind::Classic(group) => group.check_commit(&commit, turn),
+        };
+        if let Err(error) = checked {
             return turn.answer(request, Response::Commit(Err(error)));
-        }
-        if matches!(self.state, GroupState::Stable | GroupState::PreparingRebalance) {
-            self.heard_of(&commit.member_id, turn);
         }
         let commit_ms = turn.now.unix_ms;
         let expire_ms = commit.retention_ms.map(|kept_ms| commit_ms.saturating_add(kept_ms));
@@ -144,31 +145,16 @@ impl Group {
         turn.store_then_answer(records, request, Response::Commit(Ok(results)));
     }
 
-    fn check_commit(&self, commit: &Commit) -> Result<(), GroupError> {
-        let from_member =
-            commit.generation >= 0 || !commit.member_id.is_empty() || commit.instance_id.is_some();
-        if commit.generation < 0 && self.state == GroupState::Empty {
-            // A consumer that assigns itself, or an administrator.
-            return Ok(());
-        }
-        if !from_member {
-            return Err(GroupError::UnknownMemberId);
-        }
-        self.check_generation(&commit.member_id, commit.instance_id.as_deref(), commit.generation)?;
-        if self.state == GroupState::CompletingRebalance {
-            // The member knows the generation, so it has joined; it must sync before it commits.
-            return Err(GroupError::RebalanceInProgress);
-        }
-        Ok(())
-    }
-
     pub(super) fn delete_offsets(
         &mut self,
         request: RequestId,
         partitions: &[(String, i32)],
         turn: &mut Turn<'_>,
     ) {
-        if self.state != GroupState::Empty && !self.uses_consumer_protocol() {
+        let is_refused = match &self.kind {
+            Kind::Classic(group) => group.state != GroupState::Empty && !group.uses_consumer_protocol(),
+        };
+        if is_refused {
             return turn.answer(request, Response::DeleteOffsets(Err(GroupError::NonEmptyGroup)));
         }
         let mut results = Vec::with_capacity(partitions.len());
@@ -202,27 +188,63 @@ impl Group {
             }
             all_expired &= expired;
         }
-        if all_expired && self.state == GroupState::Empty && self.promised.is_empty() {
-            records.push(GroupRecord::Group { group: turn.group_id.to_owned(), value: None });
+        let is_idle = match &self.kind {
+            Kind::Classic(group) => group.is_idle(),
+        };
+        if all_expired && is_idle {
+            records.extend(self.tombstones(turn.group_id));
         }
         if !records.is_empty() {
             turn.store(records, Then::Nothing);
         }
     }
 
-    fn is_expired(&self, topic: &str, offset: &CommittedOffset, turn: &Turn<'_>) -> bool {
-        let since_ms = match (self.protocol_type.is_some(), self.state) {
-            (false, _) => offset.commit_ms,
-            (true, GroupState::Empty) => self.since_ms.unwrap_or(offset.commit_ms),
-            (true, GroupState::Stable) if self.topics.is_some() => offset.commit_ms,
-            (true, _) => return false,
-        };
-        if self.is_subscribed_to(topic) {
-            return false;
+    fn is_subscribed_to(&self, topic: &str) -> bool {
+        match &self.kind {
+            Kind::Classic(group) => group.is_subscribed_to(topic),
         }
+    }
+
+    fn is_expired(&self, topic: &str, offset: &CommittedOffset, turn: &Turn<'_>) -> bool {
+        let since_ms = match &self.kind {
+            Kind::Classic(group) => group.kept_since_ms(offset),
+        };
+        let Some(since_ms) = since_ms.filter(|_| !self.is_subscribed_to(topic)) else { return false };
         let now_ms = turn.now.unix_ms;
         let kept_ms = i64::try_from(turn.config.offsets_retention.as_millis()).unwrap_or(i64::MAX);
         offset.expire_ms.map_or(now_ms.saturating_sub(since_ms) >= kept_ms, |expire_ms| now_ms >= expire_ms)
+    }
+}
+
+impl Group {
+    /// Whether a commit counts; if so, its member is alive.
+    fn check_commit(&mut self, commit: &Commit, turn: &Turn<'_>) -> Result<(), GroupError> {
+        let from_member =
+            commit.generation >= 0 || !commit.member_id.is_empty() || commit.instance_id.is_some();
+        if commit.generation < 0 && self.state == GroupState::Empty {
+            // A consumer that assigns itself, or an administrator.
+            return Ok(());
+        }
+        if !from_member {
+            return Err(GroupError::UnknownMemberId);
+        }
+        self.check_generation(&commit.member_id, commit.instance_id.as_deref(), commit.generation)?;
+        if self.state == GroupState::CompletingRebalance {
+            // The member knows the generation, so it has joined; it must sync before it commits.
+            return Err(GroupError::RebalanceInProgress);
+        }
+        self.heard_of(&commit.member_id, turn);
+        Ok(())
+    }
+
+    /// From when on the retention of an offset counts that no member reads; `None`: not yet.
+    fn kept_since_ms(&self, offset: &CommittedOffset) -> Option<i64> {
+        match (self.protocol_type.is_some(), self.state) {
+            (false, _) => Some(offset.commit_ms),
+            (true, GroupState::Empty) => Some(self.since_ms.unwrap_or(offset.commit_ms)),
+            (true, GroupState::Stable) if self.topics.is_some() => Some(offset.commit_ms),
+            (true, _) => None,
+        }
     }
 }
 

@@ -18,7 +18,7 @@
 
 use bytes::Bytes;
 
-use super::codec::{CodecError, Reader, Writer};
+use crate::kafka_record::{CodecError, Reader, Writer};
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;

@@ -8,6 +8,7 @@ use anabranch_core::seam::Random;
 use super::Groups;
 use super::classic::Group;
 use super::config::GroupConfig;
+use super::entry::{Entry, Kind};
 use super::event::{Effect, Now};
 use super::offsets::Offsets;
 use super::record::{Decoded, GroupMetadata, GroupRecord, RecordError};
@@ -57,16 +58,16 @@ impl Restore {
         let mut groups = Groups::new(config, random, now);
         for (id, Restored { metadata, offsets }) in self.groups {
             let group = match metadata {
-                Some(metadata) => Group::restored(metadata, offsets, now),
+                Some(metadata) => Group::restored(metadata, now),
                 None if offsets.is_empty() => continue,
-                None => Group { offsets, ..Group::new(now) },
+                None => Group::new(now),
             };
-            groups.groups.insert(id, group);
+            groups.groups.insert(id, Entry::of(Kind::Classic(Box::new(group)), offsets));
         }
         let ids: Vec<String> = groups.groups.keys().cloned().collect();
         let mut effects = Vec::new();
         for id in ids {
-            effects.extend(groups.with_group(&id, now, |group, turn| {
+            effects.extend(groups.with_classic(&id, now, |group, turn| {
                 if group.members.len() > turn.config.members_max {
                     group.prepare_rebalance(turn);
                 }
