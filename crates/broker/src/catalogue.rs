@@ -10,6 +10,7 @@ use anabranch_core::batch::Record;
 use serde::{Deserialize, Serialize};
 
 use crate::config::topic::TopicConfigs;
+use crate::group::Topics;
 use crate::partition::Partition;
 
 /// Topics, producer ids and the cluster's id: Anabranch's counterpart of Kafka's `__cluster_metadata`, and as that one
@@ -86,6 +87,8 @@ impl Topic {
 pub struct Catalogue {
     by_name: BTreeMap<String, Arc<Topic>>,
     names: HashMap<TopicId, String>,
+    /// How many changes it took; of two catalogues of one broker, no two have the same.
+    version: u64,
 }
 
 impl Catalogue {
@@ -129,10 +132,25 @@ impl Catalogue {
     /// The same without the topic of that name.
     pub(crate) fn without(&self, name: &str) -> Self {
         let mut changed = self.clone();
+        changed.version += 1;
         if let Some(gone) = changed.by_name.remove(name) {
             changed.names.remove(&gone.id);
         }
         changed
+    }
+}
+
+impl Topics for Catalogue {
+    fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn get(&self, name: &str) -> Option<(TopicId, i32)> {
+        Catalogue::get(self, name).map(|topic| (topic.id, topic.partition_count))
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.by_name.keys().map(String::as_str))
     }
 }
 

@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::catalogue::Catalogue;
 use crate::config::broker::BrokerConfig;
 use crate::error::BrokerError;
 use crate::group::event::{Commit, DescribedGroup, Join, Joined, Leaver, ListedGroup, Sync, Synced};
 use crate::group::record::{CommittedOffset, EncodedRecord};
-use crate::group::{Effect, GroupConfig, GroupError, Groups, Heartbeat, Now, RequestId, Response, Restore};
+use crate::group::{Beat, ConsumerHeartbeat, DescribedConsumerGroup, Effect, GroupConfig, GroupError, Groups, Heartbeat, Now, RequestId, Response, Restore};
 use crate::group::{StoreError, StoreToken};
 use crate::journal::Journal;
 use crate::tasks::blocking;
@@ -198,6 +199,42 @@ impl GroupService {
             true => Err(GroupError::CoordinatorNotAvailable),
             false => state.groups.heartbeat(*heartbeat, now),
         }
+    }
+
+    /// ConsumerGroupHeartbeat; waits until all that the answer rests on is durable. `topics` is asked for the newest
+    /// catalogue, so that no older one comes after it.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn heartbeat_consumer(
+        &self,
+        beat: ConsumerHeartbeat,
+        topics: impl FnOnce() -> Arc<Catalogue>,
+    ) -> Result<Beat, GroupError> {
+        ask!(self, Beat, |groups, request, now| {
+            groups.heartbeat_consumer(request, beat, topics().as_ref(), now)
+        })
+    }
+
+    /// ConsumerGroupDescribe, one group.
+    ///
+    /// # Errors
+    /// [`GroupError::GroupIdNotFound`], also for a group in the classic protocol.
+    pub async fn describe_consumer(&self, group: &str) -> Result<DescribedConsumerGroup, GroupError> {
+        self.driver.state.lock().groups.describe_consumer(group).ok_or(GroupError::GroupIdNotFound)
+    }
+
+    /// Whether a member may read what its group has committed (OffsetFetch 9 and above).
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn check_fetch(
+        &self,
+        group: &str,
+        member_id: Option<&str>,
+        member_epoch: i32,
+    ) -> Result<(), GroupError> {
+        self.driver.state.lock().groups.check_fetch(group, member_id, member_epoch)
     }
 
     /// LeaveGroup; an answer for each of `leavers`.

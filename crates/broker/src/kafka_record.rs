@@ -104,11 +104,6 @@ impl<'a> Reader<'a> {
         self.compact_nullable_string()?.ok_or(CodecError::BadLength(-1))
     }
 
-    pub(crate) fn compact_bytes(&mut self) -> Result<Bytes, CodecError> {
-        let len = self.compact_len()?;
-        self.nullable(len)?.map(Bytes::copy_from_slice).ok_or(CodecError::BadLength(-1))
-    }
-
     /// As [`Reader::list`].
     pub(crate) fn compact_list<T>(
         &mut self,
@@ -162,6 +157,11 @@ impl<'a> Reader<'a> {
             }
         }
         Err(CodecError::BadVarint)
+    }
+
+    /// Whatever is left, not looked at.
+    pub(crate) fn rest(&mut self) -> Bytes {
+        Bytes::copy_from_slice(std::mem::take(&mut self.rest))
     }
 
     pub(crate) fn end(self) -> Result<(), CodecError> {

@@ -144,6 +144,7 @@ impl GroupMember for Member {
             member_id: self.me.member_id.lock().clone(),
             instance_id: None,
             generation: self.generation,
+            by_epoch: false,
             retention_ms: None,
             offsets: positions.iter().map(|(at, next)| commit_offset(at, *next)).collect(),
         };

@@ -639,6 +639,7 @@ impl Clients<'_> {
             member_id,
             instance_id: None,
             generation,
+            by_epoch: false,
             retention_ms: None,
             offsets,
         };

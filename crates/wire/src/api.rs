@@ -143,6 +143,8 @@ apis! {
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, INCREMENTAL_ALTER_CONFIGS, 0, 0..=1;
     OffsetDelete, OffsetDeleteRequest, OffsetDeleteResponse, OFFSET_DELETE, 0, 0..=0;
     DescribeCluster, DescribeClusterRequest, DescribeClusterResponse, DESCRIBE_CLUSTER, 0, 0..=2;
+    ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, CONSUMER_GROUP_HEARTBEAT, 0, 0..=1;
+    ConsumerGroupDescribe, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, CONSUMER_GROUP_DESCRIBE, 0, 0..=1;
     DescribeTopicPartitions, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, DESCRIBE_TOPIC_PARTITIONS, 0, 0..=0;
 }
 

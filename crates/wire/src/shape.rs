@@ -234,6 +234,19 @@ pub(crate) const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
 pub(crate) const OFFSET_DELETE: &[Field] =
     &[always(Text), always(List(&Struct(&[always(Text), always(List(&Struct(&[always(I32)])))])))];
 pub(crate) const DESCRIBE_CLUSTER: &[Field] = &[always(BYTE), since(1, BYTE), since(2, BYTE)];
+pub(crate) const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
+    always(Text),
+    always(Text),
+    always(I32),
+    always(Text),
+    always(Text),
+    always(I32),
+    always(List(&Text)),
+    since(1, Text),
+    always(Text),
+    always(List(&Struct(&[always(UUID), always(List(&I32))]))),
+];
+pub(crate) const CONSUMER_GROUP_DESCRIBE: &[Field] = &[always(List(&Text)), always(BYTE)];
 pub(crate) const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     always(List(&Struct(&[always(Text)]))),
     always(I32),

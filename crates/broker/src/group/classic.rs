@@ -15,7 +15,7 @@ use super::member::{Member, Turn};
 use super::record::{GroupMetadata, GroupRecord};
 
 /// The protocol type whose subscriptions the coordinator looks into.
-const CONSUMER: &str = "consumer";
+pub(super) const CONSUMER: &str = "consumer";
 
 #[derive(Debug)]
 pub(super) struct Group {

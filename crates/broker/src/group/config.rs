@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::consumer::Assignor;
+
 /// Longest text that a request may carry: group, member, client and topic names. Kafka's record format ends at 32,767
 /// bytes; room is left for the UUID that is put behind a client's name.
 pub const TEXT_BYTES_MAX: usize = 30_000;
@@ -31,6 +33,8 @@ pub struct GroupConfig {
     pub offsets_retention: Duration,
     /// `offsets.retention.check.interval.ms`.
     pub offsets_retention_check_interval: Duration,
+    /// Groups in the consumer protocol.
+    pub consumer: ConsumerConfig,
     /// Commits and deletions are refused while this many stores are under way: the disk does not keep up.
     pub stores_in_flight_max: usize,
 }
@@ -47,7 +51,35 @@ impl Default for GroupConfig {
             offset_metadata_max: 4096,
             offsets_retention: Duration::from_secs(7 * 24 * 60 * 60),
             offsets_retention_check_interval: Duration::from_secs(10 * 60),
+            consumer: ConsumerConfig::default(),
             stores_in_flight_max: 10_000,
+        }
+    }
+}
+
+/// Settings of groups in the consumer protocol (`group.consumer.*`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// `group.consumer.session.timeout.ms`: how long a member may be silent.
+    pub session_timeout: Duration,
+    /// `group.consumer.heartbeat.interval.ms`: how often members are told to speak.
+    pub heartbeat_interval: Duration,
+    /// `group.consumer.assignment.interval.ms`: how long the assignor rests after it has run.
+    pub assignment_interval: Duration,
+    /// `group.consumer.max.size`.
+    pub members_max: usize,
+    /// `group.consumer.assignors`: the first is for members that do not care.
+    pub assignors: Vec<Assignor>,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self {
+            session_timeout: Duration::from_secs(45),
+            heartbeat_interval: Duration::from_secs(5),
+            assignment_interval: Duration::from_secs(1),
+            members_max: 10_000,
+            assignors: vec![Assignor::Uniform, Assignor::Range],
         }
     }
 }

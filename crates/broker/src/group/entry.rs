@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::classic;
-use super::event::{DescribedGroup, GroupState, Now, StoreToken};
-use super::member::Turn;
+use super::{classic, consumer};
+use super::event::{DescribedGroup, GroupKind, GroupState, Now, StoreToken};
+use super::member::{Then, Turn};
 use super::offsets::Offsets;
 use super::record::GroupRecord;
 
@@ -14,11 +14,14 @@ pub(super) struct Entry {
     pub(super) offsets: Offsets,
     /// The deadline under which [`super::Groups`] finds the group.
     pub(super) indexed: Option<Duration>,
+    /// The newest store of the group's own records in the consumer protocol.
+    pub(super) last_store: Option<StoreToken>,
 }
 
 #[derive(Debug)]
 pub(super) enum Kind {
     Classic(Box<classic::Group>),
+    Consumer(Box<consumer::Group>),
 }
 
 impl Entry {
@@ -28,30 +31,63 @@ impl Entry {
     }
 
     pub(super) fn of(kind: Kind, offsets: Offsets) -> Self {
-        Self { kind, offsets, indexed: None }
+        Self { kind, offsets, indexed: None, last_store: None }
     }
 
     pub(super) fn classic(&self) -> Option<&classic::Group> {
         match &self.kind {
             Kind::Classic(group) => Some(group),
+            Kind::Consumer(_) => None,
         }
     }
 
     pub(super) fn classic_mut(&mut self) -> Option<&mut classic::Group> {
         match &mut self.kind {
             Kind::Classic(group) => Some(group),
+            Kind::Consumer(_) => None,
         }
     }
 
-    pub(super) fn state(&self) -> GroupState {
+    pub(super) fn consumer(&self) -> Option<&consumer::Group> {
         match &self.kind {
-            Kind::Classic(group) => group.state,
+            Kind::Classic(_) => None,
+            Kind::Consumer(group) => Some(group),
+        }
+    }
+
+    pub(super) fn consumer_mut(&mut self) -> Option<&mut consumer::Group> {
+        match &mut self.kind {
+            Kind::Classic(_) => None,
+            Kind::Consumer(group) => Some(group),
+        }
+    }
+
+    pub(super) fn listed_kind(&self) -> GroupKind {
+        match &self.kind {
+            Kind::Classic(_) => GroupKind::Classic,
+            Kind::Consumer(_) => GroupKind::Consumer,
+        }
+    }
+
+    pub(super) fn state_name(&self) -> &'static str {
+        match &self.kind {
+            Kind::Classic(group) => group.state.name(),
+            Kind::Consumer(group) => group.state().name(),
+        }
+    }
+
+    /// Whether it has no members.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Classic(group) => group.state == GroupState::Empty,
+            Kind::Consumer(group) => group.is_idle(),
         }
     }
 
     pub(super) fn protocol_type(&self) -> &str {
         match &self.kind {
             Kind::Classic(group) => group.protocol_type.as_deref().unwrap_or_default(),
+            Kind::Consumer(_) => classic::CONSUMER,
         }
     }
 
@@ -60,17 +96,23 @@ impl Entry {
         self.classic().map(classic::Group::describe)
     }
 
+    /// Whether it becomes a group of the other protocol without anybody's noticing.
+    pub(super) fn is_free(&self) -> bool {
+        match &self.kind {
+            Kind::Classic(group) => group.is_idle(),
+            Kind::Consumer(group) => group.is_idle(),
+        }
+    }
+
     /// Whether nothing would be lost if the group were gone.
     pub(super) fn is_idle(&self) -> bool {
-        let is_idle = match &self.kind {
-            Kind::Classic(group) => group.is_idle(),
-        };
-        is_idle && self.offsets.is_empty()
+        self.is_free() && self.offsets.is_empty()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         match &self.kind {
             Kind::Classic(group) => group.next_deadline(),
+            Kind::Consumer(group) => group.next_deadline(),
         }
     }
 
@@ -78,6 +120,13 @@ impl Entry {
     pub(super) fn expire(&mut self, turn: &mut Turn<'_>) {
         match &mut self.kind {
             Kind::Classic(group) => group.expire(turn),
+            Kind::Consumer(group) => {
+                let changes = group.expire(turn.now);
+                let records = group.records(turn.group_id, changes, turn.is_settled);
+                if !records.is_empty() {
+                    turn.store(records, Then::Nothing);
+                }
+            }
         }
     }
 
@@ -85,6 +134,7 @@ impl Entry {
     pub(super) fn tombstones(&self, group_id: &str) -> Vec<GroupRecord> {
         match &self.kind {
             Kind::Classic(_) => vec![GroupRecord::Group { group: group_id.to_owned(), value: None }],
+            Kind::Consumer(group) => group.tombstones(group_id),
         }
     }
 
@@ -92,6 +142,8 @@ impl Entry {
     pub(super) fn forget(&mut self) {
         match &mut self.kind {
             Kind::Classic(group) => group.forget(),
+            // Whoever comes stores all that it is.
+            Kind::Consumer(_) => {}
         }
     }
 }

@@ -54,6 +54,32 @@ pub enum GroupError {
     /// The request breaks a limit or contradicts itself.
     #[error("the request is invalid")]
     InvalidRequest,
+    /// The request breaks a rule of the consumer protocol.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The member says an epoch that is not its own: it must give up everything and join again.
+    #[error("the member epoch is not the one that the coordinator knows; the member must abandon all its partitions and rejoin")]
+    FencedMemberEpoch,
+    /// A request speaks of an epoch of its member that is over, or not there yet.
+    #[error("the member has another epoch")]
+    StaleMemberEpoch,
+    /// A static member joins while another of its name is in the group.
+    #[error("the instance id is another member's, which has not left")]
+    UnreleasedInstanceId,
+    /// None of `group.consumer.assignors`.
+    #[error("ServerAssignor {name} is not supported. Supported assignors: {}.", known.join(", "))]
+    UnsupportedAssignor {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// It does not compile.
+    #[error("the regular expression of the subscription is not valid: {0}")]
+    InvalidRegularExpression(String),
+    /// The request is too old for what its sender is.
+    #[error("{0}")]
+    UnsupportedVersion(&'static str),
     /// What must be stored is larger than the log takes.
     #[error("the group's state is too large to be stored")]
     UnknownServerError,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anabranch_core::seam::Clock;
 use bytes::Bytes;
 
+use super::consumer::Beat;
 use super::error::GroupError;
 use super::record::EncodedRecord;
 
@@ -170,8 +171,10 @@ pub struct Commit {
     pub member_id: String,
     /// Its `group.instance.id`.
     pub instance_id: Option<String>,
-    /// From the join; -1 for a consumer that assigns itself.
+    /// From the join, or the member's epoch; -1 for a consumer that assigns itself.
     pub generation: i32,
+    /// Whether the client may mean an epoch (OffsetCommit 9 and above).
+    pub by_epoch: bool,
     /// How long to keep the offsets, where the request says (OffsetCommit 2 to 4).
     pub retention_ms: Option<i64>,
     /// What to commit. The door has checked that the partitions exist, so that they bound what is kept.
@@ -208,6 +211,8 @@ pub enum Response {
     DeleteOffsets(Result<Vec<Result<(), GroupError>>, GroupError>),
     /// To DeleteGroups: per group.
     DeleteGroups(Vec<Result<(), GroupError>>),
+    /// To [`super::ConsumerHeartbeat`].
+    Beat(Result<Beat, GroupError>),
 }
 
 impl Response {
@@ -220,6 +225,7 @@ impl Response {
             Self::Leave(_) => Self::Leave(Err(error)),
             Self::Commit(_) => Self::Commit(Err(error)),
             Self::DeleteOffsets(_) => Self::DeleteOffsets(Err(error)),
+            Self::Beat(_) => Self::Beat(Err(error)),
             Self::DeleteGroups(groups) => {
                 Self::DeleteGroups(groups.into_iter().map(|group| group.and(Err(error.clone()))).collect())
             }
@@ -234,8 +240,30 @@ pub struct ListedGroup {
     pub group: String,
     /// `consumer`, `connect`, ...; empty for a group that only stores offsets.
     pub protocol_type: String,
-    /// Its state.
-    pub state: GroupState,
+    /// Its state, as Kafka writes it.
+    pub state: &'static str,
+    /// Which protocol its members speak.
+    pub kind: GroupKind,
+}
+
+/// Which protocol the members of a group speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupKind {
+    /// JoinGroup and SyncGroup.
+    Classic,
+    /// KIP-848.
+    Consumer,
+}
+
+impl GroupKind {
+    /// As Kafka writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Consumer => "consumer",
+        }
+    }
 }
 
 /// A group, described.
@@ -279,6 +307,32 @@ pub enum GroupState {
     CompletingRebalance,
     /// Members read what they were assigned.
     Stable,
+}
+
+/// Where a group in the consumer protocol is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsumerState {
+    /// No members; it may have offsets.
+    Empty,
+    /// The assignor has not run since something changed.
+    Assigning,
+    /// Members are on the way to what they were assigned.
+    Reconciling,
+    /// Members have what they were assigned.
+    Stable,
+}
+
+impl ConsumerState {
+    /// As Kafka writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "Empty",
+            Self::Assigning => "Assigning",
+            Self::Reconciling => "Reconciling",
+            Self::Stable => "Stable",
+        }
+    }
 }
 
 impl GroupState {

@@ -17,6 +17,8 @@ pub(super) struct Turn<'a> {
     pub(super) group_id: &'a str,
     pub(super) config: &'a GroupConfig,
     pub(super) now: Now,
+    /// Whether no store of the group's own records (consumer protocol) is under way.
+    pub(super) is_settled: bool,
     pub(super) acts: Vec<Act>,
 }
 
@@ -30,6 +32,12 @@ pub(super) enum Act {
 pub(super) enum Then {
     Nothing,
     Answer(RequestId, Response),
+    /// Answer a member in the consumer protocol, unless something that its group stored before is not durable.
+    Beat {
+        group: String,
+        request: RequestId,
+        response: Response,
+    },
     /// Hand out what the leader assigned.
     Assign {
         group: String,

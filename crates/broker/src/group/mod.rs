@@ -1,5 +1,4 @@
-//! The coordinator of consumer groups, in the classic protocol of Kafka: who is in a group, who reads what, and how far
-//! they have read.
+//! The coordinator of groups: who is in a group, who reads what, and how far they have read.
 //!
 //! [`Groups`] is a plain state machine. It does no I/O and reads no clock: the driver passes requests and the time in,
 //! and does what the [`Effect`]s say. Whatever must survive is answered only after the driver reports it stored, so that
@@ -14,6 +13,7 @@
 //!
 //! * [`config`]: limits and timeouts. [`error`]: what clients are told. [`event`]: requests, answers, effects.
 //! * `classic`, `member`: what a group and a member are; `join`, `sync`, `rebalance`, `offsets`: what happens to them.
+//! * [`consumer`]: groups in the consumer protocol (KIP-848), where the coordinator assigns. `entry`: one group of either kind.
 //! * [`record`]: Kafka's own records, so that tools that read `__consumer_offsets` work. [`restore`]: back from them.
 //! * [`consumer_protocol`]: what consumers tell each other through the group, for members in this process.
 //!
@@ -22,6 +22,7 @@
 
 mod classic;
 pub mod config;
+pub mod consumer;
 pub mod consumer_protocol;
 mod entry;
 pub mod error;
@@ -37,9 +38,10 @@ mod sync;
 mod tests;
 
 pub use crate::kafka_record::CodecError;
-pub use config::GroupConfig;
+pub use config::{ConsumerConfig, GroupConfig};
+pub use consumer::{Assignor, Beat, ConsumerHeartbeat, DescribedConsumer, DescribedConsumerGroup, Topics};
 pub use error::{GroupError, StoreError};
-pub use event::{Effect, GroupState, Heartbeat, Now, RequestId, Response, StoreToken};
+pub use event::{ConsumerState, Effect, GroupKind, GroupState, Heartbeat, Now, RequestId, Response, StoreToken};
 pub use restore::Restore;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,10 +53,14 @@ use anabranch_core::seam::Random;
 
 use classic::Group;
 use config::TEXT_BYTES_MAX;
-use entry::Entry;
+use consumer::record::ConsumerRecord;
+use entry::{Entry, Kind};
 use event::{Commit, DescribedGroup, Join, Leaver, ListedGroup, Sync};
 use member::{Act, Then, Turn};
+use offsets::Offsets;
 use record::{CommittedOffset, GroupRecord};
+
+use crate::names::base64_url;
 
 /// All groups of a node.
 pub struct Groups {
@@ -99,6 +105,20 @@ impl Groups {
             return answer(request, Response::Join(Err(error)));
         }
         let group_id = join.group.clone();
+        let mut effects = Vec::new();
+        match self.groups.get(&group_id) {
+            Some(entry) if entry.consumer().is_some() => {
+                if !entry.is_free() || !join.member_id.is_empty() {
+                    let error = match join.member_id.is_empty() {
+                        true => GroupError::InconsistentGroupProtocol,
+                        false => GroupError::UnknownMemberId,
+                    };
+                    return answer(request, Response::Join(Err(error)));
+                }
+                effects = self.become_classic(&group_id, now);
+            }
+            _ => {}
+        }
         if !self.groups.contains_key(&group_id) {
             let refused = if !join.member_id.is_empty() {
                 Some(GroupError::UnknownMemberId)
@@ -113,7 +133,84 @@ impl Groups {
         }
         let name = join.instance_id.as_ref().unwrap_or(&join.client_id);
         let new_id = format!("{name}-{}", self.random.uuid());
-        self.with_classic(&group_id, now, |group, turn| group.join(request, join, new_id, turn))
+        effects.extend(
+            self.with_classic(&group_id, now, |group, turn| group.join(request, join, new_id, turn)),
+        );
+        effects
+    }
+
+    /// Nobody is in the group: it may become one of the classic protocol.
+    fn become_classic(&mut self, group_id: &str, now: Now) -> Vec<Effect> {
+        self.with_group(group_id, now, |entry, turn| {
+            turn.store(entry.tombstones(turn.group_id), Then::Nothing);
+            entry.kind = Kind::Classic(Box::new(Group::new(now)));
+        })
+    }
+
+    /// ConsumerGroupHeartbeat; answered with [`Response::Beat`] when all that the answer rests on is durable.
+    #[must_use]
+    pub fn heartbeat_consumer(
+        &mut self,
+        request: RequestId,
+        beat: ConsumerHeartbeat,
+        topics: &dyn Topics,
+        now: Now,
+    ) -> Vec<Effect> {
+        let group_id = beat.group.clone();
+        let new_id = if beat.member_id.is_empty() { base64_url(self.random.uuid()) } else { String::new() };
+        let checked = consumer::check_heartbeat(&beat, &self.config).and_then(|()| self.check_load());
+        match checked.and_then(|()| self.beat(beat, new_id, topics, now)) {
+            Err(error) => answer(request, Response::Beat(Err(error))),
+            Ok((beat, changes)) => self.with_group(&group_id, now, |entry, turn| {
+                let Some(group) = entry.consumer() else { return };
+                let records = group.records(turn.group_id, changes, turn.is_settled);
+                let response = Response::Beat(Ok(beat));
+                if records.is_empty() && turn.is_settled {
+                    return turn.answer(request, response);
+                }
+                turn.store(records, Then::Beat { group: turn.group_id.to_owned(), request, response });
+            }),
+        }
+    }
+
+    /// Does what a heartbeat brings about; the group is made, or made one of the consumer protocol, if a member joins.
+    fn beat(
+        &mut self,
+        beat: ConsumerHeartbeat,
+        new_id: String,
+        topics: &dyn Topics,
+        now: Now,
+    ) -> Result<(Beat, consumer::Changes), GroupError> {
+        let config = &self.config.consumer;
+        let is_full = self.groups.len() >= self.config.groups_max;
+        let entry = self.groups.get_mut(&beat.group);
+        if beat.member_epoch < 0 {
+            let group = entry.and_then(Entry::consumer_mut).ok_or(GroupError::GroupIdNotFound)?;
+            return group.leave(&beat);
+        }
+        let joins = beat.member_epoch == 0;
+        match entry {
+            Some(Entry { kind: Kind::Consumer(group), .. }) => {
+                group.heartbeat(beat, new_id, topics, config, now)
+            }
+            Some(entry) if joins && entry.is_free() => {
+                let mut group = Box::<consumer::Group>::default();
+                let (answer, mut changes) = group.heartbeat(beat, new_id, topics, config, now)?;
+                changes.insert(consumer::Key::Classic);
+                entry.kind = Kind::Consumer(group);
+                Ok((answer, changes))
+            }
+            Some(_) => Err(GroupError::GroupIdNotFound),
+            None if !joins => Err(GroupError::GroupIdNotFound),
+            None if is_full => Err(GroupError::PolicyViolation),
+            None => {
+                let mut group = Box::<consumer::Group>::default();
+                let group_id = beat.group.clone();
+                let done = group.heartbeat(beat, new_id, topics, config, now)?;
+                self.groups.insert(group_id, Entry::of(Kind::Consumer(group), Offsets::default()));
+                Ok(done)
+            }
+        }
     }
 
     /// SyncGroup; answered with [`Response::Sync`] once the leader's assignment is durable.
@@ -123,7 +220,7 @@ impl Groups {
         if group_id.is_empty() {
             return answer(request, Response::Sync(Err(GroupError::InvalidGroupId)));
         }
-        if !self.groups.contains_key(&group_id) {
+        if self.groups.get(&group_id).and_then(Entry::classic).is_none() {
             return answer(request, Response::Sync(Err(GroupError::UnknownMemberId)));
         }
         self.with_classic(&group_id, now, |group, turn| group.sync(request, sync, turn))
@@ -141,7 +238,7 @@ impl Groups {
         let group = group.ok_or(GroupError::UnknownMemberId)?;
         group.heartbeat(
             heartbeat,
-            &Turn { group_id: heartbeat.group, config: &self.config, now, acts: Vec::new() },
+            &Turn { group_id: heartbeat.group, config: &self.config, now, is_settled: true, acts: Vec::new() },
         )
     }
 
@@ -151,7 +248,7 @@ impl Groups {
         if group_id.is_empty() {
             return answer(request, Response::Leave(Err(GroupError::InvalidGroupId)));
         }
-        if !self.groups.contains_key(group_id) {
+        if self.groups.get(group_id).and_then(Entry::classic).is_none() {
             let unknown = leavers.iter().map(|_| Err(GroupError::UnknownMemberId)).collect();
             return answer(request, Response::Leave(Ok(unknown)));
         }
@@ -212,7 +309,7 @@ impl Groups {
         for id in group_ids {
             let result = match self.groups.get(id) {
                 None => Err(GroupError::GroupIdNotFound),
-                Some(group) if group.state() != GroupState::Empty => Err(GroupError::NonEmptyGroup),
+                Some(group) if !group.is_empty() => Err(GroupError::NonEmptyGroup),
                 Some(group) => self.check_load().map(|()| {
                     records.extend(group.offsets.tombstones(id));
                     records.extend(group.tombstones(id));
@@ -258,6 +355,15 @@ impl Groups {
                 Ok(()) => answer(request, response),
                 Err(error) => answer(request, response.failed(&error)),
             },
+            Then::Beat { group, request, response } => {
+                let is_behind =
+                    self.groups.get(&group).and_then(Entry::consumer).is_some_and(consumer::Group::is_behind);
+                let behind = if is_behind { Err(GroupError::CoordinatorNotAvailable) } else { Ok(()) };
+                match outcome.and(behind) {
+                    Ok(()) => answer(request, response),
+                    Err(error) => answer(request, response.failed(&error)),
+                }
+            }
             Then::Assign { group, generation, assignments } => {
                 let event = |group: &mut Group, turn: &mut Turn<'_>| {
                     group.assigned(generation, assignments, outcome, turn);
@@ -325,7 +431,8 @@ impl Groups {
         self.groups.iter().map(|(id, group)| ListedGroup {
             group: id.clone(),
             protocol_type: group.protocol_type().to_owned(),
-            state: group.state(),
+            state: group.state_name(),
+            kind: group.listed_kind(),
         })
     }
 
@@ -333,6 +440,31 @@ impl Groups {
     #[must_use]
     pub fn describe(&self, group_id: &str) -> Option<DescribedGroup> {
         self.groups.get(group_id).and_then(Entry::describe)
+    }
+
+    /// ConsumerGroupDescribe.
+    #[must_use]
+    pub fn describe_consumer(&self, group_id: &str) -> Option<DescribedConsumerGroup> {
+        let group = self.groups.get(group_id)?.consumer()?;
+        Some(group.describe(&self.config.consumer))
+    }
+
+    /// Whether a member may read what its group has committed (OffsetFetch 9 and above); anybody may who is none.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub fn check_fetch(
+        &self,
+        group_id: &str,
+        member_id: Option<&str>,
+        member_epoch: i32,
+    ) -> Result<(), GroupError> {
+        let group = self.groups.get(group_id).and_then(Entry::consumer);
+        match (group, member_id) {
+            (Some(group), Some(member_id)) => group.check_fetch(member_id, member_epoch),
+            (Some(_), None) if member_epoch >= 0 => Err(GroupError::UnknownMemberId),
+            _ => Ok(()),
+        }
     }
 
     fn check_load(&self) -> Result<(), GroupError> {
@@ -358,7 +490,9 @@ impl Groups {
         event: impl FnOnce(&mut Entry, &mut Turn<'_>),
     ) -> Vec<Effect> {
         let Some(group) = self.groups.get_mut(group_id) else { return Vec::new() };
-        let mut turn = Turn { group_id, config: &self.config, now, acts: Vec::new() };
+        let oldest = self.in_flight.front().map(|store| store.token);
+        let is_settled = group.last_store.is_none_or(|last| oldest.is_none_or(|oldest| oldest > last));
+        let mut turn = Turn { group_id, config: &self.config, now, is_settled, acts: Vec::new() };
         event(group, &mut turn);
         let acts = turn.acts;
         let due = group.next_deadline();
@@ -398,10 +532,17 @@ impl Groups {
                 let token = StoreToken(self.next_token);
                 self.next_token += 1;
                 for record in &records {
-                    if let GroupRecord::Offset { group, topic, partition, .. } = record
-                        && let Some(group) = self.groups.get_mut(group)
-                    {
-                        group.offsets.begin(topic, *partition);
+                    match record {
+                        GroupRecord::Offset { group, topic, partition, .. } => {
+                            if let Some(group) = self.groups.get_mut(group) {
+                                group.offsets.begin(topic, *partition);
+                            }
+                        }
+                        GroupRecord::Consumer { group, .. } | GroupRecord::Group { group, .. } => {
+                            if let Some(group) = self.groups.get_mut(group) {
+                                group.last_store = Some(token);
+                            }
+                        }
                     }
                 }
                 let encoded = records.iter().map(GroupRecord::encode).collect();
@@ -420,16 +561,35 @@ impl Groups {
                     group.offsets.end(&topic, partition, is_durable.then_some(value));
                 }
             }
-            GroupRecord::Group { group: id, value: None } if is_durable => {
-                let Some(group) = self.groups.get_mut(&id) else { return };
-                group.forget();
-                if group.is_idle() {
-                    let indexed = group.indexed;
-                    self.groups.remove(&id);
-                    self.unindex(indexed, &id);
+            GroupRecord::Group { group: id, value: None } => {
+                match self.groups.get_mut(&id).map(|group| &mut group.kind) {
+                    Some(Kind::Consumer(group)) => group.landed_classic(is_durable),
+                    Some(Kind::Classic(_)) if is_durable => self.remove_if_idle(&id),
+                    Some(Kind::Classic(_)) | None => {}
+                }
+            }
+            GroupRecord::Consumer { group: id, record } => {
+                let Some(group) = self.groups.get_mut(&id).and_then(Entry::consumer_mut) else { return };
+                group.landed(&record, is_durable);
+                // The last of the records that delete a group.
+                if is_durable && record == ConsumerRecord::Epoch(None) {
+                    self.remove_if_idle(&id);
                 }
             }
             GroupRecord::Group { .. } => {}
+        }
+    }
+}
+
+impl Groups {
+    /// The group's record is deleted: so is the group, unless somebody came meanwhile.
+    fn remove_if_idle(&mut self, id: &str) {
+        let Some(group) = self.groups.get_mut(id) else { return };
+        group.forget();
+        if group.is_idle() {
+            let indexed = group.indexed;
+            self.groups.remove(id);
+            self.unindex(indexed, id);
         }
     }
 }

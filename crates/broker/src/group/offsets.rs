@@ -124,6 +124,7 @@ impl Entry {
     pub(super) fn commit(&mut self, request: RequestId, commit: Commit, turn: &mut Turn<'_>) {
         let checked = match &mut self.kind {
             Kind::Classic(group) => group.check_commit(&commit, turn),
+            Kind::Consumer(group) => group.check_commit(&commit),
         };
         if let Err(error) = checked {
             return turn.answer(request, Response::Commit(Err(error)));
@@ -153,6 +154,7 @@ impl Entry {
     ) {
         let is_refused = match &self.kind {
             Kind::Classic(group) => group.state != GroupState::Empty && !group.uses_consumer_protocol(),
+            Kind::Consumer(_) => false,
         };
         if is_refused {
             return turn.answer(request, Response::DeleteOffsets(Err(GroupError::NonEmptyGroup)));
@@ -188,10 +190,7 @@ impl Entry {
             }
             all_expired &= expired;
         }
-        let is_idle = match &self.kind {
-            Kind::Classic(group) => group.is_idle(),
-        };
-        if all_expired && is_idle {
+        if all_expired && self.is_free() {
             records.extend(self.tombstones(turn.group_id));
         }
         if !records.is_empty() {
@@ -202,12 +201,14 @@ impl Entry {
     fn is_subscribed_to(&self, topic: &str) -> bool {
         match &self.kind {
             Kind::Classic(group) => group.is_subscribed_to(topic),
+            Kind::Consumer(group) => group.is_subscribed_to(topic),
         }
     }
 
     fn is_expired(&self, topic: &str, offset: &CommittedOffset, turn: &Turn<'_>) -> bool {
         let since_ms = match &self.kind {
             Kind::Classic(group) => group.kept_since_ms(offset),
+            Kind::Consumer(_) => Some(offset.commit_ms),
         };
         let Some(since_ms) = since_ms.filter(|_| !self.is_subscribed_to(topic)) else { return false };
         let now_ms = turn.now.unix_ms;

@@ -13,11 +13,14 @@
 //!                      subscription, assignment: bytes ]
 //! ```
 //!
+//! Groups of the consumer protocol: [`super::consumer::record`].
+//!
 //! A record without a value deletes what its key names. Values from version 4 on use another encoding, and are refused;
 //! keys of versions that are not listed belong to other kinds of groups, and are left to others.
 
 use bytes::Bytes;
 
+use super::consumer::record::ConsumerRecord;
 use crate::kafka_record::{CodecError, Reader, Writer};
 
 const OFFSET_KEY: i16 = 1;
@@ -70,6 +73,13 @@ pub enum GroupRecord {
         group: String,
         /// `None`: deleted.
         value: Option<GroupMetadata>,
+    },
+    /// Something of a group in the consumer protocol.
+    Consumer {
+        /// The group.
+        group: String,
+        /// What.
+        record: ConsumerRecord,
     },
 }
 
@@ -129,7 +139,7 @@ pub struct MemberMetadata {
 /// What [`GroupRecord::decode`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
-    /// A record of a classic group.
+    /// A record of a group.
     Record(GroupRecord),
     /// A key of another kind, left alone.
     Unknown {
@@ -152,6 +162,7 @@ impl GroupRecord {
                 key: key.i16(GROUP_KEY).string(group).finish(),
                 value: value.as_ref().map(encode_group),
             },
+            Self::Consumer { group, record } => record.encode(group),
         }
     }
 
@@ -169,7 +180,10 @@ impl GroupRecord {
                 Self::Offset { group, topic, partition, value }
             }
             GROUP_KEY => Self::Group { group: reader.string()?, value: value.map(decode_group).transpose()? },
-            _ => return Ok(Decoded::Unknown { key_version }),
+            _ => match ConsumerRecord::decode(key_version, &mut reader, value)? {
+                Some((group, record)) => Self::Consumer { group, record },
+                None => return Ok(Decoded::Unknown { key_version }),
+            },
         };
         reader.end()?;
         Ok(Decoded::Record(record))
@@ -351,7 +365,7 @@ mod tests {
 
     #[test]
     fn other_kinds_are_skipped_and_newer_values_refused() {
-        assert_eq!(GroupRecord::decode(b"\0\x05rest", None), Ok(Decoded::Unknown { key_version: 5 }));
+        assert_eq!(GroupRecord::decode(b"\0\x0brest", None), Ok(Decoded::Unknown { key_version: 11 }));
         let newer = GroupRecord::decode(b"\0\x02\0\x01g", Some(b"\0\x04"));
         assert_eq!(newer, Err(RecordError::ValueVersion(4)));
         let orphan = GroupMetadata { protocol: None, ..generation() };

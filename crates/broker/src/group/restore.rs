@@ -8,6 +8,8 @@ use anabranch_core::seam::Random;
 use super::Groups;
 use super::classic::Group;
 use super::config::GroupConfig;
+use super::consumer;
+use super::consumer::record::ConsumerRecord;
 use super::entry::{Entry, Kind};
 use super::event::{Effect, Now};
 use super::offsets::Offsets;
@@ -23,6 +25,9 @@ pub struct Restore {
 #[derive(Debug, Default)]
 struct Restored {
     metadata: Option<GroupMetadata>,
+    consumer: consumer::Stored,
+    /// Whether the newest of the two is the group in the consumer protocol: a stop may have left a record of the other.
+    is_consumer: bool,
     offsets: Offsets,
 }
 
@@ -39,7 +44,14 @@ impl Restore {
                 group.offsets.restore(&topic, partition, value);
             }
             Decoded::Record(GroupRecord::Group { group, value }) => {
-                self.groups.entry(group).or_default().metadata = value;
+                let group = self.groups.entry(group).or_default();
+                group.is_consumer &= value.is_none();
+                group.metadata = value;
+            }
+            Decoded::Record(GroupRecord::Consumer { group, record }) => {
+                let group = self.groups.entry(group).or_default();
+                group.is_consumer |= matches!(record, ConsumerRecord::Epoch(Some(_)));
+                group.consumer.apply(record);
             }
         }
         Ok(())
@@ -56,13 +68,18 @@ impl Restore {
     #[must_use]
     pub fn finish(self, config: GroupConfig, random: Arc<dyn Random>, now: Now) -> (Groups, Vec<Effect>) {
         let mut groups = Groups::new(config, random, now);
-        for (id, Restored { metadata, offsets }) in self.groups {
-            let group = match metadata {
-                Some(metadata) => Group::restored(metadata, now),
-                None if offsets.is_empty() => continue,
-                None => Group::new(now),
+        for (id, Restored { metadata, consumer, is_consumer, offsets }) in self.groups {
+            let kind = if !consumer.is_empty() && (is_consumer || metadata.is_none()) {
+                let group = consumer::Group::restored(consumer, &groups.config.consumer, now);
+                Kind::Consumer(Box::new(group))
+            } else {
+                Kind::Classic(Box::new(match metadata {
+                    Some(metadata) => Group::restored(metadata, now),
+                    None if offsets.is_empty() => continue,
+                    None => Group::new(now),
+                }))
             };
-            groups.groups.insert(id, Entry::of(Kind::Classic(Box::new(group)), offsets));
+            groups.groups.insert(id, Entry::of(kind, offsets));
         }
         let ids: Vec<String> = groups.groups.keys().cloned().collect();
         let mut effects = Vec::new();

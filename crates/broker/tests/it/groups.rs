@@ -147,6 +147,7 @@ pub(crate) fn simple_commit(topic: &str, offset: i64) -> Commit {
         member_id: String::new(),
         instance_id: None,
         generation: -1,
+        by_epoch: true,
         retention_ms: None,
         offsets: vec![CommitOffset {
             topic: topic.into(),

@@ -1,13 +1,18 @@
 //! ApiVersions (key 18, versions 0 to 4).
 //!
 //! KIP-511: an unknown version is answered in version 0 with UNSUPPORTED_VERSION and the list, so that the client can ask
-//! again. No features are told: none of `transaction.version`, `group.version` and their like is there yet.
+//! again. Features (KIP-584) are those of one node, which are on from the beginning: the epoch of the list never changes.
 
 use anabranch_wire::messages::ApiVersionsResponse;
-use anabranch_wire::messages::api_versions_response::ApiVersion;
+use anabranch_wire::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use anabranch_wire::{ErrorCode, NO_ERROR, api, apis};
 
+use super::text;
+
 const KEY: i16 = 18;
+
+/// Name and level; each is supported from 0, which is off.
+const FEATURES: &[(&str, i16)] = &[("group.version", 1)];
 
 pub(super) fn answer(version: i16) -> ApiVersionsResponse {
     let served = apis().iter().map(|api| {
@@ -18,5 +23,23 @@ pub(super) fn answer(version: i16) -> ApiVersionsResponse {
     });
     let is_served = api(KEY).is_some_and(|api| api.serves(version));
     let code = if is_served { NO_ERROR } else { ErrorCode::UnsupportedVersion.code() };
-    ApiVersionsResponse::default().with_error_code(code).with_api_keys(served.collect())
+    let response = ApiVersionsResponse::default().with_error_code(code).with_api_keys(served.collect());
+    if !is_served || version < 3 {
+        return response;
+    }
+    let supported = FEATURES.iter().map(|(name, level)| {
+        SupportedFeatureKey::default().with_name(text(name)).with_min_version(0).with_max_version(*level)
+    });
+    let finalized = FEATURES.iter().map(|(name, level)| {
+        FinalizedFeatureKey::default()
+            .with_name(text(name))
+            .with_min_version_level(*level)
+            .with_max_version_level(*level)
+    });
+    // Clients of version 3 do not know that a feature may be supported from 0 on.
+    let supported = if version < 4 { Vec::new() } else { supported.collect() };
+    response
+        .with_supported_features(supported)
+        .with_finalized_features_epoch(0)
+        .with_finalized_features(finalized.collect())
 }

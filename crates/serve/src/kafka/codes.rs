@@ -117,7 +117,13 @@ pub(super) fn group(error: &GroupError) -> ErrorCode {
         GroupError::UnstableOffsetCommit => ErrorCode::UnstableOffsetCommit,
         GroupError::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
         GroupError::PolicyViolation => ErrorCode::PolicyViolation,
-        GroupError::InvalidRequest => ErrorCode::InvalidRequest,
+        GroupError::InvalidRequest | GroupError::Invalid(_) => ErrorCode::InvalidRequest,
+        GroupError::FencedMemberEpoch => ErrorCode::FencedMemberEpoch,
+        GroupError::StaleMemberEpoch => ErrorCode::StaleMemberEpoch,
+        GroupError::UnreleasedInstanceId => ErrorCode::UnreleasedInstanceId,
+        GroupError::UnsupportedAssignor { .. } => ErrorCode::UnsupportedAssignor,
+        GroupError::InvalidRegularExpression(_) => ErrorCode::InvalidRegularExpression,
+        GroupError::UnsupportedVersion(_) => ErrorCode::UnsupportedVersion,
         GroupError::UnknownServerError => ErrorCode::UnknownServerError,
     }
 }

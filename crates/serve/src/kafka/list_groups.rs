@@ -7,23 +7,20 @@ use anabranch_wire::protocol::StrBytes;
 
 use super::{Door, text};
 
-/// `GroupType.CLASSIC`: there are no others.
-const CLASSIC: &str = "classic";
-
 pub(super) async fn answer(door: &Door, request: ListGroupsRequest) -> ListGroupsResponse {
     let passes = |filter: &[StrBytes], value: &str| {
         filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
     };
     let mut groups = door.broker.groups().list().await;
     groups.retain(|group| {
-        passes(&request.states_filter, group.state.name()) && passes(&request.types_filter, CLASSIC)
+        passes(&request.states_filter, group.state) && passes(&request.types_filter, group.kind.name())
     });
     let listed = groups.iter().map(|group| {
         ListedGroup::default()
             .with_group_id(GroupId(text(&group.group)))
             .with_protocol_type(text(&group.protocol_type))
-            .with_group_state(text(group.state.name()))
-            .with_group_type(text(CLASSIC))
+            .with_group_state(text(group.state))
+            .with_group_type(text(group.kind.name()))
     });
     ListGroupsResponse::default().with_groups(listed.collect())
 }

@@ -7,6 +7,8 @@ mod alter_configs;
 mod api_versions;
 mod codes;
 mod connection;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -251,6 +253,10 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
             incremental_alter_configs::answer(door, request).await.into()
         }
         Request::DescribeCluster(request) => describe_cluster::answer(door, &request).into(),
+        Request::ConsumerGroupHeartbeat(request) => {
+            consumer_group_heartbeat::answer(door, client, request).await.into()
+        }
+        Request::ConsumerGroupDescribe(request) => consumer_group_describe::answer(door, request).await.into(),
         Request::DescribeTopicPartitions(request) => describe_topic_partitions::answer(door, &request).into(),
         Request::FindCoordinator(request) => find_coordinator::answer(door, version, request).into(),
         Request::JoinGroup(request) => join_group::answer(door, client, request).await.into(),

@@ -39,6 +39,7 @@ pub(super) async fn answer(door: &Door, version: i16, request: OffsetCommitReque
             member_id: request.member_id.to_string(),
             instance_id: own_text(request.group_instance_id.as_ref()),
             generation: request.generation_id_or_member_epoch,
+            by_epoch: version >= 9,
             retention_ms: (request.retention_time_ms >= 0).then_some(request.retention_time_ms),
             offsets,
         };

@@ -33,13 +33,19 @@ pub(super) async fn answer(door: &Door, version: i16, request: OffsetFetchReques
         let asked = group.topics.map(|topics| {
             partitions(topics.iter().map(|topic| (&*topic.name.0, &topic.partition_indexes[..])))
         });
+        let response = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
+        // Below version 9 there are no members to speak for: the fields have what the schema says.
+        let member_id = group.member_id.as_deref();
+        let groups_of = door.broker.groups();
+        if let Err(error) = groups_of.check_fetch(&group.group_id, member_id, group.member_epoch).await {
+            groups.push(response.with_error_code(codes::group(&error).code()));
+            continue;
+        }
         let offsets = fetch(door, &group.group_id, asked, request.require_stable).await;
         let topics = by_topic(offsets, partitions_8).into_iter().map(|(name, partitions)| {
             OffsetFetchResponseTopics::default().with_name(topic_name(&name)).with_partitions(partitions)
         });
-        groups.push(
-            OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics.collect()),
-        );
+        groups.push(response.with_topics(topics.collect()));
     }
     OffsetFetchResponse::default().with_groups(groups)
 }

@@ -207,7 +207,7 @@ fn list_shows_every_group() {
     let shown: Vec<_> = driver
         .groups
         .list()
-        .map(|listed| (listed.group, listed.protocol_type, listed.state.name()))
+        .map(|listed| (listed.group, listed.protocol_type, listed.state))
         .collect();
     let expected = [("g", "connect", "Stable"), ("simple", "", "Empty")];
     assert_eq!(shown, expected.map(|(group, kind, state)| (group.to_owned(), kind.to_owned(), state)));

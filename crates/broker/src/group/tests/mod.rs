@@ -1,5 +1,6 @@
 //! Behaviour of the coordinator as its driver sees it.
 
+mod consumer;
 mod members;
 mod offsets;
 mod rebalances;
@@ -261,6 +262,7 @@ fn commit(offset: i64) -> Commit {
         member_id: String::new(),
         instance_id: None,
         generation: -1,
+        by_epoch: true,
         retention_ms: None,
         offsets: vec![CommitOffset {
             topic: "t".into(),

@@ -1,0 +1,391 @@
+//! A group in the consumer protocol (KIP-848): the coordinator assigns, and brings each member there step by step, by
+//! heartbeats alone. Follows Kafka's `ConsumerGroup` and `GroupMetadataManager`.
+//!
+//! ```text
+//!   subscriptions, topics ──▶ epoch ──▶ target, by the assignor ──▶ each member's own partitions
+//!          changed            + 1       takes the group's epoch     take the target's epoch when nothing is left to give up
+//! ```
+//!
+//! What changes, changes in memory at once, and is then stored. Whoever is told anything of it is told when that, and all that the
+//! group stored before, is durable ([`Group::changes`], [`super::Groups::stored`]). A store that fails takes nothing back:
+//! what it had is stored again with the next one, and nobody is answered until then. So every answer that a member has had
+//! stands in the log, and with it everything that it rests on; what a crash leaves half done was told to nobody, and
+//! [`restore`] takes it back.
+
+pub(super) mod assign;
+mod event;
+mod heartbeat;
+mod member;
+mod patterns;
+mod reconcile;
+pub mod record;
+mod restore;
+
+pub use assign::Assignor;
+pub use event::{Beat, ConsumerHeartbeat, DescribedConsumer, DescribedConsumerGroup, Topics};
+pub(super) use heartbeat::check as check_heartbeat;
+pub(super) use restore::Stored;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use anabranch_core::TopicId;
+
+use super::config::ConsumerConfig;
+use super::error::GroupError;
+use super::event::{Commit, ConsumerState, Now};
+use super::record::GroupRecord;
+use member::Member;
+use patterns::Pattern;
+use record::{ConsumerRecord, EpochValue, Partitions, PatternValue, TargetEpochValue, TargetValue};
+
+/// What a static member says that leaves for a while, and what stands for its epoch meanwhile.
+const LEFT_FOR_A_WHILE: i32 = -2;
+
+/// One of the group's records, in the order in which they are stored.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// That of the classic group which it was.
+    Classic,
+    Member(String),
+    Pattern(String),
+    Epoch,
+    Target(String),
+    TargetEpoch,
+    Current(String),
+}
+
+/// What an event changed, and must be stored.
+pub(super) type Changes = BTreeSet<Key>;
+
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    epoch: i32,
+    /// Of `topics`, as stored with the epoch.
+    topics_hash: i64,
+    members: BTreeMap<String, Member>,
+    /// From instance id to member id.
+    statics: BTreeMap<String, String>,
+    /// How many members subscribe to a name.
+    names: BTreeMap<String, usize>,
+    patterns: BTreeMap<String, Resolved>,
+    /// The topics that members subscribe to, of those that there are.
+    topics: BTreeMap<String, (TopicId, i32)>,
+    /// Which catalogue that was; `None`: it must be looked at anew.
+    seen: Option<u64>,
+    target: BTreeMap<String, Partitions>,
+    target_epoch: i32,
+    computed_ms: i64,
+    /// Until when the assignor rests.
+    assign_after: Option<Duration>,
+    /// What members have: nobody gets what is in here.
+    held: HashSet<(TopicId, i32)>,
+    /// What a store failed to make durable.
+    unstored: Changes,
+    /// No later than when something happens by itself.
+    due: Option<Duration>,
+}
+
+/// A regular expression that members subscribe to.
+#[derive(Debug)]
+struct Resolved {
+    /// `None`: this version cannot read what another stored.
+    pattern: Option<Pattern>,
+    members: usize,
+    /// What it matches; nothing until it was looked at.
+    value: PatternValue,
+    is_resolved: bool,
+}
+
+impl Group {
+    pub(super) fn state(&self) -> ConsumerState {
+        if self.members.is_empty() {
+            ConsumerState::Empty
+        } else if self.epoch > self.target_epoch {
+            ConsumerState::Assigning
+        } else if self.members.values().all(|member| member.is_reconciled_to(self.target_epoch)) {
+            ConsumerState::Stable
+        } else {
+            ConsumerState::Reconciling
+        }
+    }
+
+    /// Whether nobody is in the group.
+    pub(super) fn is_idle(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(super) fn is_subscribed_to(&self, topic: &str) -> bool {
+        self.names.contains_key(topic)
+            || self.patterns.values().any(|resolved| resolved.value.topics.contains(topic))
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.due
+    }
+
+    /// Whether a failed store has left anything that is not durable.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.unstored.is_empty()
+    }
+
+    /// What must be stored to make `changes` durable; and, if no store of the group is under way, what failed before.
+    pub(super) fn records(&self, group_id: &str, changes: Changes, is_settled: bool) -> Vec<GroupRecord> {
+        let mut keys = changes;
+        if is_settled {
+            keys.extend(self.unstored.iter().cloned());
+        }
+        keys.into_iter().map(|key| self.record(group_id, key)).collect()
+    }
+
+    fn record(&self, group_id: &str, key: Key) -> GroupRecord {
+        let record = match key {
+            Key::Classic => return GroupRecord::Group { group: group_id.to_owned(), value: None },
+            Key::Epoch => ConsumerRecord::Epoch(Some(EpochValue {
+                epoch: self.epoch,
+                topics_hash: self.topics_hash,
+            })),
+            Key::TargetEpoch => ConsumerRecord::TargetEpoch(Some(TargetEpochValue {
+                epoch: self.target_epoch,
+                computed_ms: self.computed_ms,
+            })),
+            Key::Member(id) => {
+                let value = self.members.get(&id).map(|member| member.about.clone());
+                ConsumerRecord::Member(id, value)
+            }
+            Key::Current(id) => {
+                let value = self.members.get(&id).map(|member| member.current.clone());
+                ConsumerRecord::Current(id, value)
+            }
+            Key::Target(id) => {
+                let value = self.target.get(&id).cloned();
+                ConsumerRecord::Target(id, value.map(|partitions| TargetValue { partitions }))
+            }
+            Key::Pattern(pattern) => {
+                let value = self.patterns.get(&pattern).map(|resolved| resolved.value.clone());
+                ConsumerRecord::Pattern(pattern, value)
+            }
+        };
+        GroupRecord::Consumer { group: group_id.to_owned(), record }
+    }
+
+    /// A record of the group is durable, or could not be stored.
+    pub(super) fn landed(&mut self, record: &ConsumerRecord, is_durable: bool) {
+        let key = match record {
+            ConsumerRecord::Epoch(_) => Key::Epoch,
+            ConsumerRecord::TargetEpoch(_) => Key::TargetEpoch,
+            ConsumerRecord::Member(id, _) => Key::Member(id.clone()),
+            ConsumerRecord::Target(id, _) => Key::Target(id.clone()),
+            ConsumerRecord::Current(id, _) => Key::Current(id.clone()),
+            ConsumerRecord::Pattern(pattern, _) => Key::Pattern(pattern.clone()),
+        };
+        self.land(key, is_durable);
+    }
+
+    /// The deletion of the classic group that it was, likewise.
+    pub(super) fn landed_classic(&mut self, is_durable: bool) {
+        self.land(Key::Classic, is_durable);
+    }
+
+    fn land(&mut self, key: Key, is_durable: bool) {
+        if is_durable {
+            self.unstored.remove(&key);
+        } else {
+            self.unstored.insert(key);
+        }
+    }
+
+    /// Deletes the group, which nobody is in.
+    pub(super) fn tombstones(&self, group_id: &str) -> Vec<GroupRecord> {
+        let members = self.unstored.iter().filter_map(|key| match key {
+            Key::Member(_) | Key::Target(_) | Key::Current(_) => Some(self.record(group_id, key.clone())),
+            _ => None,
+        });
+        let mut records: Vec<GroupRecord> = members.collect();
+        let of_group = [ConsumerRecord::TargetEpoch(None), ConsumerRecord::Epoch(None)];
+        let patterns = self.patterns.keys().map(|pattern| ConsumerRecord::Pattern(pattern.clone(), None));
+        let group = group_id.to_owned();
+        records.extend(
+            patterns
+                .chain(of_group)
+                .map(|record| GroupRecord::Consumer { group: group.clone(), record }),
+        );
+        records
+    }
+
+    /// Sends away whoever was silent for too long, or did not give up in time what it must.
+    pub(super) fn expire(&mut self, now: Now) -> Changes {
+        let is_due = |member: &Member| {
+            member.session_deadline <= now.monotonic
+                || member.revocation_deadline.is_some_and(|deadline| deadline <= now.monotonic)
+        };
+        let late: Vec<String> =
+            self.members.iter().filter(|(_, member)| is_due(member)).map(|(id, _)| id.clone()).collect();
+        let mut changes = Changes::new();
+        if !late.is_empty() {
+            self.fence(&late, &mut changes);
+        }
+        let deadlines = self.members.values().flat_map(|member| {
+            [Some(member.session_deadline), member.revocation_deadline].into_iter().flatten()
+        });
+        self.due = deadlines.min();
+        changes
+    }
+
+    /// Removes members; what they had is free.
+    fn fence(&mut self, ids: &[String], changes: &mut Changes) {
+        for id in ids {
+            let Some(member) = self.members.remove(id) else { continue };
+            for at in member.held() {
+                self.held.remove(&at);
+            }
+            if let Some(instance_id) = &member.about.instance_id {
+                self.statics.remove(instance_id);
+            }
+            self.count_subscriptions(Some(&member), None, changes);
+            self.target.remove(id);
+            changes.extend([Key::Member(id.clone()), Key::Target(id.clone()), Key::Current(id.clone())]);
+        }
+        let topics = std::mem::take(&mut self.topics);
+        self.topics = topics.into_iter().filter(|(name, _)| self.is_subscribed_to(name)).collect();
+        self.topics_hash = hash(&self.topics);
+        self.advance(changes);
+    }
+
+    /// The next epoch of the group: the assignor must run.
+    fn advance(&mut self, changes: &mut Changes) {
+        self.epoch = self.epoch.saturating_add(1);
+        changes.insert(Key::Epoch);
+    }
+
+    fn wake_at(&mut self, deadline: Duration) {
+        self.due = Some(self.due.map_or(deadline, |due| due.min(deadline)));
+    }
+
+    /// Keeps the counts of who subscribes to what. An expression that nobody subscribes to is forgotten.
+    fn count_subscriptions(&mut self, old: Option<&Member>, new: Option<&Member>, changes: &mut Changes) {
+        for name in new.into_iter().flat_map(|member| &member.about.topics) {
+            *self.names.entry(name.clone()).or_default() += 1;
+        }
+        for name in old.into_iter().flat_map(|member| &member.about.topics) {
+            if let Some(count) = self.names.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.names.remove(name);
+                }
+            }
+        }
+        if let Some(pattern) = new.and_then(Member::pattern) {
+            let resolved = self.patterns.entry(pattern.to_owned()).or_insert_with(|| Resolved {
+                pattern: Pattern::new(pattern).ok(),
+                members: 0,
+                value: PatternValue::default(),
+                is_resolved: false,
+            });
+            resolved.members += 1;
+        }
+        if let Some(pattern) = old.and_then(Member::pattern)
+            && let Some(resolved) = self.patterns.get_mut(pattern)
+        {
+            resolved.members -= 1;
+            if resolved.members == 0 {
+                self.patterns.remove(pattern);
+                changes.insert(Key::Pattern(pattern.to_owned()));
+            }
+        }
+    }
+
+    /// What a member subscribes to, of the topics that there are.
+    fn subscribed(&self, member: &Member) -> BTreeSet<TopicId> {
+        let matched = member.pattern().and_then(|pattern| self.patterns.get(pattern));
+        let matched = matched.into_iter().flat_map(|resolved| &resolved.value.topics);
+        let names = member.about.topics.iter().chain(matched);
+        names.filter_map(|name| self.topics.get(name)).map(|(id, _)| *id).collect()
+    }
+
+    /// The assignor that most members ask for, or the first that is configured.
+    fn assignor(&self, config: &ConsumerConfig) -> Assignor {
+        let mut votes: BTreeMap<Assignor, usize> = BTreeMap::new();
+        let asked = self.members.values().filter_map(|member| Assignor::of(member.about.assignor.as_deref()?));
+        for assignor in asked.filter(|assignor| config.assignors.contains(assignor)) {
+            *votes.entry(assignor).or_default() += 1;
+        }
+        let most = votes.into_iter().max_by_key(|(_, count)| *count).map(|(assignor, _)| assignor);
+        most.or(config.assignors.first().copied()).unwrap_or(Assignor::Uniform)
+    }
+
+    /// Whether offsets may be committed, by whoever says so.
+    pub(super) fn check_commit(&self, commit: &Commit) -> Result<(), GroupError> {
+        if commit.generation < 0 && self.members.is_empty() {
+            return Ok(());
+        }
+        let member = self.members.get(&commit.member_id).ok_or(GroupError::UnknownMemberId)?;
+        if !commit.by_epoch {
+            return Err(GroupError::UnsupportedVersion(
+                "OffsetCommit version 9 or above must be used by members using the consumer group protocol",
+            ));
+        }
+        match commit.generation.cmp(&member.current.epoch) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Greater => Err(GroupError::StaleMemberEpoch),
+            // KIP-1251: an epoch that is over is good for what the member has had since then.
+            std::cmp::Ordering::Less => {
+                let is_held = |topic: &str, partition| {
+                    let since = self.topics.get(topic).and_then(|(id, _)| member.held_since(*id, partition));
+                    since.is_some_and(|since| since <= commit.generation)
+                };
+                let all_held = commit.offsets.iter().all(|offset| is_held(&offset.topic, offset.partition));
+                if all_held { Ok(()) } else { Err(GroupError::StaleMemberEpoch) }
+            }
+        }
+    }
+
+    /// Whether a member may read what is committed.
+    pub(super) fn check_fetch(&self, member_id: &str, member_epoch: i32) -> Result<(), GroupError> {
+        let member = self.members.get(member_id).ok_or(GroupError::UnknownMemberId)?;
+        if member.current.epoch == member_epoch { Ok(()) } else { Err(GroupError::StaleMemberEpoch) }
+    }
+
+    pub(super) fn describe(&self, config: &ConsumerConfig) -> DescribedConsumerGroup {
+        let flat = |all: &Partitions| {
+            all.iter().map(|(topic, all)| (*topic, all.iter().copied().collect())).collect::<Vec<_>>()
+        };
+        let members = self.members.iter().map(|(id, member)| {
+            let mut assigned = member::without_epochs(&member.current.assigned);
+            for (topic, all) in member::without_epochs(&member.current.revoking) {
+                assigned.entry(topic).or_default().extend(all);
+            }
+            DescribedConsumer {
+                member_id: id.clone(),
+                epoch: member.current.epoch,
+                about: member.about.clone(),
+                assigned: flat(&assigned),
+                target: self.target.get(id).map(flat).unwrap_or_default(),
+            }
+        });
+        DescribedConsumerGroup {
+            state: self.state(),
+            epoch: self.epoch,
+            target_epoch: self.target_epoch,
+            assignor: self.assignor(config).name(),
+            members: members.collect(),
+        }
+    }
+}
+
+/// Tells one set of topics from another; stable, for it is stored (FNV-1a). 0 is no topics.
+fn hash(topics: &BTreeMap<String, (TopicId, i32)>) -> i64 {
+    let mut hash = if topics.is_empty() { 0 } else { 0xcbf2_9ce4_8422_2325_u64 };
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    };
+    for (name, (id, count)) in topics {
+        add(&(name.len() as u32).to_be_bytes());
+        add(name.as_bytes());
+        add(id.0.as_bytes());
+        add(&count.to_be_bytes());
+    }
+    hash as i64
+}
