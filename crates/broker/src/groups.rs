@@ -20,7 +20,10 @@ use crate::config::broker::BrokerConfig;
 use crate::error::BrokerError;
 use crate::group::event::{Commit, DescribedGroup, Join, Joined, Leaver, ListedGroup, Sync, Synced};
 use crate::group::record::{CommittedOffset, EncodedRecord};
-use crate::group::{Beat, ConsumerHeartbeat, DescribedConsumerGroup, Effect, GroupConfig, GroupError, Groups, Heartbeat, Now, RequestId, Response, Restore};
+use crate::group::{
+    Beat, ConsumerHeartbeat, DescribedConsumerGroup, Effect, GroupConfig, GroupError, Groups, Heartbeat, Now,
+    RequestId, Response, Restore,
+};
 use crate::group::{StoreError, StoreToken};
 use crate::journal::Journal;
 use crate::tasks::blocking;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{classic, consumer};
 use super::event::{DescribedGroup, GroupKind, GroupState, Now, StoreToken};
 use super::member::{Then, Turn};
 use super::offsets::Offsets;
 use super::record::GroupRecord;
+use super::{classic, consumer};
 
 #[derive(Debug)]
 pub(super) struct Entry {

@@ -58,7 +58,9 @@ pub enum GroupError {
     #[error("{0}")]
     Invalid(&'static str),
     /// The member says an epoch that is not its own: it must give up everything and join again.
-    #[error("the member epoch is not the one that the coordinator knows; the member must abandon all its partitions and rejoin")]
+    #[error(
+        "the member epoch is not the one that the coordinator knows; the member must abandon all its partitions and rejoin"
+    )]
     FencedMemberEpoch,
     /// A request speaks of an epoch of its member that is over, or not there yet.
     #[error("the member has another epoch")]

@@ -41,7 +41,9 @@ pub use crate::kafka_record::CodecError;
 pub use config::{ConsumerConfig, GroupConfig};
 pub use consumer::{Assignor, Beat, ConsumerHeartbeat, DescribedConsumer, DescribedConsumerGroup, Topics};
 pub use error::{GroupError, StoreError};
-pub use event::{ConsumerState, Effect, GroupKind, GroupState, Heartbeat, Now, RequestId, Response, StoreToken};
+pub use event::{
+    ConsumerState, Effect, GroupKind, GroupState, Heartbeat, Now, RequestId, Response, StoreToken,
+};
 pub use restore::Restore;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -133,9 +135,8 @@ impl Groups {
         }
         let name = join.instance_id.as_ref().unwrap_or(&join.client_id);
         let new_id = format!("{name}-{}", self.random.uuid());
-        effects.extend(
-            self.with_classic(&group_id, now, |group, turn| group.join(request, join, new_id, turn)),
-        );
+        effects
+            .extend(self.with_classic(&group_id, now, |group, turn| group.join(request, join, new_id, turn)));
         effects
     }
 
@@ -238,7 +239,13 @@ impl Groups {
         let group = group.ok_or(GroupError::UnknownMemberId)?;
         group.heartbeat(
             heartbeat,
-            &Turn { group_id: heartbeat.group, config: &self.config, now, is_settled: true, acts: Vec::new() },
+            &Turn {
+                group_id: heartbeat.group,
+                config: &self.config,
+                now,
+                is_settled: true,
+                acts: Vec::new(),
+            },
         )
     }
 

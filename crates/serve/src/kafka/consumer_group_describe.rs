@@ -1,7 +1,7 @@
 //! ConsumerGroupDescribe (key 69, versions 0 and 1): groups of KIP-848's protocol, and no others.
 
-use anabranch_broker::group::DescribedConsumer;
 use anabranch_broker::Catalogue;
+use anabranch_broker::group::DescribedConsumer;
 use anabranch_core::TopicId;
 use anabranch_wire::messages::consumer_group_describe_response::{
     Assignment, DescribedGroup, Member, TopicPartitions,

@@ -256,7 +256,9 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::ConsumerGroupHeartbeat(request) => {
             consumer_group_heartbeat::answer(door, client, request).await.into()
         }
-        Request::ConsumerGroupDescribe(request) => consumer_group_describe::answer(door, request).await.into(),
+        Request::ConsumerGroupDescribe(request) => {
+            consumer_group_describe::answer(door, request).await.into()
+        }
         Request::DescribeTopicPartitions(request) => describe_topic_partitions::answer(door, &request).into(),
         Request::FindCoordinator(request) => find_coordinator::answer(door, version, request).into(),
         Request::JoinGroup(request) => join_group::answer(door, client, request).await.into(),

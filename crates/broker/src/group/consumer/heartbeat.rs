@@ -131,9 +131,8 @@ impl Group {
         let member = self.members.get_mut(&id).expect("it was put in above");
         member.session_deadline = session_deadline;
         let assigned = &member.current.assigned;
-        let assignment = (is_full || *assigned != assigned_before).then(|| {
-            assigned.iter().map(|(topic, all)| (*topic, all.keys().copied().collect())).collect()
-        });
+        let assignment = (is_full || *assigned != assigned_before)
+            .then(|| assigned.iter().map(|(topic, all)| (*topic, all.keys().copied().collect())).collect());
         let answer = Beat {
             member_epoch: member.current.epoch,
             heartbeat_interval_ms: whole_ms(config.heartbeat_interval),
@@ -164,8 +163,12 @@ impl Group {
         } else {
             self.fence(std::slice::from_ref(&id), &mut changes);
         }
-        let answer =
-            Beat { member_id: id, member_epoch: beat.member_epoch, heartbeat_interval_ms: 0, assignment: None };
+        let answer = Beat {
+            member_id: id,
+            member_epoch: beat.member_epoch,
+            heartbeat_interval_ms: 0,
+            assignment: None,
+        };
         Ok((answer, changes))
     }
 

@@ -141,10 +141,9 @@ impl Group {
     fn record(&self, group_id: &str, key: Key) -> GroupRecord {
         let record = match key {
             Key::Classic => return GroupRecord::Group { group: group_id.to_owned(), value: None },
-            Key::Epoch => ConsumerRecord::Epoch(Some(EpochValue {
-                epoch: self.epoch,
-                topics_hash: self.topics_hash,
-            })),
+            Key::Epoch => {
+                ConsumerRecord::Epoch(Some(EpochValue { epoch: self.epoch, topics_hash: self.topics_hash }))
+            }
             Key::TargetEpoch => ConsumerRecord::TargetEpoch(Some(TargetEpochValue {
                 epoch: self.target_epoch,
                 computed_ms: self.computed_ms,
@@ -206,9 +205,7 @@ impl Group {
         let patterns = self.patterns.keys().map(|pattern| ConsumerRecord::Pattern(pattern.clone(), None));
         let group = group_id.to_owned();
         records.extend(
-            patterns
-                .chain(of_group)
-                .map(|record| GroupRecord::Consumer { group: group.clone(), record }),
+            patterns.chain(of_group).map(|record| GroupRecord::Consumer { group: group.clone(), record }),
         );
         records
     }
@@ -306,7 +303,8 @@ impl Group {
     /// The assignor that most members ask for, or the first that is configured.
     fn assignor(&self, config: &ConsumerConfig) -> Assignor {
         let mut votes: BTreeMap<Assignor, usize> = BTreeMap::new();
-        let asked = self.members.values().filter_map(|member| Assignor::of(member.about.assignor.as_deref()?));
+        let asked =
+            self.members.values().filter_map(|member| Assignor::of(member.about.assignor.as_deref()?));
         for assignor in asked.filter(|assignor| config.assignors.contains(assignor)) {
             *votes.entry(assignor).or_default() += 1;
         }

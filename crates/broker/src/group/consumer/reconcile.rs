@@ -77,8 +77,10 @@ impl Member {
             };
         }
         let (mut assigned, mut state) = (kept, State::Stable);
-        for (topic, partition) in
-            goal.partitions.iter().flat_map(|(topic, all)| all.iter().map(move |partition| (topic, partition)))
+        for (topic, partition) in goal
+            .partitions
+            .iter()
+            .flat_map(|(topic, all)| all.iter().map(move |partition| (topic, partition)))
         {
             if !goal.subscribed.contains(topic)
                 || assigned.get(topic).is_some_and(|kept| kept.contains_key(partition))
@@ -129,7 +131,8 @@ fn filter(held: &Held, stays: impl Fn(&TopicId, &i32) -> bool) -> Held {
     let mut filtered = Held::new();
     for (topic, partitions) in held {
         let left = partitions.iter().filter(|(partition, _)| stays(topic, partition));
-        let left: std::collections::BTreeMap<i32, i32> = left.map(|(partition, epoch)| (*partition, *epoch)).collect();
+        let left: std::collections::BTreeMap<i32, i32> =
+            left.map(|(partition, epoch)| (*partition, *epoch)).collect();
         if !left.is_empty() {
             filtered.insert(*topic, left);
         }

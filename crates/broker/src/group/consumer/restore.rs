@@ -123,9 +123,8 @@ impl Group {
 
     /// Half of a replacement of a static member: who had left stays, and who came was told nothing, and comes again.
     fn keep_older_twin(&mut self, one: String, other: String, changes: &mut Changes) {
-        let has_left = |id: &String| {
-            self.members.get(id).is_some_and(|member| member.current.epoch == LEFT_FOR_A_WHILE)
-        };
+        let has_left =
+            |id: &String| self.members.get(id).is_some_and(|member| member.current.epoch == LEFT_FOR_A_WHILE);
         let (older, newer) = if has_left(&one) { (one, other) } else { (other, one) };
         let Some(newer_member) = self.members.remove(&newer) else { return };
         self.count_subscriptions(Some(&newer_member), None, changes);

@@ -166,7 +166,11 @@ fn partitions_move_when_their_member_has_given_them_up() {
     group.advance(2);
     assert_eq!(group.told(joining("b")), (2, Some(vec![])), "all of it is another's still");
     assert_eq!(group.state(), "Reconciling");
-    assert_eq!(group.told(beating("a", 1)), (1, Some(vec![0, 1])), "it stays in its epoch until it has given up");
+    assert_eq!(
+        group.told(beating("a", 1)),
+        (1, Some(vec![0, 1])),
+        "it stays in its epoch until it has given up"
+    );
     assert_eq!(group.told(beating("b", 2)), (2, None));
     let still = group.owning(beating("a", 1), &[0, 1, 2]);
     assert_eq!(group.told(still), (1, None));
@@ -197,10 +201,7 @@ fn what_a_heartbeat_must_say() {
     let join = || joining("a");
     let invalid = GroupError::Invalid;
     check(joining(""), invalid("MemberId can't be empty."));
-    check(
-        ConsumerHeartbeat { chooses_id: false, ..beating("", 1) },
-        invalid("MemberId can't be empty."),
-    );
+    check(ConsumerHeartbeat { chooses_id: false, ..beating("", 1) }, invalid("MemberId can't be empty."));
     check(ConsumerHeartbeat { group: String::new(), ..join() }, invalid("GroupId can't be empty."));
     check(
         ConsumerHeartbeat { instance_id: Some(String::new()), ..join() },
@@ -279,7 +280,10 @@ fn silence_and_stubbornness_end_a_membership() {
     assert_eq!(group.state(), "Stable");
     group.advance(1);
     assert_eq!(group.state(), "Empty", "45 s of silence");
-    assert!(group.driver.groups.describe_consumer(GROUP).unwrap().epoch > 3, "each who goes moves the group on");
+    assert!(
+        group.driver.groups.describe_consumer(GROUP).unwrap().epoch > 3,
+        "each who goes moves the group on"
+    );
 }
 
 #[test]
@@ -372,7 +376,10 @@ fn records_are_stored_in_kafkas_order() {
     assert_eq!(kinds, [5, 16, 3, 7, 6, 8]);
     let member = |record: &EncodedRecord| GroupRecord::decode(&record.key, record.value.as_deref());
     match member(&group.driver.log[5]).unwrap() {
-        Decoded::Record(GroupRecord::Consumer { group, record: ConsumerRecord::Current(id, Some(current)) }) => {
+        Decoded::Record(GroupRecord::Consumer {
+            group,
+            record: ConsumerRecord::Current(id, Some(current)),
+        }) => {
             assert_eq!((&*group, &*id, current.epoch, current.previous_epoch), (GROUP, "a", 1, 0));
         }
         other => panic!("{other:?}"),
@@ -431,7 +438,11 @@ fn subscriptions_by_regular_expression() {
     let described = group.driver.groups.describe_consumer(GROUP).unwrap();
     assert_eq!(described.members[0].about.pattern.as_deref(), Some("eu\\..*"));
     // Other topics are given up at once, even while the assignor rests.
-    group.told(ConsumerHeartbeat { pattern: Some(String::new()), topics: Some(vec!["eu.other".into()]), ..beating("a", 2) });
+    group.told(ConsumerHeartbeat {
+        pattern: Some(String::new()),
+        topics: Some(vec!["eu.other".into()]),
+        ..beating("a", 2)
+    });
     let described = group.driver.groups.describe_consumer(GROUP).unwrap();
     assert_eq!(described.members[0].assigned.len(), 3, "until it says that it has");
     let has_only = vec![(group.topics.id("eu.other"), vec![0])];

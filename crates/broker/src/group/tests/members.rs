@@ -204,11 +204,8 @@ fn list_shows_every_group() {
     let mut driver = Driver::new();
     driver.stable(vec![Join { protocol_type: "connect".into(), ..join("a") }]);
     driver.send_commit(Commit { group: "simple".into(), ..commit(1) });
-    let shown: Vec<_> = driver
-        .groups
-        .list()
-        .map(|listed| (listed.group, listed.protocol_type, listed.state))
-        .collect();
+    let shown: Vec<_> =
+        driver.groups.list().map(|listed| (listed.group, listed.protocol_type, listed.state)).collect();
     let expected = [("g", "connect", "Stable"), ("simple", "", "Empty")];
     assert_eq!(shown, expected.map(|(group, kind, state)| (group.to_owned(), kind.to_owned(), state)));
 }

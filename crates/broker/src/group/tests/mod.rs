@@ -1,6 +1,7 @@
 //! Behaviour of the coordinator as its driver sees it.
 
 mod consumer;
+mod consumer_simulation;
 mod members;
 mod offsets;
 mod rebalances;

@@ -41,7 +41,8 @@ fn run(
 
 fn shown(assigned: &BTreeMap<String, Partitions>) -> Vec<(String, String)> {
     let show = |all: &Partitions| {
-        let all = all.iter().flat_map(|(topic, all)| all.iter().map(|p| format!("{}-{p}", topic.0.as_u128())));
+        let all =
+            all.iter().flat_map(|(topic, all)| all.iter().map(|p| format!("{}-{p}", topic.0.as_u128())));
         all.collect::<Vec<_>>().join(" ")
     };
     assigned.iter().map(|(id, all)| (id.clone(), show(all))).collect()
@@ -77,9 +78,10 @@ fn check(
 
 #[test]
 fn ranges() {
-    let check = |counts: &[(u128, i32)], members: &[(&str, Option<&str>, &[u128])], expected: &[(&str, &str)]| {
-        check(Assignor::Range, counts, members, &[], expected);
-    };
+    let check =
+        |counts: &[(u128, i32)], members: &[(&str, Option<&str>, &[u128])], expected: &[(&str, &str)]| {
+            check(Assignor::Range, counts, members, &[], expected);
+        };
     check(
         &[(1, 3), (2, 3)],
         &[("a", None, &[1, 2]), ("b", None, &[1, 2])],
