@@ -83,6 +83,8 @@ struct Simulation {
     /// The newest epoch that anybody was told.
     newest: i32,
     assignments: usize,
+    /// Most stores fail.
+    is_disk_bad: bool,
 }
 
 impl Simulation {
@@ -118,6 +120,7 @@ impl Simulation {
             told: HashMap::new(),
             newest: 0,
             assignments: 0,
+            is_disk_bad: false,
         }
     }
 
@@ -140,7 +143,8 @@ impl Simulation {
         match self.below(200) {
             0..110 => self.act(index),
             110..150 => {
-                let outcome = if self.below(8) == 0 { Err(StoreError::Unavailable) } else { Ok(()) };
+                let failing = if self.is_disk_bad { 5 } else { 1 };
+                let outcome = if self.below(8) < failing { Err(StoreError::Unavailable) } else { Ok(()) };
                 self.end_store(outcome);
             }
             150..180 => self.advance(self.below(3000)),
@@ -157,6 +161,13 @@ impl Simulation {
                 self.topics.create(name, count);
             }
             196 => self.forget_answer(index),
+            197 => self.is_disk_bad = true,
+            198 => {
+                // What failed is often the reason to start again.
+                if std::mem::take(&mut self.is_disk_bad) {
+                    self.crash();
+                }
+            }
             _ => self.crash(),
         }
         while self.driver.stores.len() > 12 {
@@ -394,7 +405,10 @@ impl Simulation {
         for client in &mut self.clients {
             client.is_silent = false;
         }
-        for _ in 0..120 {
+        for round in 0..120 {
+            if round == 60 {
+                self.topics.grow("red");
+            }
             for index in 0..CLIENTS {
                 self.act(index);
                 while !self.driver.stores.is_empty() {
