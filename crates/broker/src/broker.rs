@@ -1,5 +1,6 @@
 //! The broker: one data directory's topics, producers and groups.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tokio::sync::OnceCell;
 use crate::catalogue::{Catalogue, Topic};
 use crate::config::ConfigEntry;
 use crate::config::broker::BrokerConfig;
+use crate::config::group::GroupConfigs;
 use crate::error::{BrokerError, ProducerIdError, TopicError};
 use crate::groups::GroupService;
 use crate::journal::Journal;
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) writer: TopicWriter,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) groups: GroupService,
+    /// What was set on single groups; held to look or to replace only.
+    pub(crate) group_configs: RwLock<BTreeMap<String, GroupConfigs>>,
     pub(crate) maintenance: Maintenance,
     /// Set when closing is through: whoever closes a second time waits for the first.
     pub(crate) closed: OnceCell<()>,

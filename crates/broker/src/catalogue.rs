@@ -9,6 +9,7 @@ use anabranch_core::TopicId;
 use anabranch_core::batch::Record;
 use serde::{Deserialize, Serialize};
 
+use crate::config::group::GroupConfigs;
 use crate::config::topic::TopicConfigs;
 use crate::group::Topics;
 use crate::partition::Partition;
@@ -154,12 +155,21 @@ impl Topics for Catalogue {
     }
 }
 
-/// A key of the catalogue topic: `cluster`, `producer-ids` or `topic/NAME`.
+/// A key of the catalogue topic: `cluster`, `producer-ids`, `topic/NAME` or `group/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Key {
     Cluster,
     ProducerIds,
     Topic(String),
+    /// The settings of a group.
+    Group(String),
+}
+
+/// `{"version":0,"configs":{"consumer.session.timeout.ms":"50000"}}`; a tombstone deletes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct GroupConfigsRecord {
+    pub(crate) version: Version,
+    pub(crate) configs: GroupConfigs,
 }
 
 /// `{"version":0,"id":"22 characters"}`
@@ -238,7 +248,11 @@ impl Key {
         match std::str::from_utf8(key).ok()? {
             "cluster" => Some(Self::Cluster),
             "producer-ids" => Some(Self::ProducerIds),
-            other => other.strip_prefix("topic/").map(|name| Self::Topic(name.to_owned())),
+            other => match other.split_once('/')? {
+                ("topic", name) => Some(Self::Topic(name.to_owned())),
+                ("group", name) => Some(Self::Group(name.to_owned())),
+                _ => None,
+            },
         }
     }
 
@@ -253,6 +267,7 @@ impl Key {
             Self::Cluster => b"cluster".to_vec(),
             Self::ProducerIds => b"producer-ids".to_vec(),
             Self::Topic(name) => format!("topic/{name}").into_bytes(),
+            Self::Group(name) => format!("group/{name}").into_bytes(),
         }
     }
 }
@@ -279,7 +294,7 @@ mod tests {
 
     #[test]
     fn keys_read_as_they_were_written() {
-        for key in [Key::Cluster, Key::ProducerIds, Key::Topic("topic/a".into())] {
+        for key in [Key::Cluster, Key::ProducerIds, Key::Topic("topic/a".into()), Key::Group("g/h".into())] {
             assert_eq!(Key::parse(&key.bytes()), Some(key));
         }
         assert_eq!(Key::parse(b"other"), None);

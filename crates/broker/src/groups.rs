@@ -4,7 +4,7 @@
 //! writes what the coordinator wants stored: whatever has gathered while one append was under way goes into the next.
 //! Another lets time do its work.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::catalogue::Catalogue;
 use crate::config::broker::BrokerConfig;
-use crate::error::BrokerError;
+use crate::config::group::{GroupConfigs, consumer_config, overrides};
+use crate::error::{BrokerError, ConfigError};
+use crate::group::config::ConsumerOverrides;
 use crate::group::event::{Commit, DescribedGroup, Join, Joined, Leaver, ListedGroup, Sync, Synced};
 use crate::group::record::{CommittedOffset, EncodedRecord};
 use crate::group::{
@@ -81,6 +83,7 @@ impl GroupService {
     pub(crate) async fn open(
         journal: Journal,
         config: &BrokerConfig,
+        group_configs: &BTreeMap<String, GroupConfigs>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, BrokerError> {
@@ -94,7 +97,9 @@ impl GroupService {
             Ok::<_, BrokerError>(restore)
         })
         .await?;
-        let (groups, effects) = restored.finish(group_config(config), random, Now::of(clock.as_ref()));
+        let own = group_configs.iter().map(|(id, configs)| (id.clone(), overrides(configs, config)));
+        let restored = restored.with_overrides(own.collect());
+        let (groups, effects) = restored.finish(group_config(config)?, random, Now::of(clock.as_ref()));
         let mut state = State {
             groups,
             waiting: HashMap::new(),
@@ -238,6 +243,11 @@ impl GroupService {
         member_epoch: i32,
     ) -> Result<(), GroupError> {
         self.driver.state.lock().groups.check_fetch(group, member_id, member_epoch)
+    }
+
+    /// From now on these settings hold for the group, also if it is made later.
+    pub(crate) fn set_overrides(&self, group: &str, overrides: ConsumerOverrides) {
+        self.driver.state.lock().groups.set_overrides(group, overrides);
     }
 
     /// LeaveGroup; an answer for each of `leavers`.
@@ -476,10 +486,10 @@ fn len_bytes(record: &EncodedRecord) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, bytes::Bytes::len)
 }
 
-fn group_config(config: &BrokerConfig) -> GroupConfig {
+fn group_config(config: &BrokerConfig) -> Result<GroupConfig, ConfigError> {
     let number = |name: &str| config.number(name).unsigned_abs();
     let ms = |name: &str| Duration::from_millis(number(name));
-    GroupConfig {
+    Ok(GroupConfig {
         session_timeout_min: ms("group.min.session.timeout.ms"),
         session_timeout_max: ms("group.max.session.timeout.ms"),
         initial_rebalance_delay: ms("group.initial.rebalance.delay.ms"),
@@ -487,6 +497,7 @@ fn group_config(config: &BrokerConfig) -> GroupConfig {
         offset_metadata_max: number("offset.metadata.max.bytes") as usize,
         offsets_retention: Duration::from_secs(60 * number("offsets.retention.minutes")),
         offsets_retention_check_interval: ms("offsets.retention.check.interval.ms"),
+        consumer: consumer_config(config)?,
         ..GroupConfig::default()
-    }
+    })
 }

@@ -51,6 +51,7 @@ mod consumer;
 mod engine;
 pub mod error;
 pub mod group;
+mod group_configs;
 mod groups;
 mod journal;
 mod kafka_record;

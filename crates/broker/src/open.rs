@@ -12,11 +12,12 @@ use tokio::sync::OnceCell;
 
 use crate::broker::{Broker, BrokerBuilder, Shared};
 use crate::catalogue::{
-    CATALOGUE_TOPIC, Catalogue, ClusterRecord, Key, OFFSETS_TOPIC, ProducerIdsRecord, Topic, TopicRecord,
-    Version,
+    CATALOGUE_TOPIC, Catalogue, ClusterRecord, GroupConfigsRecord, Key, OFFSETS_TOPIC, ProducerIdsRecord,
+    Topic, TopicRecord, Version,
 };
 use crate::config::ConfigOp;
 use crate::config::broker::BrokerConfig;
+use crate::config::group::GroupConfigs;
 use crate::config::topic::{TopicConfigs, TopicRules, apply};
 use crate::error::BrokerError;
 use crate::groups::GroupService;
@@ -37,6 +38,7 @@ struct Restored {
     topics: BTreeMap<String, TopicRecord>,
     /// Names that were topics and are no longer.
     deleted: BTreeSet<String>,
+    group_configs: BTreeMap<String, GroupConfigs>,
 }
 
 /// What stands before any other topic is looked at.
@@ -56,6 +58,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     let groups = GroupService::open(
         offsets.clone(),
         &builder.config,
+        &restored.group_configs,
         Arc::clone(&builder.clock),
         Arc::clone(&builder.random),
     )
@@ -65,6 +68,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     let memory = Memory::new(&builder.config, &builder.machine);
     let (opening, opened_store, opened_memory) = (builder.clone(), store.clone(), memory.clone());
     let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
+    let group_configs = std::mem::take(&mut restored.group_configs);
     let (snapshot, mut refused) = blocking(&builder.workers, move || {
         open_topics(&opening, &opened_store, &opened_memory, &offsets, &restored)
     })
@@ -85,6 +89,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         writer: TopicWriter::new(refused),
         producer_ids,
         groups,
+        group_configs: RwLock::new(group_configs),
         maintenance: Maintenance::default(),
         closed: OnceCell::new(),
     });
@@ -162,6 +167,13 @@ impl Restored {
             (Key::Topic(name), None) => {
                 self.topics.remove(&name);
                 self.deleted.insert(name);
+            }
+            (Key::Group(name), Some(value)) => {
+                let stored: GroupConfigsRecord = serde_json::from_slice(value).map_err(told)?;
+                self.group_configs.insert(name, stored.configs);
+            }
+            (Key::Group(name), None) => {
+                self.group_configs.remove(&name);
             }
             (Key::Cluster | Key::ProducerIds, None) => {
                 return Err("it deletes what is never deleted".to_owned());

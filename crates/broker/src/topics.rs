@@ -93,6 +93,11 @@ impl TopicWriter {
         self.state.lock().await.closed = true;
     }
 
+    /// The turn of somebody else who changes the catalogue; it ends when this is dropped.
+    pub(crate) async fn turn(&self) -> Result<impl Sized + '_, TopicError> {
+        self.begin().await
+    }
+
     async fn begin(&self) -> Result<MutexGuard<'_, WriterState>, TopicError> {
         let state = self.state.lock().await;
         match state.closed {
@@ -379,7 +384,7 @@ impl Shared {
         }
     }
 
-    async fn write(&self, record: Record) -> Result<(), TopicError> {
+    pub(crate) async fn write(&self, record: Record) -> Result<(), TopicError> {
         let record = record.at(self.clock.now_ms());
         self.journal.append(&[record]).await.map_err(|error| TopicError::Storage(error.to_string()))
     }

@@ -41,6 +41,9 @@ const fn setting(
 
 use ConfigKind::{Boolean, Double, Int, List, Long, String as Text};
 
+const ASSIGNORS: &[&str] = &["uniform", "range"];
+const MIGRATIONS: &[&str] = &["disabled"];
+const PROTOCOLS: &[&str] = &["classic", "consumer"];
 const I32_MAX: i64 = i32::MAX as i64;
 const HOUR_MS: i64 = 3_600_000;
 
@@ -63,6 +66,32 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "The default of compression.type for topics."),
     setting("compression.zstd.level", Int, "3", Range::Between(-131_072, 22),
         "The default of compression.zstd.level for topics."),
+    setting("group.consumer.assignment.interval.ms", Int, "1000", Range::Between(0, I32_MAX),
+        "How long the assignor of a group in the consumer protocol rests after it has run."),
+    setting("group.consumer.assignors", List, "uniform,range", Range::SomeOf(ASSIGNORS),
+        "The assignors of the consumer protocol; the first is for members that name none."),
+    setting("group.consumer.heartbeat.interval.ms", Int, "5000", Range::Between(1, I32_MAX),
+        "How often members in the consumer protocol are told to send heartbeats."),
+    setting("group.consumer.max.assignment.interval.ms", Int, "15000", Range::Between(0, I32_MAX),
+        "The most that a group may set consumer.assignment.interval.ms to."),
+    setting("group.consumer.max.heartbeat.interval.ms", Int, "15000", Range::Between(1, I32_MAX),
+        "The most that a group may set consumer.heartbeat.interval.ms to."),
+    setting("group.consumer.max.session.timeout.ms", Int, "60000", Range::Between(1, I32_MAX),
+        "The most that a group may set consumer.session.timeout.ms to."),
+    setting("group.consumer.max.size", Int, "10000", Range::Between(1, I32_MAX),
+        "How many members a group in the consumer protocol may have. Kafka's default is no limit."),
+    setting("group.consumer.migration.policy", Text, "disabled", Range::OneOf(MIGRATIONS),
+        "Whether a group with members may have members of both protocols. None may yet; a group without members becomes either."),
+    setting("group.consumer.min.assignment.interval.ms", Int, "0", Range::Between(0, I32_MAX),
+        "The least that a group may set consumer.assignment.interval.ms to."),
+    setting("group.consumer.min.heartbeat.interval.ms", Int, "5000", Range::Between(1, I32_MAX),
+        "The least that a group may set consumer.heartbeat.interval.ms to."),
+    setting("group.consumer.min.session.timeout.ms", Int, "45000", Range::Between(1, I32_MAX),
+        "The least that a group may set consumer.session.timeout.ms to."),
+    setting("group.consumer.session.timeout.ms", Int, "45000", Range::Between(1, I32_MAX),
+        "How long a member in the consumer protocol may be silent."),
+    setting("group.coordinator.rebalance.protocols", List, "classic,consumer", Range::SomeOf(PROTOCOLS),
+        "The protocols of groups. Without consumer, its heartbeats are refused; classic is always on."),
     setting("group.initial.rebalance.delay.ms", Int, "0", Range::Between(0, I32_MAX),
         "How long a new group waits for more members before its first rebalance. Kafka's default, and that of a server, is 3000."),
     setting("group.max.session.timeout.ms", Int, "1800000", Range::Between(1, I32_MAX),

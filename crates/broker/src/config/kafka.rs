@@ -9,7 +9,8 @@ const SECURITY: &str = "there is no TLS, authentication or authorisation yet";
 const ONE_NODE: &str = "there is one node, which replicates nothing and elects nobody";
 const NO_CONTROLLER: &str = "there is no controller: the broker keeps the catalogue of topics itself";
 const TRANSACTIONS: &str = "there are no transactions yet";
-const GROUPS: &str = "of the group protocols there is the classic one only, yet";
+const GROUPS: &str = "there are no share groups and no streams groups yet";
+const HERE: &str = "it is done while the heartbeat waits, and when topics change";
 const TIERED: &str = "there is no remote storage";
 const QUOTAS: &str = "there are no quotas yet";
 const THREADS: &str = "threads, sockets and internal queues are not tuned one by one; memory is bounded by queued.max.request.bytes";
@@ -78,11 +79,10 @@ const REASONS: &[(&str, &str)] = &[
     ("transaction.*", TRANSACTIONS),
     ("transactional.id.expiration.ms", TRANSACTIONS),
     ("add.partitions.to.txn.*", TRANSACTIONS),
-    ("group.consumer.*", GROUPS),
+    ("group.consumer.*", HERE),
     ("group.share.*", GROUPS),
     ("group.streams.*", GROUPS),
     ("share.*", GROUPS),
-    ("group.coordinator.rebalance.protocols", GROUPS),
     ("group.coordinator.*", THREADS),
     ("remote.*", TIERED),
     ("log.local.retention.*", TIERED),

@@ -1,6 +1,7 @@
 //! Settings: what there is ([`topic`], [`broker`]: tables), what a value may be, and how they are shown.
 
 pub mod broker;
+pub mod group;
 mod kafka;
 pub mod topic;
 
@@ -36,6 +37,8 @@ pub enum ConfigSource {
     StaticBroker = 4,
     /// Nobody set it.
     Default = 5,
+    /// Set on the group.
+    Group = 8,
 }
 
 /// One setting, as DescribeConfigs shows it.

@@ -60,6 +60,8 @@ impl Default for GroupConfig {
 /// Settings of groups in the consumer protocol (`group.consumer.*`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerConfig {
+    /// `group.coordinator.rebalance.protocols` has `consumer`.
+    pub is_enabled: bool,
     /// `group.consumer.session.timeout.ms`: how long a member may be silent.
     pub session_timeout: Duration,
     /// `group.consumer.heartbeat.interval.ms`: how often members are told to speak.
@@ -75,11 +77,36 @@ pub struct ConsumerConfig {
 impl Default for ConsumerConfig {
     fn default() -> Self {
         Self {
+            is_enabled: true,
             session_timeout: Duration::from_secs(45),
             heartbeat_interval: Duration::from_secs(5),
             assignment_interval: Duration::from_secs(1),
             members_max: 10_000,
             assignors: vec![Assignor::Uniform, Assignor::Range],
+        }
+    }
+}
+
+/// What one group has of its own of a [`ConsumerConfig`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConsumerOverrides {
+    /// `consumer.session.timeout.ms`.
+    pub session_timeout: Option<Duration>,
+    /// `consumer.heartbeat.interval.ms`.
+    pub heartbeat_interval: Option<Duration>,
+    /// `consumer.assignment.interval.ms`.
+    pub assignment_interval: Option<Duration>,
+}
+
+impl ConsumerConfig {
+    /// The same with what a group has of its own.
+    #[must_use]
+    pub fn with(&self, own: &ConsumerOverrides) -> Self {
+        Self {
+            session_timeout: own.session_timeout.unwrap_or(self.session_timeout),
+            heartbeat_interval: own.heartbeat_interval.unwrap_or(self.heartbeat_interval),
+            assignment_interval: own.assignment_interval.unwrap_or(self.assignment_interval),
+            ..self.clone()
         }
     }
 }

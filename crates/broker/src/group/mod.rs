@@ -46,6 +46,7 @@ pub use event::{
 };
 pub use restore::Restore;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ use std::time::Duration;
 use anabranch_core::seam::Random;
 
 use classic::Group;
-use config::TEXT_BYTES_MAX;
+use config::{ConsumerOverrides, TEXT_BYTES_MAX};
 use consumer::record::ConsumerRecord;
 use entry::{Entry, Kind};
 use event::{Commit, DescribedGroup, Join, Leaver, ListedGroup, Sync};
@@ -69,6 +70,8 @@ pub struct Groups {
     config: GroupConfig,
     random: Arc<dyn Random>,
     groups: BTreeMap<String, Entry>,
+    /// Settings of single groups, whether there is such a group or not.
+    overrides: BTreeMap<String, ConsumerOverrides>,
     /// Groups by when something happens to them by itself. An entry may be too early, since a heartbeat does not move
     /// it; never too late.
     deadlines: BTreeSet<(Duration, String)>,
@@ -93,6 +96,7 @@ impl Groups {
             config,
             random,
             groups: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             next_sweep,
             in_flight: VecDeque::new(),
@@ -182,7 +186,7 @@ impl Groups {
         topics: &dyn Topics,
         now: Now,
     ) -> Result<(Beat, consumer::Changes), GroupError> {
-        let config = &self.config.consumer;
+        let config = &self.consumer_config(&beat.group).into_owned();
         let is_full = self.groups.len() >= self.config.groups_max;
         let entry = self.groups.get_mut(&beat.group);
         if beat.member_epoch < 0 {
@@ -471,6 +475,21 @@ impl Groups {
             (Some(group), Some(member_id)) => group.check_fetch(member_id, member_epoch),
             (Some(_), None) if member_epoch >= 0 => Err(GroupError::UnknownMemberId),
             _ => Ok(()),
+        }
+    }
+
+    /// What holds for one group.
+    fn consumer_config(&self, group_id: &str) -> Cow<'_, ConsumerConfig> {
+        let config = &self.config.consumer;
+        self.overrides.get(group_id).map_or(Cow::Borrowed(config), |own| Cow::Owned(config.with(own)))
+    }
+
+    /// From now on these settings hold for a group, also if it is made later.
+    pub fn set_overrides(&mut self, group_id: &str, own: ConsumerOverrides) {
+        if own == ConsumerOverrides::default() {
+            self.overrides.remove(group_id);
+        } else {
+            self.overrides.insert(group_id.to_owned(), own);
         }
     }
 

@@ -7,7 +7,7 @@ use anabranch_core::seam::Random;
 
 use super::Groups;
 use super::classic::Group;
-use super::config::GroupConfig;
+use super::config::{ConsumerOverrides, GroupConfig};
 use super::consumer;
 use super::consumer::record::ConsumerRecord;
 use super::entry::{Entry, Kind};
@@ -19,6 +19,7 @@ use super::record::{Decoded, GroupMetadata, GroupRecord, RecordError};
 #[derive(Debug, Default)]
 pub struct Restore {
     groups: BTreeMap<String, Restored>,
+    overrides: BTreeMap<String, ConsumerOverrides>,
     skipped: u64,
 }
 
@@ -57,6 +58,13 @@ impl Restore {
         Ok(())
     }
 
+    /// Settings of single groups.
+    #[must_use]
+    pub fn with_overrides(mut self, overrides: BTreeMap<String, ConsumerOverrides>) -> Self {
+        self.overrides = overrides;
+        self
+    }
+
     /// Records that were of no kind that is known here.
     #[must_use]
     pub fn skipped(&self) -> u64 {
@@ -68,9 +76,10 @@ impl Restore {
     #[must_use]
     pub fn finish(self, config: GroupConfig, random: Arc<dyn Random>, now: Now) -> (Groups, Vec<Effect>) {
         let mut groups = Groups::new(config, random, now);
+        groups.overrides = self.overrides;
         for (id, Restored { metadata, consumer, is_consumer, offsets }) in self.groups {
             let kind = if !consumer.is_empty() && (is_consumer || metadata.is_none()) {
-                let group = consumer::Group::restored(consumer, &groups.config.consumer, now);
+                let group = consumer::Group::restored(consumer, &groups.consumer_config(&id), now);
                 Kind::Consumer(Box::new(group))
             } else {
                 Kind::Classic(Box::new(match metadata {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use anabranch_broker::group::consumer_protocol::{Assignment, Subscription};
 use anabranch_broker::group::event::{Commit, CommitOffset, Join, JoinedMember, Sync};
-use anabranch_broker::group::{GroupError, Heartbeat};
-use anabranch_broker::{Apply, Broker, BrokerConfig, NewTopic, Record};
+use anabranch_broker::group::{ConsumerHeartbeat, GroupError, Heartbeat};
+use anabranch_broker::{Apply, Broker, BrokerConfig, BrokerError, ConfigOp, NewTopic, Record};
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, GroupEvent, GroupMember, Position};
 
@@ -325,4 +325,62 @@ async fn a_closed_broker_answers_everybody() {
     assert!(matches!(soon(joining).await.unwrap(), Err(EngineError::Closed)));
     let late = broker.groups().commit(simple_commit("t", 1)).await;
     assert_eq!(late.unwrap_err(), GroupError::CoordinatorNotAvailable);
+}
+
+fn consumer_beat(member_epoch: i32) -> ConsumerHeartbeat {
+    let joins = member_epoch == 0;
+    ConsumerHeartbeat {
+        group: "new".into(),
+        member_id: "m".into(),
+        chooses_id: true,
+        member_epoch,
+        instance_id: None,
+        rack_id: None,
+        rebalance_timeout_ms: if joins { 60_000 } else { -1 },
+        topics: joins.then(|| vec!["t".into()]),
+        pattern: joins.then(|| "u.*".into()),
+        assignor: None,
+        owned: joins.then(Vec::new),
+        client_id: "c".into(),
+        client_host: "/h".into(),
+    }
+}
+
+/// What a group in the consumer protocol was told is there after kill -9 and after a clean stop; so are its settings.
+#[tokio::test]
+async fn a_group_in_the_consumer_protocol_outlives_the_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t").partitions(2)).await;
+    broker.create_topic(NewTopic::new("users"), Apply::Now).await.unwrap();
+    let set = |name: &str, value: &str| [ConfigOp::Set(name.into(), value.into())];
+    let session = set("consumer.session.timeout.ms", "50000");
+    broker.alter_group_configs("new", &session, Apply::Now).await.unwrap();
+    assert!(broker.alter_group_configs("", &session, Apply::Now).await.is_err());
+    let beat = broker.groups().heartbeat_consumer(consumer_beat(0), || broker.topics()).await.unwrap();
+    assert_eq!((beat.member_epoch, beat.assignment.map(|all| all.len())), (1, Some(2)));
+    let described = broker.groups().describe_consumer("new").await.unwrap();
+    assert_eq!(described.members[0].about.pattern.as_deref(), Some("u.*"));
+    let described = Ok(described);
+    // Nobody closes it; its writer gives the directory up when it has noticed.
+    drop(broker);
+    let reopened = async {
+        loop {
+            match Broker::open(dir.path()).await {
+                Err(BrokerError::Open(_)) => tokio::task::yield_now().await,
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    let broker = soon(reopened).await;
+    assert_eq!(broker.groups().describe_consumer("new").await, described);
+    broker.close().await;
+    let broker = open(dir.path()).await;
+    assert_eq!(broker.groups().describe_consumer("new").await, described);
+    let beat = broker.groups().heartbeat_consumer(consumer_beat(1), || broker.topics()).await.unwrap();
+    assert_eq!((beat.member_epoch, beat.assignment), (1, None));
+    let session = |broker: &Broker| broker.describe_group_configs("new")[2].value.clone().unwrap();
+    assert_eq!(session(&broker), "50000");
+    broker.alter_group_configs("new", &[ConfigOp::ReplaceAll(vec![])], Apply::Now).await.unwrap();
+    broker.close().await;
+    assert_eq!(session(&open(dir.path()).await), "45000");
 }

@@ -9,7 +9,7 @@ use anabranch_wire::messages::{AlterConfigsRequest, AlterConfigsResponse};
 use super::Door;
 use super::codes::{self, Refusal, refusal};
 use super::create_topics::apply;
-use super::describe_configs::{BROKER, TOPIC, check_broker};
+use super::describe_configs::{BROKER, GROUP, TOPIC, check_broker};
 
 pub(super) async fn answer(door: &Door, request: AlterConfigsRequest) -> AlterConfigsResponse {
     let mode = apply(request.validate_only);
@@ -53,6 +53,7 @@ pub(super) async fn alter(door: &Door, kind: i8, name: &str, ops: Vec<ConfigOp>,
             ),
             Err(refused) => refused,
         },
+        GROUP => codes::outcome(door.broker.alter_group_configs(name, &ops, mode).await),
         kind => refusal(ErrorCode::InvalidRequest, format!("unexpected resource type {kind}")),
     }
 }

@@ -1,4 +1,4 @@
-//! DescribeConfigs (key 32, versions 1 to 4), for topics and for this broker.
+//! DescribeConfigs (key 32, versions 1 to 4), for topics, for this broker, and for groups (KIP-848).
 
 use anabranch_broker::ConfigEntry;
 use anabranch_wire::ErrorCode;
@@ -14,6 +14,7 @@ use super::{Door, text};
 /// `ConfigResource.Type`.
 pub(super) const TOPIC: i8 = 2;
 pub(super) const BROKER: i8 = 4;
+pub(super) const GROUP: i8 = 32;
 
 pub(super) fn answer(door: &Door, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {
     let results = request.resources.iter().map(|resource| {
@@ -45,6 +46,10 @@ fn entries(door: &Door, resource: &DescribeConfigsResource) -> Result<Vec<Config
                 false => door.broker.describe_broker_configs(),
             }
         }
+        GROUP if resource.resource_name.is_empty() => {
+            return Err(refusal(ErrorCode::InvalidRequest, "the name of a group must not be empty"));
+        }
+        GROUP => door.broker.describe_group_configs(&resource.resource_name),
         kind => return Err(refusal(ErrorCode::InvalidRequest, format!("unexpected resource type {kind}"))),
     };
     if let Some(keys) = resource.configuration_keys.as_ref().filter(|keys| !keys.is_empty()) {

@@ -4,6 +4,7 @@
 
 mod admin;
 mod client;
+mod consumer_groups;
 mod data;
 mod garbage;
 mod groups;

@@ -23,6 +23,11 @@ const LEAVING: i32 = -1;
 /// What can be refused before looking at the group.
 pub(crate) fn check(beat: &ConsumerHeartbeat, config: &GroupConfig) -> Result<(), GroupError> {
     let invalid = |reason| Err(GroupError::Invalid(reason));
+    if !config.consumer.is_enabled {
+        return Err(GroupError::UnsupportedVersion(
+            "the consumer protocol is off (group.coordinator.rebalance.protocols)",
+        ));
+    }
     let is_empty = |text: &Option<String>| text.as_deref() == Some("");
     let names_itself = beat.chooses_id || beat.member_epoch > JOINING || beat.member_epoch == LEAVING;
     if names_itself && beat.member_id.is_empty() {

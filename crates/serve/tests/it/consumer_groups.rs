@@ -1,0 +1,249 @@
+//! Groups in the consumer protocol (KIP-848), through the door.
+
+use anabranch_wire::messages::consumer_group_heartbeat_request::TopicPartitions;
+use anabranch_wire::messages::describe_configs_request::DescribeConfigsResource;
+use anabranch_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use anabranch_wire::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use anabranch_wire::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use anabranch_wire::messages::*;
+use anabranch_wire::protocol::StrBytes;
+use uuid::Uuid;
+
+use crate::client::{Client, Node, topic};
+
+const UNKNOWN_MEMBER_ID: i16 = 25;
+const UNSUPPORTED_VERSION: i16 = 35;
+const INVALID_CONFIG: i16 = 40;
+const INVALID_REQUEST: i16 = 42;
+const GROUP_ID_NOT_FOUND: i16 = 69;
+const FENCED_MEMBER_EPOCH: i16 = 110;
+const UNRELEASED_INSTANCE_ID: i16 = 111;
+const UNSUPPORTED_ASSIGNOR: i16 = 112;
+const STALE_MEMBER_EPOCH: i16 = 113;
+const INVALID_REGULAR_EXPRESSION: i16 = 128;
+const GROUP: i8 = 32;
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn group() -> GroupId {
+    GroupId(text("g"))
+}
+
+fn joining(member: &str) -> ConsumerGroupHeartbeatRequest {
+    ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(group())
+        .with_member_id(text(member))
+        .with_rebalance_timeout_ms(60_000)
+        .with_subscribed_topic_names(Some(vec![topic("t")]))
+        .with_topic_partitions(Some(vec![]))
+}
+
+fn beating(member: &str, epoch: i32) -> ConsumerGroupHeartbeatRequest {
+    ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(group())
+        .with_member_id(text(member))
+        .with_member_epoch(epoch)
+}
+
+fn owning(id: Uuid, partitions: Vec<i32>) -> Option<Vec<TopicPartitions>> {
+    Some(vec![TopicPartitions::default().with_topic_id(id).with_partitions(partitions)])
+}
+
+/// Epoch, and what is assigned.
+fn told(response: &ConsumerGroupHeartbeatResponse) -> (i16, i32, Option<Vec<i32>>) {
+    let assigned = response.assignment.as_ref().map(|assigned| {
+        assigned.topic_partitions.iter().flat_map(|topic| topic.partitions.clone()).collect()
+    });
+    (response.error_code, response.member_epoch, assigned)
+}
+
+async fn node() -> (Node, Client, Uuid) {
+    let node = Node::start().await;
+    let mut client = node.connect().await;
+    client.create_topic("t", 2).await;
+    let id = node.broker.topic("t").unwrap().id().0;
+    (node, client, id)
+}
+
+#[tokio::test]
+async fn two_members_share() {
+    let (_node, mut client, id) = node().await;
+    let joined = client.call(1, &joining("a")).await;
+    assert_eq!(told(&joined), (0, 1, Some(vec![0, 1])));
+    assert_eq!((joined.member_id.as_deref(), joined.heartbeat_interval_ms), (Some("a"), 5000));
+    assert_eq!(joined.assignment.unwrap().topic_partitions[0].topic_id, id);
+    assert_eq!(told(&client.call(1, &beating("a", 1)).await), (0, 1, None));
+    // The assignor rests for a second (KIP-1263); then the first to speak is told.
+    assert_eq!(told(&client.call(1, &joining("b")).await), (0, 1, Some(vec![])));
+    let moved = async {
+        loop {
+            let response = client.call(1, &beating("b", 1)).await;
+            if response.member_epoch == 2 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(crate::client::SOON, moved).await.expect("the assignor runs again");
+    assert_eq!(told(&client.call(1, &beating("a", 1)).await), (0, 1, Some(vec![0])));
+    let given_up = beating("a", 1).with_topic_partitions(owning(id, vec![0]));
+    assert_eq!(told(&client.call(1, &given_up).await), (0, 2, None));
+    assert_eq!(told(&client.call(1, &beating("b", 2)).await), (0, 2, Some(vec![1])));
+
+    for version in 0..=1 {
+        let request = ConsumerGroupDescribeRequest::default()
+            .with_group_ids(vec![group(), GroupId(text("none"))])
+            .with_include_authorized_operations(true);
+        let response = client.call(version, &request).await;
+        let described = &response.groups[0];
+        let state = (described.group_state.as_str(), described.group_epoch, described.assignment_epoch);
+        assert_eq!((described.error_code, state), (0, ("Stable", 2, 2)));
+        assert_eq!(described.assignor_name.as_str(), "uniform");
+        let member = &described.members[0];
+        assert_eq!((member.member_id.as_str(), member.member_epoch), ("a", 2));
+        assert_eq!(member.client_host.as_str(), "/127.0.0.1");
+        assert_eq!(member.assignment, member.target_assignment);
+        let assigned = &member.assignment.topic_partitions[0];
+        assert_eq!((&assigned.topic_name, &assigned.partitions[..]), (&topic("t"), &[0][..]));
+        assert_eq!(member.member_type, if version == 1 { 1 } else { -1 });
+        assert_eq!(response.groups[1].error_code, GROUP_ID_NOT_FOUND);
+    }
+    let types = |name: &str| ListGroupsRequest::default().with_types_filter(vec![text(name)]);
+    let listed = client.call(5, &types("Consumer")).await;
+    assert_eq!(listed.groups.len(), 1);
+    assert_eq!(
+        (listed.groups[0].group_type.as_str(), listed.groups[0].group_state.as_str()),
+        ("consumer", "Stable")
+    );
+    assert!(client.call(5, &types("classic")).await.groups.is_empty());
+    let classic = client.call(6, &DescribeGroupsRequest::default().with_groups(vec![group()])).await;
+    assert_eq!(classic.groups[0].error_code, GROUP_ID_NOT_FOUND);
+    assert_eq!(told(&client.call(1, &beating("b", -1)).await), (0, -1, None));
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_code() {
+    let (_node, mut client, _) = node().await;
+    // In version 0 the coordinator names the member.
+    let named = client.call(0, &joining("")).await;
+    assert_eq!((named.error_code, named.member_id.as_ref().map(|id| id.len())), (0, Some(22)));
+    let joined = client.call(1, &joining("a").with_instance_id(Some(text("i")))).await;
+    let epoch = joined.member_epoch;
+    for (what, request, code) in [
+        ("no id", joining(""), INVALID_REQUEST),
+        ("no group", joining("a").with_group_id(GroupId::default()), INVALID_REQUEST),
+        ("another group", beating("a", 1).with_group_id(GroupId(text("none"))), GROUP_ID_NOT_FOUND),
+        ("assignor", joining("b").with_server_assignor(Some(text("sticky"))), UNSUPPORTED_ASSIGNOR),
+        ("regex", joining("b").with_subscribed_topic_regex(Some(text("("))), INVALID_REGULAR_EXPRESSION),
+        ("unknown", beating("b", 1), UNKNOWN_MEMBER_ID),
+        ("epoch", beating("a", epoch + 1), FENCED_MEMBER_EPOCH),
+        ("instance", joining("b").with_instance_id(Some(text("i"))), UNRELEASED_INSTANCE_ID),
+    ] {
+        let refused = client.call(1, &request).await;
+        assert_eq!(refused.error_code, code, "{what}");
+        assert!(refused.error_message.is_some_and(|message| !message.is_empty()), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn offsets_are_committed_by_epoch() {
+    let (_node, mut client, _) = node().await;
+    client.call(1, &joining("a")).await;
+    let commit = |member: &str, epoch: i32| {
+        let offset = OffsetCommitRequestPartition::default().with_committed_offset(5);
+        let of = OffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![offset]);
+        OffsetCommitRequest::default()
+            .with_group_id(group())
+            .with_member_id(text(member))
+            .with_generation_id_or_member_epoch(epoch)
+            .with_topics(vec![of])
+    };
+    for (version, member, epoch, code) in [
+        (9, "a", 2, STALE_MEMBER_EPOCH),
+        (9, "b", 1, UNKNOWN_MEMBER_ID),
+        (8, "a", 1, UNSUPPORTED_VERSION),
+        (9, "a", 1, 0),
+    ] {
+        let response = client.call(version, &commit(member, epoch)).await;
+        assert_eq!(response.topics[0].partitions[0].error_code, code, "version {version}, {member} {epoch}");
+    }
+    for (member, epoch, code) in [
+        (Some("a"), 1, 0),
+        (None, -1, 0),
+        (Some("a"), 0, STALE_MEMBER_EPOCH),
+        (Some("b"), 1, UNKNOWN_MEMBER_ID),
+    ] {
+        let asked = OffsetFetchRequestTopics::default().with_name(topic("t")).with_partition_indexes(vec![0]);
+        let of = OffsetFetchRequestGroup::default()
+            .with_group_id(group())
+            .with_member_id(member.map(text))
+            .with_member_epoch(epoch)
+            .with_topics(Some(vec![asked]));
+        let response = client.call(9, &OffsetFetchRequest::default().with_groups(vec![of])).await;
+        assert_eq!(response.groups[0].error_code, code, "{member:?} {epoch}");
+        let found = response.groups[0].topics.first().map(|topic| topic.partitions[0].committed_offset);
+        assert_eq!(found, (code == 0).then_some(5));
+    }
+}
+
+#[tokio::test]
+async fn a_group_has_settings_of_its_own() {
+    let (_node, mut client, _) = node().await;
+    let alter = |name: &str, value: Option<&str>| {
+        let config = AlterableConfig::default()
+            .with_name(text(name))
+            .with_config_operation(if value.is_some() { 0 } else { 1 })
+            .with_value(value.map(text));
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(GROUP)
+            .with_resource_name(text("g"))
+            .with_configs(vec![config]);
+        IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
+    };
+    let interval = "consumer.heartbeat.interval.ms";
+    for (name, value, code) in [
+        (interval, "7000", 0),
+        (interval, "1", INVALID_CONFIG),
+        ("consumer.session.timeout.ms", "1", INVALID_CONFIG),
+        ("retention.ms", "1", INVALID_CONFIG),
+    ] {
+        let response = client.call(1, &alter(name, Some(value))).await;
+        assert_eq!(response.responses[0].error_code, code, "{name}={value}");
+    }
+    let resource = DescribeConfigsResource::default().with_resource_type(GROUP).with_resource_name(text("g"));
+    let describe = DescribeConfigsRequest::default().with_resources(vec![resource]);
+    let shown = client.call(4, &describe).await;
+    let shown = shown.results[0].configs.iter().map(|config| {
+        (config.name.to_string(), config.value.as_deref().map(str::to_owned), config.config_source)
+    });
+    let expected = [
+        ("consumer.assignment.interval.ms", "1000", 5),
+        (interval, "7000", 8),
+        ("consumer.session.timeout.ms", "45000", 5),
+    ];
+    let expected = expected.map(|(name, value, source)| (name.to_owned(), Some(value.to_owned()), source));
+    assert_eq!(shown.collect::<Vec<_>>(), expected);
+    assert_eq!(client.call(1, &joining("a")).await.heartbeat_interval_ms, 7000);
+    assert_eq!(client.call(1, &alter(interval, None)).await.responses[0].error_code, 0);
+    assert_eq!(client.call(1, &beating("a", 1)).await.heartbeat_interval_ms, 5000);
+}
+
+#[tokio::test]
+async fn the_feature_is_told() {
+    let (_node, mut client, _) = node().await;
+    for version in 0..=4 {
+        let answer = client.call(version, &ApiVersionsRequest::default()).await;
+        let finalized: Vec<_> = answer
+            .finalized_features
+            .iter()
+            .map(|feature| (feature.name.as_str(), feature.max_version_level))
+            .collect();
+        let expected: &[(&str, i16)] = if version < 3 { &[] } else { &[("group.version", 1)] };
+        assert_eq!(finalized, expected, "{version}");
+        assert_eq!(answer.supported_features.len(), usize::from(version >= 4), "{version}");
+        assert_eq!(answer.finalized_features_epoch, if version < 3 { -1 } else { 0 });
+    }
+}
