@@ -216,7 +216,7 @@ impl GroupService {
     /// [`GroupError`].
     pub async fn heartbeat_consumer(
         &self,
-        beat: ConsumerHeartbeat,
+        beat: &ConsumerHeartbeat,
         topics: impl FnOnce() -> Arc<Catalogue>,
     ) -> Result<Beat, GroupError> {
         ask!(self, Beat, |groups, request, now| {

@@ -157,13 +157,13 @@ impl Groups {
     pub fn heartbeat_consumer(
         &mut self,
         request: RequestId,
-        beat: ConsumerHeartbeat,
+        beat: &ConsumerHeartbeat,
         topics: &dyn Topics,
         now: Now,
     ) -> Vec<Effect> {
         let group_id = beat.group.clone();
         let new_id = if beat.member_id.is_empty() { base64_url(self.random.uuid()) } else { String::new() };
-        let checked = consumer::check_heartbeat(&beat, &self.config).and_then(|()| self.check_load());
+        let checked = consumer::check_heartbeat(beat, &self.config).and_then(|()| self.check_load());
         match checked.and_then(|()| self.beat(beat, new_id, topics, now)) {
             Err(error) => answer(request, Response::Beat(Err(error))),
             Ok((beat, changes)) => self.with_group(&group_id, now, |entry, turn| {
@@ -181,7 +181,7 @@ impl Groups {
     /// Does what a heartbeat brings about; the group is made, or made one of the consumer protocol, if a member joins.
     fn beat(
         &mut self,
-        beat: ConsumerHeartbeat,
+        beat: &ConsumerHeartbeat,
         new_id: String,
         topics: &dyn Topics,
         now: Now,
@@ -191,7 +191,7 @@ impl Groups {
         let entry = self.groups.get_mut(&beat.group);
         if beat.member_epoch < 0 {
             let group = entry.and_then(Entry::consumer_mut).ok_or(GroupError::GroupIdNotFound)?;
-            return group.leave(&beat);
+            return group.leave(beat);
         }
         let joins = beat.member_epoch == 0;
         match entry {
@@ -210,9 +210,8 @@ impl Groups {
             None if is_full => Err(GroupError::PolicyViolation),
             None => {
                 let mut group = Box::<consumer::Group>::default();
-                let group_id = beat.group.clone();
                 let done = group.heartbeat(beat, new_id, topics, config, now)?;
-                self.groups.insert(group_id, Entry::of(Kind::Consumer(group), Offsets::default()));
+                self.groups.insert(beat.group.clone(), Entry::of(Kind::Consumer(group), Offsets::default()));
                 Ok(done)
             }
         }

@@ -32,7 +32,7 @@ pub(super) async fn answer(
         client_host: format!("/{}", client.peer.ip().to_canonical()),
     };
     let response = ConsumerGroupHeartbeatResponse::default();
-    let answer = door.broker.groups().heartbeat_consumer(beat, || door.broker.topics());
+    let answer = door.broker.groups().heartbeat_consumer(&beat, || door.broker.topics());
     match unless_stopped(door, answer).await {
         Ok(beat) => response
             .with_member_id(Some(text(&beat.member_id)))

@@ -84,6 +84,9 @@ fn check_size(beat: &ConsumerHeartbeat, config: &GroupConfig) -> Result<(), Grou
     }
 }
 
+/// A subscription: names, and a regular expression.
+type Wants<'a> = (&'a BTreeSet<String>, Option<&'a str>);
+
 /// Whom a heartbeat comes from.
 enum Sender {
     Known,
@@ -96,7 +99,7 @@ impl Group {
     /// A heartbeat, that of a new member too. When it is refused, nothing has changed.
     pub(crate) fn heartbeat(
         &mut self,
-        beat: ConsumerHeartbeat,
+        beat: &ConsumerHeartbeat,
         new_id: String,
         topics: &dyn Topics,
         config: &ConsumerConfig,
@@ -106,7 +109,7 @@ impl Group {
             return Err(GroupError::GroupMaxSizeReached);
         }
         let id = if beat.member_id.is_empty() { new_id } else { beat.member_id.clone() };
-        let sender = self.sender(&id, &beat)?;
+        let sender = self.sender(&id, beat)?;
         if let Some(pattern) = beat.pattern.as_ref().filter(|pattern| !pattern.is_empty())
             && !self.patterns.contains_key(pattern)
         {
@@ -126,7 +129,7 @@ impl Group {
         let owned = beat.owned.as_deref();
         let is_full = beat.member_epoch == JOINING
             || (beat.rebalance_timeout_ms != -1 && beat.topics.is_some() && owned.is_some());
-        let is_resubscribed = self.update(&id, &beat, &mut changes);
+        let is_resubscribed = self.update(&id, beat, &mut changes);
         self.refresh(is_resubscribed || is_new, topics, now, &mut changes);
         self.assign(config, now, &mut changes);
         self.reconcile(&id, owned, is_resubscribed, now, &mut changes);
@@ -303,7 +306,7 @@ impl Group {
             return;
         }
         // Most members subscribe to the same; they share what that comes to.
-        let mut shared: BTreeMap<(&BTreeSet<String>, Option<&str>), Arc<BTreeSet<TopicId>>> = BTreeMap::new();
+        let mut shared: BTreeMap<Wants<'_>, Arc<BTreeSet<TopicId>>> = BTreeMap::new();
         let members = self.members.iter().map(|(id, member)| {
             let wants = (&member.about.topics, member.pattern());
             let topics = shared.entry(wants).or_insert_with(|| Arc::new(self.subscribed(member)));

@@ -149,7 +149,7 @@ impl Group {
                 computed_ms: self.computed_ms,
             })),
             Key::Member(id) => {
-                let value = self.members.get(&id).map(|member| member.about.clone());
+                let value = self.members.get(&id).map(|member| Box::new(member.about.clone()));
                 ConsumerRecord::Member(id, value)
             }
             Key::Current(id) => {

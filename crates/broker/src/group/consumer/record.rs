@@ -46,7 +46,7 @@ pub enum ConsumerRecord {
     /// The group's epoch.
     Epoch(Option<EpochValue>),
     /// What a member said of itself.
-    Member(String, Option<MemberValue>),
+    Member(String, Option<Box<MemberValue>>),
     /// The epoch for which the assignor has run.
     TargetEpoch(Option<TargetEpochValue>),
     /// What a member shall have.
@@ -148,7 +148,7 @@ impl ConsumerRecord {
         }
         let value = match self {
             Self::Epoch(value) => value.as_ref().map(encode_epoch),
-            Self::Member(_, value) => value.as_ref().map(encode_member),
+            Self::Member(_, value) => value.as_deref().map(encode_member),
             Self::TargetEpoch(value) => value.as_ref().map(encode_target_epoch),
             Self::Target(_, value) => value.as_ref().map(encode_target),
             Self::Current(_, value) => value.as_ref().map(encode_current),
@@ -169,7 +169,7 @@ impl ConsumerRecord {
         let group = key.string()?;
         let record = match kind {
             EPOCH => Self::Epoch(read(value, decode_epoch)?),
-            MEMBER => Self::Member(key.string()?, read(value, decode_member)?),
+            MEMBER => Self::Member(key.string()?, read(value, decode_member)?.map(Box::new)),
             TARGET_EPOCH => Self::TargetEpoch(read(value, decode_target_epoch)?),
             TARGET => Self::Target(key.string()?, read(value, decode_target)?),
             CURRENT => Self::Current(key.string()?, read(value, decode_current)?),

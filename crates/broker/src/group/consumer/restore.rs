@@ -41,7 +41,7 @@ impl Stored {
         match record {
             ConsumerRecord::Epoch(value) => self.epoch = value,
             ConsumerRecord::TargetEpoch(value) => self.target_epoch = value,
-            ConsumerRecord::Member(id, value) => put(&mut self.members, id, value),
+            ConsumerRecord::Member(id, value) => put(&mut self.members, id, value.map(|value| *value)),
             ConsumerRecord::Target(id, value) => put(&mut self.targets, id, value),
             ConsumerRecord::Current(id, value) => put(&mut self.currents, id, value),
             ConsumerRecord::Pattern(pattern, value) => put(&mut self.patterns, pattern, value),

@@ -102,7 +102,7 @@ impl Consumers {
         Self { driver: Driver::new(), topics: TestTopics::of(topics) }
     }
 
-    fn send(&mut self, beat: ConsumerHeartbeat) -> RequestId {
+    fn send(&mut self, beat: &ConsumerHeartbeat) -> RequestId {
         let request = self.driver.next();
         let effects = self.driver.groups.heartbeat_consumer(request, beat, &self.topics, self.driver.now);
         self.driver.perform(effects);
@@ -116,8 +116,9 @@ impl Consumers {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value)]
     fn beat(&mut self, beat: ConsumerHeartbeat) -> Result<Beat, GroupError> {
-        let request = self.send(beat);
+        let request = self.send(&beat);
         self.answer(request)
     }
 
@@ -339,9 +340,9 @@ fn a_full_group_takes_nobody_else() {
 fn a_member_is_answered_when_what_it_is_told_is_durable() {
     let mut group = Consumers::of(&[("t", 2)]);
     group.driver.is_prompt = false;
-    let first = group.send(joining("a"));
-    let again = group.send(joining("a"));
-    let plain = group.send(beating("a", 1));
+    let first = group.send(&joining("a"));
+    let again = group.send(&joining("a"));
+    let plain = group.send(&beating("a", 1));
     assert!(group.driver.waits(first) && group.driver.waits(again) && group.driver.waits(plain));
     group.driver.end_store(Err(StoreError::Unavailable));
     assert_eq!(group.answer(first), Err(GroupError::CoordinatorNotAvailable));
@@ -354,7 +355,7 @@ fn a_member_is_answered_when_what_it_is_told_is_durable() {
     group.driver.end_store(Ok(()));
     assert_eq!(group.answer(plain), Err(GroupError::CoordinatorNotAvailable));
     // The next one stores anew what failed.
-    let next = group.send(joining("a"));
+    let next = group.send(&joining("a"));
     assert!(group.driver.waits(next));
     group.driver.end_store(Ok(()));
     assert_eq!(group.answer(next).unwrap().member_epoch, 1);
@@ -567,7 +568,7 @@ fn a_partition_that_the_log_gives_to_two_stays_with_the_first() {
     group.told(joining("a"));
     group.driver.is_prompt = false;
     group.advance(45);
-    let granted = group.send(joining("b"));
+    let granted = group.send(&joining("b"));
     group.driver.end_store(Err(StoreError::Unavailable));
     group.driver.end_store(Ok(()));
     assert_eq!(group.answer(granted), Err(GroupError::CoordinatorNotAvailable));

@@ -213,10 +213,10 @@ impl Simulation {
         }
         let request = self.driver.next();
         self.clients[index].waits = Some((request, now));
-        self.send(Some(index), request, beat);
+        self.send(Some(index), request, &beat);
     }
 
-    fn send(&mut self, index: Option<usize>, request: RequestId, beat: ConsumerHeartbeat) {
+    fn send(&mut self, index: Option<usize>, request: RequestId, beat: &ConsumerHeartbeat) {
         self.outstanding.insert(request, index);
         let effects = self.driver.groups.heartbeat_consumer(request, beat, &self.topics, self.driver.now);
         self.perform(effects);
@@ -324,7 +324,7 @@ impl Simulation {
         };
         self.die(index);
         let request = self.driver.next();
-        self.send(None, request, beat);
+        self.send(None, request, &beat);
     }
 
     fn resubscribe(&mut self, index: usize) {
