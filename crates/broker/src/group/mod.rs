@@ -199,7 +199,7 @@ impl Groups {
                 group.heartbeat(beat, new_id, topics, config, now)
             }
             Some(entry) if joins && entry.is_free() => {
-                let mut group = Box::<consumer::Group>::default();
+                let mut group = Box::new(consumer::Group::new());
                 let (answer, mut changes) = group.heartbeat(beat, new_id, topics, config, now)?;
                 changes.insert(consumer::Key::Classic);
                 entry.kind = Kind::Consumer(group);
@@ -209,7 +209,7 @@ impl Groups {
             None if !joins => Err(GroupError::GroupIdNotFound),
             None if is_full => Err(GroupError::PolicyViolation),
             None => {
-                let mut group = Box::<consumer::Group>::default();
+                let mut group = Box::new(consumer::Group::new());
                 let done = group.heartbeat(beat, new_id, topics, config, now)?;
                 self.groups.insert(beat.group.clone(), Entry::of(Kind::Consumer(group), Offsets::default()));
                 Ok(done)

@@ -357,7 +357,7 @@ async fn a_group_in_the_consumer_protocol_outlives_the_broker() {
     broker.alter_group_configs("new", &session, Apply::Now).await.unwrap();
     assert!(broker.alter_group_configs("", &session, Apply::Now).await.is_err());
     let beat = broker.groups().heartbeat_consumer(&consumer_beat(0), || broker.topics()).await.unwrap();
-    assert_eq!((beat.member_epoch, beat.assignment.map(|all| all.len())), (1, Some(2)));
+    assert_eq!((beat.member_epoch, beat.assignment.map(|all| all.len())), (2, Some(2)));
     let described = broker.groups().describe_consumer("new").await.unwrap();
     assert_eq!(described.members[0].about.pattern.as_deref(), Some("u.*"));
     let described = Ok(described);
@@ -376,8 +376,8 @@ async fn a_group_in_the_consumer_protocol_outlives_the_broker() {
     broker.close().await;
     let broker = open(dir.path()).await;
     assert_eq!(broker.groups().describe_consumer("new").await, described);
-    let beat = broker.groups().heartbeat_consumer(&consumer_beat(1), || broker.topics()).await.unwrap();
-    assert_eq!((beat.member_epoch, beat.assignment), (1, None));
+    let beat = broker.groups().heartbeat_consumer(&consumer_beat(2), || broker.topics()).await.unwrap();
+    assert_eq!((beat.member_epoch, beat.assignment), (2, None));
     let session = |broker: &Broker| broker.describe_group_configs("new")[2].value.clone().unwrap();
     assert_eq!(session(&broker), "50000");
     broker.alter_group_configs("new", &[ConfigOp::ReplaceAll(vec![])], Apply::Now).await.unwrap();

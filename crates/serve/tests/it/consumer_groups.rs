@@ -1,8 +1,14 @@
 //! Groups in the consumer protocol (KIP-848), through the door.
+//!
+//! As in `peer`, every expectation was compared with Apache Kafka's: `ANABRANCH_PEER=127.0.0.1:19092 cargo test -p anabranch-serve
+//! --test it consumer_groups` runs the same cases there.
+
+use std::net::SocketAddr;
 
 use anabranch_wire::messages::consumer_group_heartbeat_request::TopicPartitions;
 use anabranch_wire::messages::describe_configs_request::DescribeConfigsResource;
 use anabranch_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use anabranch_wire::messages::metadata_request::MetadataRequestTopic;
 use anabranch_wire::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -29,8 +35,14 @@ fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
+/// Each test has a group and a topic of its own, on the peer anew each time.
+fn own_name() -> String {
+    let test = std::thread::current().name().unwrap_or("t").replace("::", "-");
+    format!("{test}-{}", std::process::id())
+}
+
 fn group() -> GroupId {
-    GroupId(text("g"))
+    GroupId(text(&own_name()))
 }
 
 fn joining(member: &str) -> ConsumerGroupHeartbeatRequest {
@@ -38,7 +50,7 @@ fn joining(member: &str) -> ConsumerGroupHeartbeatRequest {
         .with_group_id(group())
         .with_member_id(text(member))
         .with_rebalance_timeout_ms(60_000)
-        .with_subscribed_topic_names(Some(vec![topic("t")]))
+        .with_subscribed_topic_names(Some(vec![topic(&own_name())]))
         .with_topic_partitions(Some(vec![]))
 }
 
@@ -61,11 +73,34 @@ fn told(response: &ConsumerGroupHeartbeatResponse) -> (i16, i32, Option<Vec<i32>
     (response.error_code, response.member_epoch, assigned)
 }
 
-async fn node() -> (Node, Client, Uuid) {
-    let node = Node::start().await;
-    let mut client = node.connect().await;
-    client.create_topic("t", 2).await;
-    let id = node.broker.topic("t").unwrap().id().0;
+/// Our broker or the peer, with a topic of two partitions; and its id.
+async fn node() -> (Option<Node>, Client, Uuid) {
+    let (node, mut client) = match std::env::var("ANABRANCH_PEER") {
+        Ok(peer) => (None, Client::connect(peer.parse::<SocketAddr>().unwrap()).await),
+        Err(_) => {
+            let node = Node::start().await;
+            let client = node.connect().await;
+            (Some(node), client)
+        }
+    };
+    client.create_topic(&own_name(), 2).await;
+    let ready = async {
+        let asked = MetadataRequestTopic::default().with_name(Some(topic(&own_name())));
+        let metadata = MetadataRequest::default().with_topics(Some(vec![asked]));
+        let find = FindCoordinatorRequest::default().with_coordinator_keys(vec![text(&own_name())]);
+        loop {
+            let found = client.call(4, &find).await.coordinators[0].error_code;
+            let described = client.call(12, &metadata).await.topics[0].clone();
+            // Its coordinator learns of topics a little later than the metadata.
+            let probe = joining("probe").with_group_id(GroupId(text(&format!("probe-{}", own_name()))));
+            let probed = told(&client.call(1, &probe).await).2.is_some_and(|assigned| !assigned.is_empty());
+            let asked = client.call(1, &beating("nobody", 1)).await.error_code;
+            if (found, described.error_code, asked, probed) == (0, 0, GROUP_ID_NOT_FOUND, true) {
+                return described.topic_id;
+            }
+        }
+    };
+    let id = tokio::time::timeout(crate::client::SOON, ready).await.expect("the peer gets ready");
     (node, client, id)
 }
 
@@ -73,52 +108,56 @@ async fn node() -> (Node, Client, Uuid) {
 async fn two_members_share() {
     let (_node, mut client, id) = node().await;
     let joined = client.call(1, &joining("a")).await;
-    assert_eq!(told(&joined), (0, 1, Some(vec![0, 1])));
+    assert_eq!(told(&joined), (0, 2, Some(vec![0, 1])));
     assert_eq!((joined.member_id.as_deref(), joined.heartbeat_interval_ms), (Some("a"), 5000));
     assert_eq!(joined.assignment.unwrap().topic_partitions[0].topic_id, id);
-    assert_eq!(told(&client.call(1, &beating("a", 1)).await), (0, 1, None));
+    assert_eq!(told(&client.call(1, &beating("a", 2)).await), (0, 2, None));
     // The assignor rests for a second (KIP-1263); then the first to speak is told.
-    assert_eq!(told(&client.call(1, &joining("b")).await), (0, 1, Some(vec![])));
+    assert_eq!(told(&client.call(1, &joining("b")).await), (0, 2, Some(vec![])));
     let moved = async {
         loop {
-            let response = client.call(1, &beating("b", 1)).await;
-            if response.member_epoch == 2 {
+            let response = client.call(1, &beating("b", 2)).await;
+            if response.member_epoch == 3 {
                 break;
             }
         }
     };
     tokio::time::timeout(crate::client::SOON, moved).await.expect("the assignor runs again");
-    assert_eq!(told(&client.call(1, &beating("a", 1)).await), (0, 1, Some(vec![0])));
-    let given_up = beating("a", 1).with_topic_partitions(owning(id, vec![0]));
-    assert_eq!(told(&client.call(1, &given_up).await), (0, 2, None));
-    assert_eq!(told(&client.call(1, &beating("b", 2)).await), (0, 2, Some(vec![1])));
+    assert_eq!(told(&client.call(1, &beating("a", 2)).await), (0, 2, Some(vec![0])));
+    let given_up = beating("a", 2).with_topic_partitions(owning(id, vec![0]));
+    assert_eq!(told(&client.call(1, &given_up).await), (0, 3, None));
+    assert_eq!(told(&client.call(1, &beating("b", 3)).await), (0, 3, Some(vec![1])));
 
     for version in 0..=1 {
         let request = ConsumerGroupDescribeRequest::default()
-            .with_group_ids(vec![group(), GroupId(text("none"))])
+            .with_group_ids(vec![group(), GroupId(text("no-such-group"))])
             .with_include_authorized_operations(true);
-        let response = client.call(version, &request).await;
+        let mut response = client.call(version, &request).await;
+        // The peer tells them in an order of its own.
+        response.groups.sort_by_key(|described| described.group_id != group());
         let described = &response.groups[0];
         let state = (described.group_state.as_str(), described.group_epoch, described.assignment_epoch);
-        assert_eq!((described.error_code, state), (0, ("Stable", 2, 2)));
+        assert_eq!((described.error_code, state), (0, ("Stable", 3, 3)));
         assert_eq!(described.assignor_name.as_str(), "uniform");
-        let member = &described.members[0];
-        assert_eq!((member.member_id.as_str(), member.member_epoch), ("a", 2));
+        let member = described.members.iter().find(|member| member.member_id.as_str() == "a").unwrap();
+        assert_eq!((member.member_id.as_str(), member.member_epoch), ("a", 3));
         assert_eq!(member.client_host.as_str(), "/127.0.0.1");
         assert_eq!(member.assignment, member.target_assignment);
         let assigned = &member.assignment.topic_partitions[0];
-        assert_eq!((&assigned.topic_name, &assigned.partitions[..]), (&topic("t"), &[0][..]));
+        assert_eq!((&assigned.topic_name, &assigned.partitions[..]), (&topic(&own_name()), &[0][..]));
         assert_eq!(member.member_type, if version == 1 { 1 } else { -1 });
         assert_eq!(response.groups[1].error_code, GROUP_ID_NOT_FOUND);
     }
     let types = |name: &str| ListGroupsRequest::default().with_types_filter(vec![text(name)]);
-    let listed = client.call(5, &types("Consumer")).await;
+    let mut listed = client.call(5, &types("Consumer")).await;
+    listed.groups.retain(|listed| listed.group_id == group());
     assert_eq!(listed.groups.len(), 1);
     assert_eq!(
         (listed.groups[0].group_type.as_str(), listed.groups[0].group_state.as_str()),
         ("consumer", "Stable")
     );
-    assert!(client.call(5, &types("classic")).await.groups.is_empty());
+    let classic = client.call(5, &types("classic")).await;
+    assert!(classic.groups.iter().all(|listed| listed.group_id != group()));
     let classic = client.call(6, &DescribeGroupsRequest::default().with_groups(vec![group()])).await;
     assert_eq!(classic.groups[0].error_code, GROUP_ID_NOT_FOUND);
     assert_eq!(told(&client.call(1, &beating("b", -1)).await), (0, -1, None));
@@ -135,10 +174,10 @@ async fn each_refusal_has_its_code() {
     for (what, request, code) in [
         ("no id", joining(""), INVALID_REQUEST),
         ("no group", joining("a").with_group_id(GroupId::default()), INVALID_REQUEST),
-        ("another group", beating("a", 1).with_group_id(GroupId(text("none"))), GROUP_ID_NOT_FOUND),
+        ("another group", beating("a", 2).with_group_id(GroupId(text("no-such-group"))), GROUP_ID_NOT_FOUND),
         ("assignor", joining("b").with_server_assignor(Some(text("sticky"))), UNSUPPORTED_ASSIGNOR),
         ("regex", joining("b").with_subscribed_topic_regex(Some(text("("))), INVALID_REGULAR_EXPRESSION),
-        ("unknown", beating("b", 1), UNKNOWN_MEMBER_ID),
+        ("unknown", beating("b", 2), UNKNOWN_MEMBER_ID),
         ("epoch", beating("a", epoch + 1), FENCED_MEMBER_EPOCH),
         ("instance", joining("b").with_instance_id(Some(text("i"))), UNRELEASED_INSTANCE_ID),
     ] {
@@ -154,7 +193,8 @@ async fn offsets_are_committed_by_epoch() {
     client.call(1, &joining("a")).await;
     let commit = |member: &str, epoch: i32| {
         let offset = OffsetCommitRequestPartition::default().with_committed_offset(5);
-        let of = OffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![offset]);
+        let of =
+            OffsetCommitRequestTopic::default().with_name(topic(&own_name())).with_partitions(vec![offset]);
         OffsetCommitRequest::default()
             .with_group_id(group())
             .with_member_id(text(member))
@@ -162,21 +202,22 @@ async fn offsets_are_committed_by_epoch() {
             .with_topics(vec![of])
     };
     for (version, member, epoch, code) in [
-        (9, "a", 2, STALE_MEMBER_EPOCH),
-        (9, "b", 1, UNKNOWN_MEMBER_ID),
-        (8, "a", 1, UNSUPPORTED_VERSION),
-        (9, "a", 1, 0),
+        (9, "a", 3, STALE_MEMBER_EPOCH),
+        (9, "b", 2, UNKNOWN_MEMBER_ID),
+        (8, "a", 2, UNSUPPORTED_VERSION),
+        (9, "a", 2, 0),
     ] {
         let response = client.call(version, &commit(member, epoch)).await;
         assert_eq!(response.topics[0].partitions[0].error_code, code, "version {version}, {member} {epoch}");
     }
     for (member, epoch, code) in [
-        (Some("a"), 1, 0),
+        (Some("a"), 2, 0),
         (None, -1, 0),
         (Some("a"), 0, STALE_MEMBER_EPOCH),
-        (Some("b"), 1, UNKNOWN_MEMBER_ID),
+        (Some("b"), 2, UNKNOWN_MEMBER_ID),
     ] {
-        let asked = OffsetFetchRequestTopics::default().with_name(topic("t")).with_partition_indexes(vec![0]);
+        let asked =
+            OffsetFetchRequestTopics::default().with_name(topic(&own_name())).with_partition_indexes(vec![0]);
         let of = OffsetFetchRequestGroup::default()
             .with_group_id(group())
             .with_member_id(member.map(text))
@@ -199,7 +240,7 @@ async fn a_group_has_settings_of_its_own() {
             .with_value(value.map(text));
         let resource = AlterConfigsResource::default()
             .with_resource_type(GROUP)
-            .with_resource_name(text("g"))
+            .with_resource_name(text(&own_name()))
             .with_configs(vec![config]);
         IncrementalAlterConfigsRequest::default().with_resources(vec![resource])
     };
@@ -213,10 +254,12 @@ async fn a_group_has_settings_of_its_own() {
         let response = client.call(1, &alter(name, Some(value))).await;
         assert_eq!(response.responses[0].error_code, code, "{name}={value}");
     }
-    let resource = DescribeConfigsResource::default().with_resource_type(GROUP).with_resource_name(text("g"));
+    let resource =
+        DescribeConfigsResource::default().with_resource_type(GROUP).with_resource_name(text(&own_name()));
     let describe = DescribeConfigsRequest::default().with_resources(vec![resource]);
     let shown = client.call(4, &describe).await;
-    let shown = shown.results[0].configs.iter().map(|config| {
+    let ours = |name: &str| name.starts_with("consumer.") && !name.contains("offload");
+    let shown = shown.results[0].configs.iter().filter(|config| ours(&config.name)).map(|config| {
         (config.name.to_string(), config.value.as_deref().map(str::to_owned), config.config_source)
     });
     let expected = [
@@ -225,25 +268,33 @@ async fn a_group_has_settings_of_its_own() {
         ("consumer.session.timeout.ms", "45000", 5),
     ];
     let expected = expected.map(|(name, value, source)| (name.to_owned(), Some(value.to_owned()), source));
-    assert_eq!(shown.collect::<Vec<_>>(), expected);
+    let mut shown: Vec<_> = shown.collect();
+    shown.sort();
+    assert_eq!(shown, expected);
     assert_eq!(client.call(1, &joining("a")).await.heartbeat_interval_ms, 7000);
     assert_eq!(client.call(1, &alter(interval, None)).await.responses[0].error_code, 0);
-    assert_eq!(client.call(1, &beating("a", 1)).await.heartbeat_interval_ms, 5000);
+    assert_eq!(client.call(1, &beating("a", 2)).await.heartbeat_interval_ms, 5000);
 }
 
 #[tokio::test]
 async fn the_feature_is_told() {
     let (_node, mut client, _) = node().await;
     for version in 0..=4 {
-        let answer = client.call(version, &ApiVersionsRequest::default()).await;
-        let finalized: Vec<_> = answer
-            .finalized_features
-            .iter()
-            .map(|feature| (feature.name.as_str(), feature.max_version_level))
-            .collect();
-        let expected: &[(&str, i16)] = if version < 3 { &[] } else { &[("group.version", 1)] };
-        assert_eq!(finalized, expected, "{version}");
-        assert_eq!(answer.supported_features.len(), usize::from(version >= 4), "{version}");
-        assert_eq!(answer.finalized_features_epoch, if version < 3 { -1 } else { 0 });
+        let request = ApiVersionsRequest::default()
+            .with_client_software_name(text("test"))
+            .with_client_software_version(text("1"));
+        let answer = client.call(version, &request).await;
+        assert_eq!(answer.error_code, 0);
+        let finalized =
+            answer.finalized_features.iter().find(|feature| feature.name.as_str() == "group.version");
+        assert_eq!(
+            finalized.map(|feature| feature.max_version_level),
+            (version >= 3).then_some(1),
+            "{version}"
+        );
+        let supported =
+            answer.supported_features.iter().any(|feature| feature.name.as_str() == "group.version");
+        assert_eq!(supported, version >= 4, "{version}");
+        assert_eq!(answer.finalized_features_epoch >= 0, version >= 3);
     }
 }

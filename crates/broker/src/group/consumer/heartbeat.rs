@@ -117,7 +117,6 @@ impl Group {
         }
 
         let mut changes = Changes::new();
-        let is_new = matches!(sender, Sender::New);
         match sender {
             Sender::Known => {}
             Sender::New => {
@@ -130,7 +129,7 @@ impl Group {
         let is_full = beat.member_epoch == JOINING
             || (beat.rebalance_timeout_ms != -1 && beat.topics.is_some() && owned.is_some());
         let is_resubscribed = self.update(&id, beat, &mut changes);
-        self.refresh(is_resubscribed || is_new, topics, now, &mut changes);
+        self.refresh(is_resubscribed, topics, now, &mut changes);
         self.assign(config, now, &mut changes);
         self.reconcile(&id, owned, is_resubscribed, now, &mut changes);
 

@@ -42,6 +42,9 @@ use record::{ConsumerRecord, EpochValue, Partitions, PatternValue, TargetEpochVa
 /// What a static member says that leaves for a while, and what stands for its epoch meanwhile.
 const LEFT_FOR_A_WHILE: i32 = -2;
 
+/// That of a group which nobody has joined. Not 0, which is what a member says that joins.
+const INITIAL_EPOCH: i32 = 1;
+
 /// One of the group's records, in the order in which they are stored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
@@ -58,7 +61,7 @@ pub(super) enum Key {
 /// What an event changed, and must be stored.
 pub(super) type Changes = BTreeSet<Key>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Group {
     epoch: i32,
     /// Of `topics`, as stored with the epoch.
@@ -98,6 +101,27 @@ struct Resolved {
 }
 
 impl Group {
+    /// A group that nobody has joined.
+    pub(super) fn new() -> Self {
+        Self {
+            epoch: INITIAL_EPOCH,
+            topics_hash: 0,
+            members: BTreeMap::new(),
+            statics: BTreeMap::new(),
+            names: BTreeMap::new(),
+            patterns: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            seen: None,
+            target: BTreeMap::new(),
+            target_epoch: INITIAL_EPOCH,
+            computed_ms: 0,
+            assign_after: None,
+            held: HashSet::new(),
+            unstored: Changes::new(),
+            due: None,
+        }
+    }
+
     pub(super) fn state(&self) -> ConsumerState {
         if self.members.is_empty() {
             ConsumerState::Empty

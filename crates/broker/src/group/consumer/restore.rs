@@ -15,7 +15,7 @@ use super::member::Member;
 use super::record::{
     ConsumerRecord, CurrentValue, EpochValue, Held, MemberValue, PatternValue, TargetEpochValue, TargetValue,
 };
-use super::{Changes, Group, Key, LEFT_FOR_A_WHILE};
+use super::{Changes, Group, INITIAL_EPOCH, Key, LEFT_FOR_A_WHILE};
 use crate::group::config::ConsumerConfig;
 use crate::group::event::Now;
 
@@ -60,11 +60,11 @@ impl Group {
     pub(crate) fn restored(stored: Stored, config: &ConsumerConfig, now: Now) -> Self {
         let Stored { epoch, target_epoch, members, targets, mut currents, patterns } = stored;
         let mut group = Self {
-            epoch: epoch.map_or(0, |value| value.epoch),
+            epoch: epoch.map_or(INITIAL_EPOCH, |value| value.epoch),
             topics_hash: epoch.map_or(0, |value| value.topics_hash),
-            target_epoch: target_epoch.map_or(0, |value| value.epoch),
+            target_epoch: target_epoch.map_or(INITIAL_EPOCH, |value| value.epoch),
             computed_ms: target_epoch.map_or(0, |value| value.computed_ms),
-            ..Self::default()
+            ..Self::new()
         };
         let mut changes = Changes::new();
         for (id, about) in members {

@@ -150,14 +150,14 @@ impl Consumers {
 #[test]
 fn a_member_alone_has_everything() {
     let mut group = Consumers::of(&[("t", 3)]);
-    assert_eq!(group.told(joining("a")), (1, Some(vec![0, 1, 2])));
-    assert_eq!(group.told(beating("a", 1)), (1, None), "nothing is new");
+    assert_eq!(group.told(joining("a")), (2, Some(vec![0, 1, 2])));
+    assert_eq!(group.told(beating("a", 2)), (2, None), "nothing is new");
     assert_eq!(group.state(), "Stable");
     let listed: Vec<_> = group.driver.groups.list().collect();
     assert_eq!((listed[0].kind, &*listed[0].protocol_type), (GroupKind::Consumer, "consumer"));
     assert!(group.driver.groups.describe(GROUP).is_none(), "it is no classic group");
-    let full = ConsumerHeartbeat { member_epoch: 1, ..group.owning(joining("a"), &[0, 1, 2]) };
-    assert_eq!(group.told(full), (1, Some(vec![0, 1, 2])), "who says everything is told everything");
+    let full = ConsumerHeartbeat { member_epoch: 2, ..group.owning(joining("a"), &[0, 1, 2]) };
+    assert_eq!(group.told(full), (2, Some(vec![0, 1, 2])), "who says everything is told everything");
 }
 
 #[test]
@@ -165,19 +165,19 @@ fn partitions_move_when_their_member_has_given_them_up() {
     let mut group = Consumers::of(&[("t", 3)]);
     group.told(joining("a"));
     group.advance(2);
-    assert_eq!(group.told(joining("b")), (2, Some(vec![])), "all of it is another's still");
+    assert_eq!(group.told(joining("b")), (3, Some(vec![])), "all of it is another's still");
     assert_eq!(group.state(), "Reconciling");
     assert_eq!(
-        group.told(beating("a", 1)),
-        (1, Some(vec![0, 1])),
+        group.told(beating("a", 2)),
+        (2, Some(vec![0, 1])),
         "it stays in its epoch until it has given up"
     );
-    assert_eq!(group.told(beating("b", 2)), (2, None));
-    let still = group.owning(beating("a", 1), &[0, 1, 2]);
-    assert_eq!(group.told(still), (1, None));
-    let given_up = group.owning(beating("a", 1), &[0, 1]);
-    assert_eq!(group.told(given_up), (2, None));
-    assert_eq!(group.told(beating("b", 2)), (2, Some(vec![2])));
+    assert_eq!(group.told(beating("b", 3)), (3, None));
+    let still = group.owning(beating("a", 2), &[0, 1, 2]);
+    assert_eq!(group.told(still), (2, None));
+    let given_up = group.owning(beating("a", 2), &[0, 1]);
+    assert_eq!(group.told(given_up), (3, None));
+    assert_eq!(group.told(beating("b", 3)), (3, Some(vec![2])));
     assert_eq!(group.state(), "Stable");
 }
 
@@ -185,11 +185,11 @@ fn partitions_move_when_their_member_has_given_them_up() {
 fn the_assignor_rests_between_two_runs() {
     let mut group = Consumers::of(&[("t", 2)]);
     group.told(joining("a"));
-    assert_eq!(group.told(joining("b")), (1, Some(vec![])), "it ran less than a second ago");
+    assert_eq!(group.told(joining("b")), (2, Some(vec![])), "it ran less than a second ago");
     assert_eq!(group.state(), "Assigning");
     group.advance(1);
-    assert_eq!(group.told(beating("b", 1)), (2, None));
-    assert_eq!(group.told(beating("a", 1)), (1, Some(vec![0])));
+    assert_eq!(group.told(beating("b", 2)), (3, None));
+    assert_eq!(group.told(beating("a", 2)), (2, Some(vec![0])));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn what_a_heartbeat_must_say() {
     let join = || joining("a");
     let invalid = GroupError::Invalid;
     check(joining(""), invalid("MemberId can't be empty."));
-    check(ConsumerHeartbeat { chooses_id: false, ..beating("", 1) }, invalid("MemberId can't be empty."));
+    check(ConsumerHeartbeat { chooses_id: false, ..beating("", 2) }, invalid("MemberId can't be empty."));
     check(ConsumerHeartbeat { group: String::new(), ..join() }, invalid("GroupId can't be empty."));
     check(
         ConsumerHeartbeat { instance_id: Some(String::new()), ..join() },
@@ -228,7 +228,7 @@ fn what_a_heartbeat_must_say() {
         assignor,
         GroupError::UnsupportedAssignor { name: "sticky".into(), known: vec!["uniform", "range"] },
     );
-    check(beating("a", 1), GroupError::GroupIdNotFound);
+    check(beating("a", 2), GroupError::GroupIdNotFound);
     check(beating("a", -1), GroupError::GroupIdNotFound);
     let pattern = ConsumerHeartbeat { pattern: Some("(".into()), ..join() };
     assert!(matches!(group.beat(pattern), Err(GroupError::InvalidRegularExpression(_))));
@@ -240,7 +240,7 @@ fn old_clients_are_given_an_id() {
     let mut group = Consumers::of(&[("t", 1)]);
     let joined = group.beat(ConsumerHeartbeat { chooses_id: false, ..joining("") }).unwrap();
     assert_eq!(joined.member_id.len(), 22, "a uuid as Kafka writes it: {}", joined.member_id);
-    assert!(group.beat(beating(&joined.member_id, 1)).is_ok());
+    assert!(group.beat(beating(&joined.member_id, 2)).is_ok());
 }
 
 #[test]
@@ -249,16 +249,16 @@ fn a_member_of_another_epoch_is_fenced() {
     group.told(joining("a"));
     group.advance(2);
     group.told(joining("b"));
-    group.told(beating("a", 1));
-    let given_up = group.owning(beating("a", 1), &[0]);
-    assert_eq!(group.told(given_up.clone()), (2, None));
-    assert_eq!(group.told(given_up), (2, None), "the answer may have been lost");
-    let more = group.owning(beating("a", 1), &[0, 1]);
+    group.told(beating("a", 2));
+    let given_up = group.owning(beating("a", 2), &[0]);
+    assert_eq!(group.told(given_up.clone()), (3, None));
+    assert_eq!(group.told(given_up), (3, None), "the answer may have been lost");
+    let more = group.owning(beating("a", 2), &[0, 1]);
     assert_eq!(group.beat(more), Err(GroupError::FencedMemberEpoch), "that is not its own any more");
-    assert_eq!(group.beat(beating("a", 1)), Err(GroupError::FencedMemberEpoch));
-    assert_eq!(group.beat(beating("a", 3)), Err(GroupError::FencedMemberEpoch));
-    assert_eq!(group.beat(beating("x", 2)), Err(GroupError::UnknownMemberId));
-    assert_eq!(group.told(joining("a")), (2, Some(vec![0])), "who is fenced joins again");
+    assert_eq!(group.beat(beating("a", 2)), Err(GroupError::FencedMemberEpoch));
+    assert_eq!(group.beat(beating("a", 4)), Err(GroupError::FencedMemberEpoch));
+    assert_eq!(group.beat(beating("x", 3)), Err(GroupError::UnknownMemberId));
+    assert_eq!(group.told(joining("a")), (3, Some(vec![0])), "who is fenced joins again");
 }
 
 #[test]
@@ -267,22 +267,22 @@ fn silence_and_stubbornness_end_a_membership() {
     group.told(joining("a"));
     group.advance(2);
     group.told(joining("b"));
-    assert_eq!(group.told(beating("a", 1)), (1, Some(vec![0])));
+    assert_eq!(group.told(beating("a", 2)), (2, Some(vec![0])));
     for _ in 0..5 {
         group.advance(10);
         // It says in time that it lives, and never that it has given anything up.
-        group.told(beating("a", 1));
-        group.told(beating("b", 2));
+        group.told(beating("a", 2));
+        group.told(beating("b", 3));
     }
     group.advance(10);
-    assert_eq!(group.beat(beating("a", 1)), Err(GroupError::UnknownMemberId), "it had 60 s");
-    assert_eq!(group.told(beating("b", 2)), (3, Some(vec![0, 1])));
+    assert_eq!(group.beat(beating("a", 2)), Err(GroupError::UnknownMemberId), "it had 60 s");
+    assert_eq!(group.told(beating("b", 3)), (4, Some(vec![0, 1])));
     group.advance(44);
     assert_eq!(group.state(), "Stable");
     group.advance(1);
     assert_eq!(group.state(), "Empty", "45 s of silence");
     assert!(
-        group.driver.groups.describe_consumer(GROUP).unwrap().epoch > 3,
+        group.driver.groups.describe_consumer(GROUP).unwrap().epoch > 4,
         "each who goes moves the group on"
     );
 }
@@ -296,30 +296,30 @@ fn a_member_leaves() {
     assert_eq!(group.beat(beating("x", -1)), Err(GroupError::UnknownMemberId));
     assert_eq!(group.told(beating("a", -1)), (-1, None));
     group.advance(2);
-    assert_eq!(group.told(beating("b", 2)), (3, Some(vec![0, 1])));
+    assert_eq!(group.told(beating("b", 3)), (4, Some(vec![0, 1])));
     group.told(beating("b", -1));
     assert_eq!(group.state(), "Empty");
     group.driver.restart();
     assert_eq!(group.state(), "Empty");
-    assert_eq!(group.told(joining("a")), (5, Some(vec![0, 1])), "epochs go on");
+    assert_eq!(group.told(joining("a")), (6, Some(vec![0, 1])), "epochs go on");
 }
 
 #[test]
 fn a_static_member_comes_back_to_what_it_had() {
     let mut group = Consumers::of(&[("t", 2)]);
-    assert_eq!(group.told(static_joining("a")), (1, Some(vec![0, 1])));
+    assert_eq!(group.told(static_joining("a")), (2, Some(vec![0, 1])));
     assert_eq!(group.beat(static_joining("b")), Err(GroupError::UnreleasedInstanceId));
     let gone = ConsumerHeartbeat { member_epoch: -2, ..static_joining("a") };
     assert_eq!(group.told(gone), (-2, None));
     group.driver.restart();
-    assert_eq!(group.told(static_joining("b")), (1, Some(vec![0, 1])), "no new epoch");
-    let old = ConsumerHeartbeat { instance_id: Some("i".into()), ..beating("a", 1) };
+    assert_eq!(group.told(static_joining("b")), (2, Some(vec![0, 1])), "no new epoch");
+    let old = ConsumerHeartbeat { instance_id: Some("i".into()), ..beating("a", 2) };
     assert_eq!(group.beat(old.clone()), Err(GroupError::FencedInstanceId));
     let unknown = ConsumerHeartbeat { instance_id: Some("j".into()), ..old };
     assert_eq!(group.beat(unknown), Err(GroupError::UnknownMemberId));
     group.driver.restart();
-    let new = ConsumerHeartbeat { instance_id: Some("i".into()), ..beating("b", 1) };
-    assert_eq!(group.told(new.clone()), (1, None));
+    let new = ConsumerHeartbeat { instance_id: Some("i".into()), ..beating("b", 2) };
+    assert_eq!(group.told(new.clone()), (2, None));
     group.told(ConsumerHeartbeat { member_epoch: -2, ..new });
     group.advance(45);
     assert_eq!(group.state(), "Empty", "it did not come back in time");
@@ -333,7 +333,7 @@ fn a_full_group_takes_nobody_else() {
     group.driver = Driver::with(config);
     group.told(joining("a"));
     assert_eq!(group.beat(joining("b")), Err(GroupError::GroupMaxSizeReached));
-    assert_eq!(group.told(joining("a")), (1, Some(vec![0, 1])));
+    assert_eq!(group.told(joining("a")), (2, Some(vec![0, 1])));
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_member_is_answered_when_what_it_is_told_is_durable() {
     group.driver.is_prompt = false;
     let first = group.send(&joining("a"));
     let again = group.send(&joining("a"));
-    let plain = group.send(&beating("a", 1));
+    let plain = group.send(&beating("a", 2));
     assert!(group.driver.waits(first) && group.driver.waits(again) && group.driver.waits(plain));
     group.driver.end_store(Err(StoreError::Unavailable));
     assert_eq!(group.answer(first), Err(GroupError::CoordinatorNotAvailable));
@@ -358,10 +358,10 @@ fn a_member_is_answered_when_what_it_is_told_is_durable() {
     let next = group.send(&joining("a"));
     assert!(group.driver.waits(next));
     group.driver.end_store(Ok(()));
-    assert_eq!(group.answer(next).unwrap().member_epoch, 1);
+    assert_eq!(group.answer(next).unwrap().member_epoch, 2);
     let records = group.driver.log.len();
     group.driver.is_prompt = true;
-    assert_eq!(group.told(beating("a", 1)), (1, None));
+    assert_eq!(group.told(beating("a", 2)), (2, None));
     assert_eq!(group.driver.log.len(), records, "a heartbeat without news touches no log");
     let before = group.driver.groups.describe_consumer(GROUP);
     group.driver.restart();
@@ -381,7 +381,7 @@ fn records_are_stored_in_kafkas_order() {
             group,
             record: ConsumerRecord::Current(id, Some(current)),
         }) => {
-            assert_eq!((&*group, &*id, current.epoch, current.previous_epoch), (GROUP, "a", 1, 0));
+            assert_eq!((&*group, &*id, current.epoch, current.previous_epoch), (GROUP, "a", 2, 0));
         }
         other => panic!("{other:?}"),
     }
@@ -390,23 +390,23 @@ fn records_are_stored_in_kafkas_order() {
 #[test]
 fn topics_that_come_grow_and_go_are_followed() {
     let mut group = Consumers::of(&[("other", 1)]);
-    assert_eq!(group.told(joining("a")), (1, Some(vec![])), "there is no such topic yet");
+    assert_eq!(group.told(joining("a")), (2, Some(vec![])), "there is no such topic yet");
     group.advance(2);
     group.topics.create("t", 1);
-    assert_eq!(group.told(beating("a", 1)), (2, Some(vec![0])));
+    assert_eq!(group.told(beating("a", 2)), (3, Some(vec![0])));
     group.advance(2);
     group.topics.grow("t");
-    assert_eq!(group.told(beating("a", 2)), (3, Some(vec![0, 1])));
+    assert_eq!(group.told(beating("a", 3)), (4, Some(vec![0, 1])));
     group.topics.create("unrelated", 1);
     group.advance(2);
-    assert_eq!(group.told(beating("a", 3)), (3, None));
+    assert_eq!(group.told(beating("a", 4)), (4, None));
     // Another topic of that name: what it had is nobody's business any more.
     let (old, new) = (group.topics.id("t"), group.topics.create("t", 1));
     let owned = |topic, all: &[i32]| Some(vec![(topic, all.to_vec())]);
-    let first = group.beat(ConsumerHeartbeat { owned: owned(old, &[0, 1]), ..beating("a", 3) }).unwrap();
-    assert_eq!((first.member_epoch, first.assignment), (3, Some(vec![])));
-    let second = group.beat(ConsumerHeartbeat { owned: Some(vec![]), ..beating("a", 3) }).unwrap();
-    assert_eq!((second.member_epoch, second.assignment), (4, owned(new, &[0])));
+    let first = group.beat(ConsumerHeartbeat { owned: owned(old, &[0, 1]), ..beating("a", 4) }).unwrap();
+    assert_eq!((first.member_epoch, first.assignment), (4, Some(vec![])));
+    let second = group.beat(ConsumerHeartbeat { owned: Some(vec![]), ..beating("a", 4) }).unwrap();
+    assert_eq!((second.member_epoch, second.assignment), (5, owned(new, &[0])));
 }
 
 #[test]
@@ -416,9 +416,9 @@ fn a_topic_that_changed_while_nobody_looked_is_noticed() {
     group.advance(2);
     group.topics.grow("t");
     group.driver.restart();
-    assert_eq!(group.told(beating("a", 1)), (2, Some(vec![0, 1])));
+    assert_eq!(group.told(beating("a", 2)), (3, Some(vec![0, 1])));
     group.driver.restart();
-    assert_eq!(group.told(beating("a", 2)), (2, None), "nothing changed this time");
+    assert_eq!(group.told(beating("a", 3)), (3, None), "nothing changed this time");
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn subscriptions_by_regular_expression() {
     assert_eq!(count(group.beat(pattern("a", "eu\\..*")).unwrap()), Some(2));
     group.advance(2);
     group.topics.create("eu.third", 1);
-    assert_eq!(count(group.beat(beating("a", 1)).unwrap()), Some(3));
+    assert_eq!(count(group.beat(beating("a", 2)).unwrap()), Some(3));
     group.driver.restart();
     assert_eq!(count(group.beat(pattern("a", "eu\\..*")).unwrap()), Some(3));
     let described = group.driver.groups.describe_consumer(GROUP).unwrap();
@@ -442,14 +442,14 @@ fn subscriptions_by_regular_expression() {
     group.told(ConsumerHeartbeat {
         pattern: Some(String::new()),
         topics: Some(vec!["eu.other".into()]),
-        ..beating("a", 2)
+        ..beating("a", 3)
     });
     let described = group.driver.groups.describe_consumer(GROUP).unwrap();
     assert_eq!(described.members[0].assigned.len(), 3, "until it says that it has");
     let has_only = vec![(group.topics.id("eu.other"), vec![0])];
     group.advance(2);
-    let after = group.beat(ConsumerHeartbeat { owned: Some(has_only.clone()), ..beating("a", 2) }).unwrap();
-    assert_eq!(after.member_epoch, 3);
+    let after = group.beat(ConsumerHeartbeat { owned: Some(has_only.clone()), ..beating("a", 3) }).unwrap();
+    assert_eq!(after.member_epoch, 4);
     let described = group.driver.groups.describe_consumer(GROUP).unwrap();
     assert_eq!(described.members[0].assigned, has_only);
     group.driver.restart();
@@ -479,31 +479,31 @@ fn who_may_commit_and_fetch() {
     let mut group = Consumers::of(&[("t", 2)]);
     group.told(joining("a"));
     let by = |id: &str, generation: i32| Commit { member_id: id.into(), generation, ..commit(7) };
-    assert_eq!(group.commit(by("a", 1)), Ok(vec![Ok(())]));
-    assert_eq!(group.commit(by("x", 1)), Err(GroupError::UnknownMemberId));
+    assert_eq!(group.commit(by("a", 2)), Ok(vec![Ok(())]));
+    assert_eq!(group.commit(by("x", 2)), Err(GroupError::UnknownMemberId));
     assert_eq!(group.commit(commit(1)), Err(GroupError::UnknownMemberId), "the group has members");
-    assert_eq!(group.commit(by("a", 2)), Err(GroupError::StaleMemberEpoch));
-    let old = Commit { by_epoch: false, ..by("a", 1) };
+    assert_eq!(group.commit(by("a", 3)), Err(GroupError::StaleMemberEpoch));
+    let old = Commit { by_epoch: false, ..by("a", 2) };
     assert!(matches!(group.commit(old), Err(GroupError::UnsupportedVersion(_))));
     let fetch = |group: &Consumers, id, epoch| group.driver.groups.check_fetch(GROUP, id, epoch);
-    assert_eq!(fetch(&group, Some("a"), 1), Ok(()));
+    assert_eq!(fetch(&group, Some("a"), 2), Ok(()));
     assert_eq!(fetch(&group, None, -1), Ok(()));
-    assert_eq!(fetch(&group, Some("a"), 2), Err(GroupError::StaleMemberEpoch));
-    assert_eq!(fetch(&group, Some("x"), 1), Err(GroupError::UnknownMemberId));
+    assert_eq!(fetch(&group, Some("a"), 3), Err(GroupError::StaleMemberEpoch));
+    assert_eq!(fetch(&group, Some("x"), 2), Err(GroupError::UnknownMemberId));
     // Its epoch moves on; what it has had since the older one, it may commit with that (KIP-1251).
     group.advance(2);
     group.told(joining("b"));
-    group.told(beating("a", 1));
-    let given_up = group.owning(beating("a", 1), &[0]);
-    assert_eq!(group.told(given_up), (2, None));
-    assert_eq!(group.commit(by("a", 1)), Ok(vec![Ok(())]), "it has had t-0 since epoch 1");
-    let mut lost = by("a", 1);
+    group.told(beating("a", 2));
+    let given_up = group.owning(beating("a", 2), &[0]);
+    assert_eq!(group.told(given_up), (3, None));
+    assert_eq!(group.commit(by("a", 2)), Ok(vec![Ok(())]), "it has had t-0 since epoch 2");
+    let mut lost = by("a", 2);
     lost.offsets[0].partition = 1;
     assert_eq!(group.commit(lost), Err(GroupError::StaleMemberEpoch), "t-1 is another's");
-    group.told(beating("b", 2));
-    let mut early = by("b", 1);
+    group.told(beating("b", 3));
+    let mut early = by("b", 2);
     early.offsets[0].partition = 1;
-    assert_eq!(group.commit(early), Err(GroupError::StaleMemberEpoch), "it got t-1 in epoch 2");
+    assert_eq!(group.commit(early), Err(GroupError::StaleMemberEpoch), "it got t-1 in epoch 3");
 }
 
 #[test]
@@ -513,7 +513,7 @@ fn an_empty_group_of_either_kind_becomes_the_other() {
     assert_eq!(group.beat(joining("b")), Err(GroupError::GroupIdNotFound), "it has members");
     assert_eq!(group.commit(commit_by(&members[0], 5)), Ok(vec![Ok(())]));
     group.driver.leave(&[leaver(&members[0].member_id, None)]).unwrap()[0].clone().unwrap();
-    assert_eq!(group.told(joining("b")), (1, Some(vec![0])));
+    assert_eq!(group.told(joining("b")), (2, Some(vec![0])));
     let offset = |group: &Consumers| {
         let committed = group.driver.groups.committed(GROUP, "t", 0, true).unwrap();
         committed.map(|committed| committed.offset)
@@ -537,7 +537,7 @@ fn an_empty_group_of_either_kind_becomes_the_other() {
 fn a_group_is_deleted_with_its_records() {
     let mut group = Consumers::of(&[("t", 1)]);
     group.told(joining("a"));
-    group.commit(Commit { member_id: "a".into(), generation: 1, ..commit(7) }).unwrap();
+    group.commit(Commit { member_id: "a".into(), generation: 2, ..commit(7) }).unwrap();
     let delete = |group: &mut Consumers| {
         let request = group.driver.next();
         let effects = group.driver.groups.delete_groups(request, &[GROUP.to_owned()]);
@@ -574,12 +574,12 @@ fn a_partition_that_the_log_gives_to_two_stays_with_the_first() {
     assert_eq!(group.answer(granted), Err(GroupError::CoordinatorNotAvailable));
     group.driver.is_prompt = true;
     group.driver.restart();
-    assert_eq!(group.told(beating("a", 1)).0, 1, "as far as it knows, it has both");
+    assert_eq!(group.told(beating("a", 2)).0, 2, "as far as it knows, it has both");
     let told = group.told(joining("b"));
     assert_eq!(told.1, Some(vec![]), "{told:?}");
     let epoch = told.0;
-    group.told(beating("a", 1));
-    let given_up = group.owning(beating("a", 1), &[0]);
+    group.told(beating("a", 2));
+    let given_up = group.owning(beating("a", 2), &[0]);
     assert_eq!(group.told(given_up).0, epoch);
     assert_eq!(group.told(beating("b", epoch)), (epoch, Some(vec![1])));
 }
