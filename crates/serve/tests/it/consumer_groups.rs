@@ -8,22 +8,33 @@ use std::net::SocketAddr;
 use anabranch_wire::messages::consumer_group_heartbeat_request::TopicPartitions;
 use anabranch_wire::messages::describe_configs_request::DescribeConfigsResource;
 use anabranch_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use anabranch_wire::messages::join_group_request::JoinGroupRequestProtocol;
+use anabranch_wire::messages::leave_group_request::MemberIdentity;
 use anabranch_wire::messages::metadata_request::MetadataRequestTopic;
 use anabranch_wire::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use anabranch_wire::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use anabranch_wire::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use anabranch_wire::messages::*;
 use anabranch_wire::protocol::StrBytes;
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::client::{Client, Node, topic};
 
+const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
 const UNKNOWN_MEMBER_ID: i16 = 25;
 const UNSUPPORTED_VERSION: i16 = 35;
 const INVALID_CONFIG: i16 = 40;
 const INVALID_REQUEST: i16 = 42;
+const NON_EMPTY_GROUP: i16 = 68;
 const GROUP_ID_NOT_FOUND: i16 = 69;
+const MEMBER_ID_REQUIRED: i16 = 79;
+const FENCED_INSTANCE_ID: i16 = 82;
+const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
 const FENCED_MEMBER_EPOCH: i16 = 110;
 const UNRELEASED_INSTANCE_ID: i16 = 111;
 const UNSUPPORTED_ASSIGNOR: i16 = 112;
@@ -297,4 +308,100 @@ async fn the_feature_is_told() {
         assert_eq!(supported, version >= 4, "{version}");
         assert_eq!(answer.finalized_features_epoch >= 0, version >= 3);
     }
+}
+
+#[tokio::test]
+async fn a_static_member_leaves_for_a_while() {
+    let (_node, mut client, id) = node().await;
+    let of_i = |request: ConsumerGroupHeartbeatRequest| request.with_instance_id(Some(text("i")));
+    let own = |response: &ConsumerGroupHeartbeatResponse| {
+        let of = response.assignment.as_ref().map(|assigned| assigned.topic_partitions.clone());
+        of.map(|of| of.iter().map(|of| (of.topic_id, of.partitions.len())).collect::<Vec<_>>())
+    };
+    let joined = client.call(1, &of_i(joining("a"))).await;
+    assert_eq!((joined.member_epoch, own(&joined)), (2, Some(vec![(id, 2)])));
+    let left = client.call(1, &of_i(beating("a", -2))).await;
+    assert_eq!((left.error_code, left.member_epoch, left.heartbeat_interval_ms), (0, -2, 0));
+    let back = client.call(1, &of_i(joining("b"))).await;
+    assert_eq!((back.member_epoch, own(&back)), (2, Some(vec![(id, 2)])), "no new epoch");
+    for (what, request, code) in [
+        ("its former self", of_i(beating("a", 2)), FENCED_INSTANCE_ID),
+        ("its former self, leaving", of_i(beating("a", -1)), FENCED_INSTANCE_ID),
+        ("a name of nobody", beating("b", 2).with_instance_id(Some(text("j"))), UNKNOWN_MEMBER_ID),
+        ("without its name", beating("b", 2), 0),
+        ("nameless, for a while", beating("b", -2), INVALID_REQUEST),
+        ("an epoch of nobody", beating("b", -3), INVALID_REQUEST),
+        ("for good", of_i(beating("b", -1)), 0),
+        ("again", of_i(beating("b", -1)), UNKNOWN_MEMBER_ID),
+    ] {
+        assert_eq!(client.call(1, &request).await.error_code, code, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_by_regular_expression() {
+    let (_node, mut client, id) = node().await;
+    let pattern = own_name().replace("expression", "expr.*");
+    let join =
+        joining("a").with_subscribed_topic_names(None).with_subscribed_topic_regex(Some(text(&pattern)));
+    let mut response = client.call(1, &join).await;
+    assert_eq!(response.error_code, 0);
+    // The peer resolves it a little later.
+    let resolved = async {
+        while response.assignment.as_ref().is_none_or(|assigned| assigned.topic_partitions.is_empty()) {
+            response = client.call(1, &beating("a", response.member_epoch)).await;
+        }
+    };
+    tokio::time::timeout(crate::client::SOON, resolved).await.expect("it is resolved");
+    assert_eq!(response.assignment.unwrap().topic_partitions[0].topic_id, id);
+    let described =
+        client.call(1, &ConsumerGroupDescribeRequest::default().with_group_ids(vec![group()])).await;
+    let member = &described.groups[0].members[0];
+    assert_eq!(member.subscribed_topic_regex.as_deref(), Some(&*pattern));
+    assert!(member.subscribed_topic_names.is_empty());
+    // Who subscribes to nothing more gives up at once, whatever the assignor does.
+    let none = beating("a", response.member_epoch).with_subscribed_topic_regex(Some(text("")));
+    let response = client.call(1, &none).await;
+    assert_eq!((response.error_code, told(&response).2), (0, Some(vec![])));
+}
+
+#[tokio::test]
+async fn what_other_requests_say_of_the_group() {
+    let (_node, mut client, _) = node().await;
+    client.call(1, &joining("a")).await;
+    let heartbeat = HeartbeatRequest::default().with_group_id(group()).with_member_id(text("x"));
+    assert_eq!(client.call(4, &heartbeat).await.error_code, UNKNOWN_MEMBER_ID);
+    let sync = SyncGroupRequest::default().with_group_id(group()).with_member_id(text("x"));
+    assert_eq!(client.call(4, &sync).await.error_code, UNKNOWN_MEMBER_ID);
+    let leaver = MemberIdentity::default().with_member_id(text("x"));
+    let leave = LeaveGroupRequest::default().with_group_id(group()).with_members(vec![leaver]);
+    assert_eq!(client.call(5, &leave).await.members[0].error_code, UNKNOWN_MEMBER_ID);
+    let protocol =
+        JoinGroupRequestProtocol::default().with_name(text("p")).with_metadata(Bytes::from_static(b"x"));
+    let join = JoinGroupRequest::default()
+        .with_group_id(group())
+        .with_session_timeout_ms(10_000)
+        .with_rebalance_timeout_ms(10_000)
+        .with_protocol_type(text("connect"))
+        .with_protocols(vec![protocol]);
+    assert_eq!(client.call(9, &join).await.error_code, INCONSISTENT_GROUP_PROTOCOL);
+    let delete = DeleteGroupsRequest::default().with_groups_names(vec![group()]);
+    assert_eq!(client.call(2, &delete).await.results[0].error_code, NON_EMPTY_GROUP);
+    let partitions = vec![OffsetDeleteRequestPartition::default()];
+    let of = OffsetDeleteRequestTopic::default().with_name(topic(&own_name())).with_partitions(partitions);
+    let forget = OffsetDeleteRequest::default().with_group_id(group()).with_topics(vec![of]);
+    let forgotten = client.call(0, &forget).await;
+    assert_eq!(forgotten.topics[0].partitions[0].error_code, GROUP_SUBSCRIBED_TO_TOPIC);
+    assert_eq!(client.call(1, &beating("a", -1)).await.error_code, 0);
+    let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group()]);
+    let described = client.call(1, &request).await;
+    let empty = &described.groups[0];
+    assert_eq!((empty.group_state.as_str(), empty.group_epoch, empty.assignment_epoch), ("Empty", 3, 2));
+    // Nobody is in it: it may become one of the other protocol.
+    let promised = client.call(9, &join).await;
+    assert_eq!(promised.error_code, MEMBER_ID_REQUIRED);
+    let joined = client.call(9, &join.with_member_id(promised.member_id)).await;
+    assert_eq!((joined.error_code, joined.generation_id), (0, 1));
+    assert_eq!(client.call(1, &request).await.groups[0].error_code, GROUP_ID_NOT_FOUND);
+    assert_eq!(client.call(1, &joining("a")).await.error_code, GROUP_ID_NOT_FOUND, "it is not of consumers");
 }
