@@ -27,7 +27,9 @@ pub(super) fn assign(group: &GroupView<'_>) -> BTreeMap<String, Partitions> {
 
 fn assign_same(group: &GroupView<'_>, topics: &BTreeSet<TopicId>) -> BTreeMap<String, Partitions> {
     let total: usize = topics.iter().map(|topic| group.partition_count(*topic).unsigned_abs() as usize).sum();
-    let (least, longer) = (total / group.members.len(), total % group.members.len());
+    let count = group.members.len();
+    // So many members have one more than the least.
+    let (least, mut longer) = (total / count, total % count);
     let mut free: BTreeSet<(TopicId, i32)> = topics
         .iter()
         .flat_map(|topic| (0..group.partition_count(*topic)).map(|partition| (*topic, partition)))
@@ -35,7 +37,8 @@ fn assign_same(group: &GroupView<'_>, topics: &BTreeSet<TopicId>) -> BTreeMap<St
     let mut assigned = BTreeMap::new();
     let mut unfilled = Vec::new();
     for (index, member) in group.members.iter().enumerate() {
-        let mut room = least + usize::from(index < longer);
+        let mut has_more = longer > 0;
+        let mut room = least + usize::from(has_more);
         let mut kept = Partitions::new();
         for (topic, partition) in member.before.into_iter().flat_map(partitions_of) {
             // What is not free is of no topic, or damaged records give it to two.
@@ -45,6 +48,12 @@ fn assign_same(group: &GroupView<'_>, topics: &BTreeSet<TopicId>) -> BTreeMap<St
             }
         }
         assigned.insert(member.id.to_owned(), kept);
+        // One more is for who has it already, as long as enough members are left to take what remains.
+        if room > 0 && has_more && count - index > longer {
+            room -= 1;
+            has_more = false;
+        }
+        longer -= usize::from(has_more);
         if room > 0 {
             unfilled.push((member.id, room));
         }
@@ -140,14 +149,14 @@ impl<'a> Mixed<'a> {
     /// Gives the topic's free partitions to whoever has the fewest.
     fn fill(&mut self, topic: TopicId) {
         let Some(owners) = self.owners.get_mut(&topic) else { return };
-        let subscribers = self.subscribers[&topic].iter();
+        let ranked = ranked(&self.subscribers[&topic], &self.loads);
         let mut by_load: BTreeSet<(usize, usize)> =
-            subscribers.map(|index| (self.loads[*index], *index)).collect();
+            (0..).zip(&ranked).map(|(rank, index)| (self.loads[*index], rank)).collect();
         for owner in owners.iter_mut().filter(|owner| owner.is_none()) {
-            let (load, index) = by_load.pop_first().expect("a topic of the view has a subscriber");
-            *owner = Some(index);
-            self.loads[index] = load + 1;
-            by_load.insert((load + 1, index));
+            let (load, rank) = by_load.pop_first().expect("a topic of the view has a subscriber");
+            *owner = Some(ranked[rank]);
+            self.loads[ranked[rank]] = load + 1;
+            by_load.insert((load + 1, rank));
         }
     }
 
@@ -159,28 +168,28 @@ impl<'a> Mixed<'a> {
                 held.entry(*owner).or_default().push(partition);
             }
         }
-        let subscribers = self.subscribers[&topic].iter();
+        let ranked = ranked(&self.subscribers[&topic], &self.loads);
         let mut by_load: BTreeSet<(usize, usize)> =
-            subscribers.map(|index| (self.loads[*index], *index)).collect();
+            (0..).zip(&ranked).map(|(rank, index)| (self.loads[*index], rank)).collect();
         // Who has nothing of the topic to give is out of this only as a giver.
         let mut givers: BTreeSet<(usize, usize)> =
-            by_load.iter().filter(|(_, index)| held.contains_key(index)).copied().collect();
+            by_load.iter().filter(|(_, rank)| held.contains_key(&ranked[*rank])).copied().collect();
         let mut moved = false;
         while let (Some(&(most, from)), Some(&(fewest, to))) = (givers.last(), by_load.first()) {
             if most <= fewest + 1 {
                 break;
             }
-            let partition = held.get_mut(&from).and_then(Vec::pop).expect("a giver has something to give");
+            let given = held.get_mut(&ranked[from]).expect("a giver has something to give");
+            let partition = given.pop().expect("a giver has something to give");
+            let is_empty = given.is_empty();
             if let Some(all) = self.owners.get_mut(&topic) {
-                all[partition] = Some(to);
+                all[partition] = Some(ranked[to]);
             }
-            (self.loads[from], self.loads[to]) = (most - 1, fewest + 1);
+            (self.loads[ranked[from]], self.loads[ranked[to]]) = (most - 1, fewest + 1);
             givers.remove(&(most, from));
             by_load.remove(&(most, from));
             by_load.insert((most - 1, from));
-            if held[&from].is_empty() {
-                held.remove(&from);
-            } else {
+            if !is_empty {
                 givers.insert((most - 1, from));
             }
             by_load.remove(&(fewest, to));
@@ -192,4 +201,11 @@ impl<'a> Mixed<'a> {
         }
         moved
     }
+}
+
+/// Subscribers, those with the fewest partitions first: among equals, whoever had fewer at the beginning goes first.
+fn ranked(subscribers: &[usize], loads: &[usize]) -> Vec<usize> {
+    let mut ranked = subscribers.to_vec();
+    ranked.sort_by_key(|index| (loads[*index], *index));
+    ranked
 }
