@@ -46,7 +46,10 @@ impl Restore {
             }
             Decoded::Record(GroupRecord::Group { group, value }) => {
                 let group = self.groups.entry(group).or_default();
-                group.is_consumer &= value.is_none();
+                if value.is_some() {
+                    // Nobody was in the other group any more: what is left of it could not be deleted.
+                    (group.is_consumer, group.consumer) = (false, consumer::Stored::default());
+                }
                 group.metadata = value;
             }
             Decoded::Record(GroupRecord::Consumer { group, record }) => {

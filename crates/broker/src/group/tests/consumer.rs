@@ -583,3 +583,26 @@ fn a_partition_that_the_log_gives_to_two_stays_with_the_first() {
     assert_eq!(group.told(given_up).0, epoch);
     assert_eq!(group.told(beating("b", epoch)), (epoch, Some(vec![1])));
 }
+
+/// The records of a consumer group could not be deleted before a classic one took its place: nothing of it comes back.
+#[test]
+fn what_is_left_of_a_group_of_the_other_protocol_stays_gone() {
+    let mut group = Consumers::of(&[("t", 1)]);
+    group.told(joining("ghost"));
+    group.driver.is_prompt = false;
+    group.send(&beating("ghost", -1));
+    group.driver.end_store(Err(StoreError::Unavailable));
+    let request = group.driver.send_join(join("a"));
+    group.driver.end_store(Err(StoreError::Unavailable));
+    group.driver.is_prompt = true;
+    let member = group.driver.joined(request).unwrap();
+    group.driver.send_sync(sync(&member, &[]));
+    group.driver.restart();
+    assert_eq!((group.state(), group.driver.state()), ("Dead", "Stable"));
+    group.driver.leave(&[leaver(&member.member_id, None)]).unwrap()[0].clone().unwrap();
+    assert_eq!(group.told(joining("b")), (2, Some(vec![0])));
+    group.driver.restart();
+    let members = group.driver.groups.describe_consumer(GROUP).unwrap().members;
+    assert_eq!(members.iter().map(|member| &*member.member_id).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(group.told(beating("b", 2)), (2, None));
+}
