@@ -65,6 +65,7 @@ mod producers;
 mod read;
 mod tasks;
 mod topics;
+pub mod transaction;
 
 pub use append::Appended;
 pub use broker::{Broker, BrokerBuilder, NODE_ID};
