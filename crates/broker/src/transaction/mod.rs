@@ -39,6 +39,8 @@ mod join;
 pub mod record;
 pub mod restore;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub use config::TransactionConfig;
 pub use error::{StoreError, TransactionError};
