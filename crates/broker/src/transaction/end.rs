@@ -109,6 +109,7 @@ impl Transactions {
             version: prepared.version,
             ordinal: transaction.ordinal,
             partitions: prepared.partitions.iter().cloned().collect(),
+            only_open: transaction.is_restored,
             prepared: decision,
             completed: encode(id, Some(&ended)),
         };
@@ -155,6 +156,7 @@ impl Transactions {
             transaction.failures += 1;
         } else {
             transaction.failures = 0;
+            transaction.is_restored = false;
         }
         self.index(&id, now);
         asked.answer(response)

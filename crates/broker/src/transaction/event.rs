@@ -65,7 +65,7 @@ pub enum EndKind {
 /// The end of a transaction: its markers, and the record that decides it.
 ///
 /// With all markers, `completed` is written; where one cannot be, `prepared`, and what is missing is reported. If there is
-/// nothing prepared, the end is decided already, and without all markers nothing is written.
+/// nothing prepared, the end is decided already, and without all markers nothing is written to the coordinator's topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndTransaction {
     /// The producer of the markers.
@@ -78,8 +78,11 @@ pub struct EndTransaction {
     pub version: TransactionVersion,
     /// Of the transaction: what appends with it, or an older one, comes too late then.
     pub ordinal: u64,
-    /// Where the markers go. Those that are no more need none; if nothing is prepared, nor do those where nothing is open.
+    /// Where the markers go, but for those that are no more.
     pub partitions: Vec<TopicPartition>,
+    /// After a restart it is not known which have their marker: those where nothing is open need none. Otherwise they need
+    /// one in any case, for what is still on its way comes too late behind it.
+    pub only_open: bool,
     /// The decision by itself; `None` if it is durable.
     pub prepared: Option<EncodedRecord>,
     /// The decision, done.

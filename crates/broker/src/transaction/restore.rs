@@ -68,6 +68,7 @@ impl Restore {
             let transaction = Transaction {
                 ordinal: transactions.last_ordinal,
                 expires: now.monotonic + may_last,
+                is_restored: is_decided,
                 ..Transaction::new(metadata)
             };
             transactions.by_id.insert(id.clone(), transaction);

@@ -316,6 +316,8 @@ pub(super) struct Transaction {
     pub(super) joining: Option<Token>,
     /// Whether partitions are in the transaction that the log does not know: their store failed.
     pub(super) is_unstored: bool,
+    /// The end was decided before the start.
+    pub(super) is_restored: bool,
     /// How often markers could not be written.
     pub(super) failures: u32,
     /// When to write the missing ones, on the monotonic clock.
@@ -333,6 +335,7 @@ impl Transaction {
             expires: Duration::ZERO,
             joining: None,
             is_unstored: false,
+            is_restored: false,
             failures: 0,
             retry: Duration::ZERO,
             indexed: None,

@@ -280,6 +280,7 @@ fn markers_that_are_missing_are_written_later() {
             let Write::End(_, end) = &driver.writes[0] else { panic!("{:?}", driver.writes) };
             assert_eq!((end.producer.0, end.epoch.0, end.kind), (5, 4, kind));
             assert_eq!((end.version, end.ordinal, &end.prepared), (V2, 7, &None));
+            assert!(!end.only_open, "a late batch must find that it is late");
             driver.end_write(missing);
         }
         assert_eq!(waited, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);

@@ -37,6 +37,7 @@ fn what_was_decided_is_completed() {
             let Write::End(_, end) = &driver.writes[0] else { panic!("{:?}", driver.writes) };
             assert_eq!((end.producer.0, end.epoch.0, end.kind, end.version), (5, 3, kind, version));
             assert_eq!((&end.partitions[..], &end.prepared), (&[part(0)][..], &None));
+            assert!(end.only_open);
             driver.end_write(Ok(Vec::new()));
             assert_eq!(driver.state().completed(), Some(kind));
             let expected = if next.is_some() { (9, 0) } else { (5, 3) };
