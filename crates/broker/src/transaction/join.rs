@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::error::TransactionError;
 use super::event::{Effect, How, Join, Joined, Now, RequestId, Response};
-use super::record::encode;
-use super::state::{State, TransactionVersion};
-use super::{Transactions, Write, answer};
+use super::record::{EncodedRecord, encode};
+use super::state::{State, TransactionMetadata, TransactionVersion};
+use super::{InFlight, Transactions, Write, answer};
 
 impl Transactions {
     /// Adds partitions to the transaction, which begins with the first, or says which are in it. Answered with
@@ -57,17 +57,30 @@ impl Transactions {
         let ordinal = if is_ongoing { transaction.ordinal } else { self.last_ordinal + 1 };
         self.last_ordinal = self.last_ordinal.max(ordinal);
         let requests = vec![(request, Joined { ordinal, partitions: added })];
-        let store = self.store(&join.id, record, Write::Join { requests });
-        let Effect::Store { token, .. } = store else { unreachable!("a store is asked for") };
+        let store = self.store_joined(&join.id, joined, record, requests);
         let transaction = self.known(&join.id);
-        transaction.joining = Some(token);
         transaction.ordinal = ordinal;
         if !is_ongoing {
-            transaction.expires = now.monotonic + timeout(joined.timeout_ms);
+            transaction.expires = now.monotonic + timeout(transaction.metadata.timeout_ms);
         }
-        transaction.metadata = joined;
         self.index(&join.id, now);
         Ok(vec![store, Effect::Admit { request, ordinal }])
+    }
+
+    /// The partitions are in at once, and the answers wait for the store.
+    pub(super) fn store_joined(
+        &mut self,
+        id: &str,
+        joined: TransactionMetadata,
+        record: EncodedRecord,
+        requests: Vec<(RequestId, Joined)>,
+    ) -> Effect {
+        let token = self.token();
+        self.in_flight.push_back(InFlight { token, id: id.to_owned(), write: Write::Join { requests } });
+        let transaction = self.known(id);
+        transaction.metadata = joined;
+        transaction.joining = Some(token);
+        Effect::Store { token, record }
     }
 
     /// All is there already. It is durable with the store that is under way, if there is one.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 
+use super::Transactions;
 use super::config::TransactionConfig;
 use super::event::{Effect, Now};
 use super::join::timeout;
 use super::record::{Decoded, RecordError, TransactionRecord, encode};
 use super::state::{State, Transaction, TransactionMetadata};
-use super::{Transactions, Write};
 
 /// Reads the coordinator's topic from its beginning; the last record of a key is what counts.
 #[derive(Debug, Default)]
@@ -114,12 +114,12 @@ impl Transactions {
             let transaction = self.known(id);
             let is_new = transaction.metadata.state != State::Ongoing;
             let version = transaction.metadata.version;
-            transaction.metadata = transaction.metadata.joined(partitions, version, now.unix_ms);
+            let joined = transaction.metadata.joined(partitions, version, now.unix_ms);
             if is_new {
-                transaction.expires = now.monotonic + timeout(transaction.metadata.timeout_ms);
+                transaction.expires = now.monotonic + timeout(joined.timeout_ms);
             }
-            let record = encode(id, Some(&transaction.metadata));
-            effects.push(self.store(id, record, Write::Join { requests: Vec::new() }));
+            let record = encode(id, Some(&joined));
+            effects.push(self.store_joined(id, joined, record, Vec::new()));
             self.index(id, now);
         }
         (effects, orphans)

@@ -122,7 +122,10 @@ fn partitions_and_coordinator_are_brought_together() {
         } else if driver.writes.is_empty() {
             "known"
         } else {
+            let request = driver.send_join(join(5, 3, &[partition], How::Add(V2)));
+            assert!(driver.waits(request), "it is not stored yet");
             driver.end_write(Ok(Vec::new()));
+            assert!(driver.joined(request).is_ok());
             let stored = decoded(&driver.log[1]).value.unwrap();
             assert_eq!((stored.state, stored.epoch.0), (State::Ongoing, 3));
             assert!(stored.partitions.contains(&open.partition));

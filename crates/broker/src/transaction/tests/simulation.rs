@@ -9,7 +9,7 @@ use anabranch_core::seam::{Random, SeededRandom};
 
 use super::*;
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 60;
 const STEPS: usize = 1500;
 /// The rules by which the producers of each transactional id go.
 const IDS: [(&str, TransactionVersion); 3] = [("old", V0), ("new", V2), ("last", V2)];
@@ -156,8 +156,8 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let config = TransactionConfig {
             timeouts_check_interval: CHECK_INTERVAL,
-            id_expiration: Duration::from_secs(300),
-            id_expiration_check_interval: Duration::from_secs(60),
+            id_expiration: Duration::from_secs(20),
+            id_expiration_check_interval: Duration::from_secs(20),
             ..TransactionConfig::default()
         };
         let now = Now { monotonic: Duration::from_secs(1000), unix_ms: 1_700_000_000_000 };
@@ -236,20 +236,27 @@ impl Simulation {
             160..168 => self.give(),
             168..185 => self.advance(Duration::from_millis(self.below(4000))),
             185 if self.one_in(4) => self.advance(Duration::from_millis(self.below(60_000))),
-            185..190 => self.append_late(),
+            185..189 => self.end_write(),
+            189 => self.append_late(),
             190..193 => self.clients[index].is_alive = false,
             193..197 => self.clients[index].is_alive = true,
             // Another process under the same transactional id.
             197 => self.clients[index].begin_anew(false),
             198 => self.clients[index].begin_anew(true),
-            _ if self.one_in(4) => self.crash(),
+            _ if self.one_in(2) => self.crash(),
             _ => {}
         }
     }
 
     fn act(&mut self, index: usize) {
-        // Now and then one loses patience, or its connection, and asks again.
-        let is_patient = !self.fails(20);
+        // Now and then one loses patience, or its connection, and goes on without the answer: rather where only a batch is
+        // still on its way.
+        let waits_for_batch = |request| {
+            let asks = self.outstanding.get(&request).map(|outstanding| outstanding.asks);
+            matches!(asks, Some(Asks::Produce { joined: Some(true), .. }))
+        };
+        let is_late = self.clients[index].waits.is_some_and(waits_for_batch);
+        let is_patient = !self.fails(if is_late { 2 } else { 10 });
         let client = &mut self.clients[index];
         if client.waits.is_some() && !is_patient {
             client.waits = None;
@@ -359,7 +366,7 @@ impl Simulation {
             ordinal,
             batch,
         };
-        if self.fails(6) {
+        if self.fails(4) {
             self.late.push(append);
         } else {
             self.queue.push_back(Queued::Append(append));
@@ -643,9 +650,7 @@ impl Simulation {
         }
         open.sort_by_key(|open| (open.partition.clone(), open.producer));
         let (effects, orphans) = self.transactions.reconcile(open, self.now);
-        for Open { partition, producer, .. } in orphans {
-            self.close(partition.partition as usize, producer, EndKind::Abort);
-        }
+        assert_eq!(orphans, [], "who was let in is known");
         self.perform(effects);
     }
 
