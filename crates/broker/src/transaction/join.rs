@@ -86,14 +86,17 @@ impl Transactions {
     /// All is there already. It is durable with the store that is under way, if there is one.
     fn joined_before(&mut self, request: RequestId, id: &str, joined: Joined) -> Vec<Effect> {
         let admit = Effect::Admit { request, ordinal: joined.ordinal };
-        let joining = self.known(id).joining;
-        let under_way = self.in_flight.iter_mut().find(|write| Some(write.token) == joining);
-        match under_way.map(|write| &mut write.write) {
+        let under_way = self.known(id).joining.map(|token| {
+            let at = self.in_flight.binary_search_by_key(&token, |write| write.token);
+            &mut self.in_flight[at.expect("a store is in flight until it is reported")].write
+        });
+        match under_way {
             Some(Write::Join { requests }) => {
                 requests.push((request, joined));
                 vec![admit]
             }
-            _ => vec![admit, Effect::Answer { request, response: Response::Join(Ok(joined)) }],
+            Some(_) => unreachable!("partitions join by a store of their own"),
+            None => vec![admit, Effect::Answer { request, response: Response::Join(Ok(joined)) }],
         }
     }
 

@@ -69,7 +69,7 @@ pub enum Decoded {
 }
 
 impl TransactionRecord {
-    /// Reads what [`encode`] or Kafka wrote.
+    /// Reads what the coordinator or Kafka wrote.
     ///
     /// # Errors
     /// [`RecordError`] when the bytes are damaged, or the value newer than this code.

@@ -4,7 +4,7 @@ use super::*;
 use TransactionError::{ConcurrentTransactions, ProducerFenced};
 
 /// What InitProducerId comes to, without a disk.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     Refused(TransactionError),
     /// Producer, epoch, last epoch.

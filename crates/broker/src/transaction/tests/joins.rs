@@ -66,20 +66,17 @@ fn a_change_under_way_comes_before_everything_else() {
 #[test]
 fn what_is_in_the_transaction() {
     #[track_caller]
-    fn verify(
-        state: State,
-        join: Join,
-        expected: Result<Vec<Result<(), TransactionError>>, TransactionError>,
-    ) {
+    fn verify(state: State, join: Join, expected: Result<&[Result<(), TransactionError>], TransactionError>) {
         let mut driver = Driver::of(metadata(state, 3));
         let request = driver.send_join(join);
-        assert_eq!(driver.joined(request).map(|joined| joined.partitions), expected);
+        let joined = driver.joined(request);
+        assert_eq!(joined.as_ref().map(|joined| &joined.partitions[..]), expected.as_ref().copied());
         assert_eq!(driver.writes.len(), 0, "a question stores nothing");
     }
     let abortable = Err(TransactionAbortable);
-    verify(State::Ongoing, join(5, 3, &[0, 1, 0], How::Verify), Ok(vec![Ok(()), abortable, Ok(())]));
+    verify(State::Ongoing, join(5, 3, &[0, 1, 0], How::Verify), Ok(&[Ok(()), abortable, Ok(())]));
     for state in STATES {
-        verify(state, join(5, 3, &[0], How::Verify), Ok(vec![abortable]));
+        verify(state, join(5, 3, &[0], How::Verify), Ok(&[abortable]));
     }
     for state in [State::PrepareCommit, State::PrepareAbort] {
         verify(state, join(5, 3, &[0], How::Verify), Err(ConcurrentTransactions));
@@ -123,6 +120,18 @@ fn a_transaction_begins_with_its_first_partitions() {
         let now_ms = driver.now.unix_ms;
         assert_eq!((driver.metadata().started_ms, driver.metadata().updated_ms), (now_ms - 1000, now_ms));
         assert_eq!(driver.metadata().partitions.len(), 3);
+    }
+}
+
+/// What is appended stands behind the record that says so.
+#[test]
+fn nobody_is_admitted_before_the_store_is_on_its_way() {
+    let mut driver = Driver::of(metadata(State::Empty, 3));
+    for partitions in [&[0][..], &[0, 1]] {
+        let request = driver.next();
+        let join = join(5, 3, partitions, How::Add(V2));
+        let effects = driver.transactions.join(request, join, driver.now);
+        assert!(matches!(effects[..], [Effect::Store { .. }, Effect::Admit { .. }]), "{effects:?}");
     }
 }
 

@@ -199,9 +199,11 @@ impl Simulation {
         let old = TransactionMetadata {
             producer: ProducerId(50),
             updated_ms: now.unix_ms,
+            last_epoch: ProducerEpoch::NONE,
             ..metadata(State::CompleteCommit, 32750)
         };
-        simulation.write(super::super::record::encode("last", Some(&old)));
+        simulation.log.push(super::super::record::encode("last", Some(&old)));
+        simulation.durable.insert("last".to_owned(), old);
         simulation.restart();
         simulation
     }
@@ -579,9 +581,7 @@ impl Simulation {
             (Some(before), None) => {
                 assert!(matches!(before.state, State::Empty | State::CompleteCommit | State::CompleteAbort));
             }
-            (None, Some(after)) => {
-                assert_eq!(after.epoch, if id == "last" { after.epoch } else { ProducerEpoch(0) })
-            }
+            (None, Some(after)) => assert_eq!(after.epoch, ProducerEpoch(0)),
             (None, None) => {}
         }
         self.unstored.remove(&id);
@@ -636,6 +636,9 @@ impl Simulation {
 
     fn restart(&mut self) {
         let (transactions, effects) = self.restored();
+        let is_decided = |durable: &&TransactionMetadata| durable.state.preparing().is_some();
+        let decided = self.durable.values().filter(is_decided).count();
+        assert_eq!(effects.len(), decided, "what is decided is completed before anything else");
         self.transactions = transactions;
         self.perform(effects);
         while !self.queue.is_empty() {
