@@ -152,8 +152,9 @@ impl Transactions {
             Err(error) => Err(error.into()),
         };
         if transaction.metadata.state.preparing().is_some() {
-            transaction.retry = now.monotonic + last.min(first * 2_u32.saturating_pow(transaction.failures));
-            transaction.failures += 1;
+            let wait = first.saturating_mul(2_u32.saturating_pow(transaction.failures));
+            transaction.retry = now.monotonic + wait.min(last);
+            transaction.failures = transaction.failures.saturating_add(1);
         } else {
             transaction.failures = 0;
             transaction.is_restored = false;
