@@ -2,12 +2,15 @@
 //! that come late, clocks that jump, a coordinator that restarts after it lost what was not durable: from a seed, with what
 //! must always hold checked after each step. The partitions are a model of the log's rules.
 
+mod client;
+
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use anabranch_core::seam::{Random, SeededRandom};
 
 use super::*;
+use client::{Client, Identity, Phase};
 
 const SEEDS: u64 = 60;
 const STEPS: usize = 1500;
@@ -39,33 +42,6 @@ fn whatever_happens_transactions_hold_together() {
         });
     }
     assert!(committed > enough, "{committed} commits: the simulation comes to nothing");
-}
-
-type Identity = (ProducerId, ProducerEpoch);
-
-/// A producer as a client library drives it.
-#[derive(Debug, Clone)]
-struct Client {
-    id: usize,
-    is_alive: bool,
-    identity: Option<Identity>,
-    /// Which incarnation of the transactional id it is, counted by those that were told.
-    incarnation: u64,
-    /// Says who it was when it asks for an epoch.
-    expects: bool,
-    phase: Phase,
-    waits: Option<RequestId>,
-    /// Of the first rules: what is added.
-    added: BTreeSet<i32>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Phase {
-    MustInit,
-    Idle,
-    /// The number of the transaction.
-    Writes(usize),
-    MustEnd(usize, EndKind),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -161,16 +137,6 @@ impl Simulation {
             ..TransactionConfig::default()
         };
         let now = Now { monotonic: Duration::from_secs(1000), unix_ms: 1_700_000_000_000 };
-        let client = |index| Client {
-            id: index % IDS.len(),
-            is_alive: true,
-            identity: None,
-            incarnation: 0,
-            expects: false,
-            phase: Phase::MustInit,
-            waits: None,
-            added: BTreeSet::new(),
-        };
         let mut simulation = Self {
             transactions: Transactions::new(config.clone(), now),
             config,
@@ -186,7 +152,7 @@ impl Simulation {
             partitions: vec![HashMap::new(); PARTITIONS],
             batches: Vec::new(),
             told: Vec::new(),
-            clients: (0..CLIENTS).map(client).collect(),
+            clients: (0..CLIENTS).map(|index| Client::new(index % IDS.len())).collect(),
             outstanding: BTreeMap::new(),
             incarnations: [0; IDS.len()],
             initialized: [None; IDS.len()],
@@ -777,50 +743,6 @@ impl Simulation {
             assert!(self.told[*transaction].is_none_or(|told| told == *fate), "as its producer was told");
         }
         fates.values().filter(|fate| **fate == EndKind::Commit).count()
-    }
-}
-
-impl Client {
-    /// The process is gone; another comes, which may know who it was.
-    fn begin_anew(&mut self, expects: bool) {
-        self.waits = None;
-        self.phase = Phase::MustInit;
-        self.expects = expects && self.identity.is_some();
-    }
-
-    fn initialized(&mut self, result: Result<Identity, TransactionError>, incarnation: u64) {
-        match result {
-            Ok(identity) => {
-                self.identity = Some(identity);
-                self.incarnation = incarnation;
-                self.phase = Phase::Idle;
-            }
-            Err(TransactionError::ProducerFenced) => self.begin_anew(false),
-            Err(TransactionError::ConcurrentTransactions | TransactionError::CoordinatorNotAvailable) => {}
-            Err(other) => panic!("a well-behaved client is told: {other}"),
-        }
-    }
-
-    fn added(&mut self, partition: i32, is_added: bool) {
-        if is_added {
-            self.added.insert(partition);
-        }
-    }
-
-    fn ended(&mut self, result: Result<Identity, TransactionError>) {
-        match result {
-            Ok(identity) => {
-                self.identity = Some(identity);
-                self.phase = Phase::Idle;
-            }
-            Err(TransactionError::ConcurrentTransactions | TransactionError::CoordinatorNotAvailable) => {}
-            Err(
-                TransactionError::ProducerFenced
-                | TransactionError::InvalidProducerIdMapping
-                | TransactionError::InvalidTxnState,
-            ) => self.begin_anew(false),
-            Err(other) => panic!("a well-behaved client is told: {other}"),
-        }
     }
 }
 
