@@ -7,10 +7,10 @@
 //! ```
 //!
 //! What changes, changes in memory at once, and is then stored. Whoever is told anything of it is told when that, and all that the
-//! group stored before, is durable ([`Group::changes`], [`super::Groups::stored`]). A store that fails takes nothing back:
+//! group stored before, is durable (`changes`, [`super::Groups::stored`]). A store that fails takes nothing back:
 //! what it had is stored again with the next one, and nobody is answered until then. So every answer that a member has had
 //! stands in the log, and with it everything that it rests on; what a crash leaves half done was told to nobody, and
-//! [`restore`] takes it back.
+//! `restore` takes it back.
 
 pub(super) mod assign;
 mod event;
