@@ -25,10 +25,6 @@ mod topic;
 
 use clap::Parser;
 
-/// As in the `anabranch` command: an application that appends large records does well to take one of its kind.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 #[derive(Debug, Parser)]
 #[command(name = "anabranch-bench")]
 enum Command {
