@@ -400,7 +400,8 @@ async fn write_answers(
                 let Response::Fetch(response) = response else { unreachable!("it was made of one") };
                 let fetched = Fetched { response, ..answer.fetched };
                 let frame = Frame::of(encode_fetched(&head, fetched)?, answer.buffer_bytes, answer.held);
-                writer = frame.write(door, writer).await?;
+                // Boxed, as below: ten thousand connections only wait, and should not hold room for it.
+                writer = Box::pin(frame.write(door, writer)).await?;
                 continue;
             }
             Answer::Producing(producing) => {
@@ -418,7 +419,7 @@ async fn write_answers(
         };
         tell(door, &head, &response, began);
         let pieces = encode_response(&head, response)?;
-        writer = Frame::whole(pieces).write(door, writer).await?;
+        writer = Box::pin(Frame::whole(pieces).write(door, writer)).await?;
     }
     Ok(writer.shutdown().await?)
 }
