@@ -27,6 +27,29 @@ pub enum CodecError {
     BadVarint,
 }
 
+/// Why a record cannot be read. The fault of the disk, or of a newer version of whatever wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The bytes are damaged.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A known key whose value has a version that is not known.
+    #[error("value version {0} is not supported")]
+    ValueVersion(i16),
+    /// The record contradicts itself.
+    #[error("invalid record: {0}")]
+    Invalid(&'static str),
+}
+
+/// A record as the log keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedRecord {
+    /// What it is about.
+    pub key: Bytes,
+    /// The new state; `None` deletes.
+    pub value: Option<Bytes>,
+}
+
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -86,13 +109,21 @@ impl<'a> Reader<'a> {
         self.nullable_bytes()?.ok_or(CodecError::BadLength(-1))
     }
 
-    /// The items of an array. Nothing is allocated by what the length claims: each item takes bytes that must be there.
+    /// The items of an array; `None` for null. Nothing is allocated by what the length claims: each item takes bytes that
+    /// must be there.
+    pub(crate) fn nullable_list<T>(
+        &mut self,
+        item: impl Fn(&mut Self) -> Result<T, CodecError>,
+    ) -> Result<Option<Vec<T>>, CodecError> {
+        let len = self.i32()?;
+        self.items(len, item)
+    }
+
     pub(crate) fn list<T>(
         &mut self,
         item: impl Fn(&mut Self) -> Result<T, CodecError>,
     ) -> Result<Vec<T>, CodecError> {
-        let len = self.i32()?;
-        self.items(len, item)
+        self.nullable_list(item)?.ok_or(CodecError::BadLength(-1))
     }
 
     pub(crate) fn compact_nullable_string(&mut self) -> Result<Option<String>, CodecError> {
@@ -104,13 +135,20 @@ impl<'a> Reader<'a> {
         self.compact_nullable_string()?.ok_or(CodecError::BadLength(-1))
     }
 
-    /// As [`Reader::list`].
+    /// As [`Reader::nullable_list`].
+    pub(crate) fn compact_nullable_list<T>(
+        &mut self,
+        item: impl Fn(&mut Self) -> Result<T, CodecError>,
+    ) -> Result<Option<Vec<T>>, CodecError> {
+        let len = self.compact_len()?;
+        self.items(len, item)
+    }
+
     pub(crate) fn compact_list<T>(
         &mut self,
         item: impl Fn(&mut Self) -> Result<T, CodecError>,
     ) -> Result<Vec<T>, CodecError> {
-        let len = self.compact_len()?;
-        self.items(len, item)
+        self.compact_nullable_list(item)?.ok_or(CodecError::BadLength(-1))
     }
 
     /// The tagged fields of a struct; `field` gets those it knows by tag, each with its bytes, and leaves the others alone.
@@ -130,15 +168,17 @@ impl<'a> Reader<'a> {
         &mut self,
         len: i32,
         item: impl Fn(&mut Self) -> Result<T, CodecError>,
-    ) -> Result<Vec<T>, CodecError> {
-        if len < 0 {
-            return Err(CodecError::BadLength(len));
+    ) -> Result<Option<Vec<T>>, CodecError> {
+        match len {
+            -1 => return Ok(None),
+            ..-1 => return Err(CodecError::BadLength(len)),
+            _ => {}
         }
         let mut items = Vec::new();
         for _ in 0..len {
             items.push(item(self)?);
         }
-        Ok(items)
+        Ok(Some(items))
     }
 
     /// -1 for null.
@@ -263,8 +303,13 @@ impl Writer {
     pub(crate) fn compact_nullable_string(&mut self, text: Option<&str>) -> &mut Self {
         match text {
             Some(text) => self.compact_string(text),
-            None => self.varint(0),
+            None => self.compact_null(),
         }
+    }
+
+    /// Instead of a text or of a list.
+    pub(crate) fn compact_null(&mut self) -> &mut Self {
+        self.varint(0)
     }
 
     pub(crate) fn compact_bytes(&mut self, bytes: &[u8]) -> &mut Self {

@@ -63,6 +63,8 @@ mod open;
 mod partition;
 mod producers;
 mod read;
+#[cfg(test)]
+mod seeds;
 mod tasks;
 mod topics;
 pub mod transaction;

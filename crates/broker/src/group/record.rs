@@ -21,7 +21,8 @@
 use bytes::Bytes;
 
 use super::consumer::record::ConsumerRecord;
-use crate::kafka_record::{CodecError, Reader, Writer};
+pub use crate::kafka_record::{EncodedRecord, RecordError};
+use crate::kafka_record::{Reader, Writer};
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
@@ -29,29 +30,6 @@ const OFFSET_VALUE: i16 = 3;
 /// The only version with an expire timestamp.
 const OFFSET_VALUE_EXPIRING: i16 = 1;
 const GROUP_VALUE: i16 = 3;
-
-/// Why a record cannot be read. The fault of the disk, or of a newer version of whatever wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    /// The bytes are damaged.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    /// A known key whose value has a version that is not known.
-    #[error("value version {0} is not supported")]
-    ValueVersion(i16),
-    /// The record contradicts itself.
-    #[error("invalid record: {0}")]
-    Invalid(&'static str),
-}
-
-/// A record as the log keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EncodedRecord {
-    /// What it is about.
-    pub key: Bytes,
-    /// The new state; `None` deletes.
-    pub value: Option<Bytes>,
-}
 
 /// A record, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -284,6 +262,7 @@ fn known(version: i16, newest: i16) -> Result<i16, RecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka_record::CodecError;
 
     fn offset(value: Option<CommittedOffset>) -> GroupRecord {
         GroupRecord::Offset { group: "g".into(), topic: "t".into(), partition: 7, value }

@@ -29,7 +29,6 @@
 //! * A transaction has an ordinal, which is never used again. The partitions refuse whatever comes with the ordinal of a
 //!   transaction that has ended, so a late batch cannot open one that nobody would end.
 
-mod codec;
 pub mod config;
 mod end;
 pub mod error;

@@ -19,10 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
 
-use super::codec::{Reader, Writer};
 use super::state::{State, TransactionMetadata, TransactionVersion};
-use crate::group::CodecError;
-pub use crate::group::record::EncodedRecord;
+pub use crate::kafka_record::{EncodedRecord, RecordError};
+use crate::kafka_record::{Reader, Writer};
 
 const KEY: i16 = 0;
 const VALUE: i16 = 1;
@@ -32,20 +31,6 @@ const VALUE_CLASSIC: i16 = 0;
 const PREVIOUS_PRODUCER: u32 = 0;
 const NEXT_PRODUCER: u32 = 1;
 const CLIENT_VERSION: u32 = 2;
-
-/// Why a record cannot be read. The fault of the disk, or of a newer version of whatever wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    /// The bytes are damaged.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    /// A value of a version that is not known.
-    #[error("value version {0} is not supported")]
-    ValueVersion(i16),
-    /// The record contradicts itself.
-    #[error("invalid record: {0}")]
-    Invalid(&'static str),
-}
 
 /// What is known of a transactional id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,6 +178,7 @@ fn decode_value(bytes: &[u8]) -> Result<TransactionMetadata, RecordError> {
 mod tests {
     use super::super::event::EndKind;
     use super::*;
+    use crate::kafka_record::CodecError;
 
     /// Read from `__transaction_state-0/00000000000000000000.log` of Kafka 4.3.1 (`tests/peers/kafka/kafka start`, with
     /// `transaction.state.log.num.partitions=1`), keys and values of all records in their order.

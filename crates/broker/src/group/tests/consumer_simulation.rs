@@ -7,7 +7,6 @@
 //! * In the end, when nothing fails any more, everything has a reader, and all are in one epoch.
 
 use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use anabranch_core::TopicId;
 use anabranch_core::seam::Random;
@@ -15,6 +14,7 @@ use anabranch_core::seam::Random;
 use super::consumer::TestTopics;
 use super::*;
 use crate::group::{Beat, ConsumerHeartbeat, Topics};
+use crate::seeds;
 
 const SEEDS: u64 = 60;
 const STEPS: usize = 1200;
@@ -26,21 +26,7 @@ const SEED_VARIABLE: &str = "ANABRANCH_GROUP_SEED";
 
 #[test]
 fn whatever_happens_no_partition_has_two_readers() {
-    let seeds = match std::env::var(SEED_VARIABLE) {
-        Ok(seed) => vec![seed.parse().expect("a seed is a number")],
-        Err(_) => (0..SEEDS).collect(),
-    };
-    let (mut moves, enough) = (0, 20 * seeds.len());
-    for seed in seeds {
-        let run = catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run()));
-        moves += run.unwrap_or_else(|panic| {
-            eprintln!(
-                "seed {seed} fails; replay: {SEED_VARIABLE}={seed} cargo test -p anabranch-broker two_readers"
-            );
-            resume_unwind(panic);
-        });
-    }
-    assert!(moves > enough, "{moves} assignments: the simulation comes to nothing");
+    seeds::run(0..SEEDS, SEED_VARIABLE, "two_readers", 20, |seed| Simulation::new(seed).run());
 }
 
 type Place = (TopicId, i32);

@@ -2,13 +2,13 @@
 //! seed, with what must always hold checked after each step.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use anabranch_core::seam::Random;
 
 use super::*;
 use crate::group::GroupState;
 use crate::group::record::{Decoded, GroupRecord};
+use crate::seeds;
 
 const SEEDS: u64 = 60;
 const STEPS: usize = 1500;
@@ -21,22 +21,7 @@ const SEED_VARIABLE: &str = "ANABRANCH_GROUP_SEED";
 
 #[test]
 fn whatever_happens_the_group_holds_together() {
-    let seeds = match std::env::var(SEED_VARIABLE) {
-        Ok(seed) => vec![seed.parse().expect("a seed is a number")],
-        Err(_) => (0..SEEDS).collect(),
-    };
-    let mut syncs = 0;
-    let enough = 20 * seeds.len();
-    for seed in seeds {
-        let run = catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run()));
-        syncs += run.unwrap_or_else(|panic| {
-            eprintln!(
-                "seed {seed} fails; replay: {SEED_VARIABLE}={seed} cargo test -p anabranch-broker whatever_happens"
-            );
-            resume_unwind(panic);
-        });
-    }
-    assert!(syncs > enough, "{syncs} assignments: the simulation comes to nothing");
+    seeds::run(0..SEEDS, SEED_VARIABLE, "whatever_happens", 20, |seed| Simulation::new(seed).run());
 }
 
 /// A consumer as a client library drives it.

@@ -50,6 +50,15 @@ struct Driver {
     is_prompt: bool,
 }
 
+/// What a coordinator is that starts with this log.
+fn restored(log: &[EncodedRecord], config: &TransactionConfig, now: Now) -> (Transactions, Vec<Effect>) {
+    let mut restore = Restore::default();
+    for record in log {
+        restore.apply(&record.key, record.value.as_deref()).unwrap();
+    }
+    restore.finish(config.clone(), now)
+}
+
 impl Driver {
     fn new() -> Self {
         Self::with(TransactionConfig::default())
@@ -161,21 +170,13 @@ impl Driver {
 
     /// The same transactional ids after a restart; what has not ended well by then is lost.
     fn restart(&mut self) {
-        let (transactions, effects) = self.restored();
+        let (transactions, effects) = restored(&self.log, &self.config, self.now);
         self.transactions = transactions;
         self.writes.clear();
         self.takes.clear();
         self.answers.clear();
         self.admitted.clear();
         self.perform(effects);
-    }
-
-    fn restored(&self) -> (Transactions, Vec<Effect>) {
-        let mut restore = Restore::default();
-        for record in &self.log {
-            restore.apply(&record.key, record.value.as_deref()).unwrap();
-        }
-        restore.finish(self.config.clone(), self.now)
     }
 
     fn init(&mut self, expected: Option<(i64, i16)>) -> RequestId {

@@ -5,11 +5,11 @@
 mod client;
 
 use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use anabranch_core::seam::{Random, SeededRandom};
 
 use super::*;
+use crate::seeds;
 use client::{Client, Identity, Phase};
 
 const SEEDS: u64 = 60;
@@ -26,22 +26,7 @@ const SEED_VARIABLE: &str = "ANABRANCH_TRANSACTION_SEED";
 
 #[test]
 fn whatever_happens_transactions_hold_together() {
-    let seeds = match std::env::var(SEED_VARIABLE) {
-        Ok(seed) => vec![seed.parse().expect("a seed is a number")],
-        Err(_) => (0..SEEDS).collect(),
-    };
-    let enough = 20 * seeds.len();
-    let mut committed = 0;
-    for seed in seeds {
-        let run = catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run()));
-        committed += run.unwrap_or_else(|panic| {
-            eprintln!(
-                "seed {seed} fails; replay: {SEED_VARIABLE}={seed} cargo test -p anabranch-broker whatever_happens"
-            );
-            resume_unwind(panic);
-        });
-    }
-    assert!(committed > enough, "{committed} commits: the simulation comes to nothing");
+    seeds::run(0..SEEDS, SEED_VARIABLE, "whatever_happens", 20, |seed| Simulation::new(seed).run());
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -601,7 +586,7 @@ impl Simulation {
     }
 
     fn restart(&mut self) {
-        let (transactions, effects) = self.restored();
+        let (transactions, effects) = restored(&self.log, &self.config, self.now);
         let is_decided = |durable: &&TransactionMetadata| durable.state.preparing().is_some();
         let decided = self.durable.values().filter(is_decided).count();
         assert_eq!(effects.len(), decided, "what is decided is completed before anything else");
@@ -621,14 +606,6 @@ impl Simulation {
         let (effects, orphans) = self.transactions.reconcile(open, self.now);
         assert_eq!(orphans, [], "who was let in is known");
         self.perform(effects);
-    }
-
-    fn restored(&self) -> (Transactions, Vec<Effect>) {
-        let mut restore = Restore::default();
-        for record in &self.log {
-            restore.apply(&record.key, record.value.as_deref()).unwrap();
-        }
-        restore.finish(self.config.clone(), self.now)
     }
 
     fn check(&mut self) {
@@ -658,7 +635,7 @@ impl Simulation {
 
     /// What is not under way is durable.
     fn check_restore(&self) {
-        let (restored, _) = self.restored();
+        let (restored, _) = restored(&self.log, &self.config, self.now);
         for (id, _) in IDS {
             let is_under_way = self.transactions.in_flight.iter().any(|write| write.id == id)
                 || self.transactions.taking.values().any(|(taker, _)| taker == id);
