@@ -50,9 +50,10 @@ struct Internal {
 }
 
 pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> {
-    let opening = builder.clone();
+    let memory = Memory::new(&builder.config, &builder.machine);
+    let (opening, open_files) = (builder.clone(), open_files_max(&builder, &memory));
     let Internal { store, catalogue, offsets, mut restored } =
-        blocking(&builder.workers, move || open_internal(&opening)).await?;
+        blocking(&builder.workers, move || open_internal(&opening, open_files)).await?;
     let cluster_id = write_first_records(&builder, &catalogue, &mut restored).await?;
 
     let groups = GroupService::open(
@@ -65,7 +66,6 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     .await?;
 
     // From here on nothing is wrong with the internal topics, so that what is left over may be removed.
-    let memory = Memory::new(&builder.config, &builder.machine);
     let (opening, opened_store, opened_memory) = (builder.clone(), store.clone(), memory.clone());
     let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
     let group_configs = std::mem::take(&mut restored.group_configs);
@@ -100,18 +100,18 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
 /// `log.open.files.max`, or a quarter of what the process may open, for connections are files, too, and so many that their
 /// memory in the kernel, some 2 KiB each, is little beside the budget. One that was written to must be synced before it can
 /// be closed: ten thousand partitions should not have to take turns.
-fn open_files_max(builder: &BrokerBuilder) -> usize {
+fn open_files_max(builder: &BrokerBuilder, memory: &Memory) -> usize {
     const UNKNOWN: u64 = 1024;
     const MOST: u64 = 16_384;
     const BUDGET_BYTES_EACH: u64 = 50 << 10;
-    let budget = Memory::new(&builder.config, &builder.machine).limit_bytes() as u64;
+    let budget = memory.limit_bytes() as u64;
     let quarter = builder.machine.open_files.unwrap_or(UNKNOWN) / 4;
     let set = u64::try_from(builder.config.number("log.open.files.max")).ok();
     usize::try_from(set.unwrap_or(quarter.min(budget / BUDGET_BYTES_EACH).min(MOST))).unwrap_or(usize::MAX)
 }
 
 /// Takes the directory and reads the catalogue. Nothing but the internal topics is touched.
-fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
+fn open_internal(builder: &BrokerBuilder, open_files_max: usize) -> Result<Internal, BrokerError> {
     let number = |name: &str| builder.config.number(name);
     let store = Store::open(StoreConfig {
         root: builder.root.clone(),
@@ -121,7 +121,7 @@ fn open_internal(builder: &BrokerBuilder) -> Result<Internal, BrokerError> {
         random: Arc::clone(&builder.random),
         journal_file_bytes: number("log.journal.file.bytes").unsigned_abs(),
         queue_appends_max: number("log.queue.appends.max") as usize,
-        open_files_max: open_files_max(builder),
+        open_files_max,
         producer_expiration_ms: number("producer.id.expiration.ms"),
     })?;
     let rules = catalogue_rules();

@@ -22,7 +22,7 @@ use crate::{AppendError, FaultCause};
 /// How much is written before the producers' state and the index are saved, which bounds what recovery reads.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// From so many bytes on a partition's part of a group goes to its segment only, with a sync of its own.
-const DIRECT_BYTES: u64 = 1 << 20;
+pub(crate) const DIRECT_BYTES: u64 = 1 << 20;
 /// Snapshots that are kept: the newest, and one in case it is damaged.
 const SNAPSHOTS_MAX: usize = 2;
 

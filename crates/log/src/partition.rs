@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::durable::DurableNote;
 use crate::range::BatchRange;
-use crate::segment::{Scan, Segment};
+use crate::segment::Segment;
 use crate::waiters::Waiters;
 use crate::writer::Append;
 use crate::{AppendError, Fault, FaultCause, ReadError, Store, Waiter};
@@ -491,7 +491,9 @@ impl PartitionLog {
         visible: Visible,
     ) -> Result<Bytes, ReadError> {
         let window_bytes = bytes_max.max(first.len_bytes).saturating_add(BATCH_HEADER_BYTES);
-        let scan = scan_visible(segment, position, window_bytes, visible);
+        // Offsets lie outside the checksum, and the last batch has none after it that would not fit.
+        let scan = segment.scan(position, readable(segment, visible), window_bytes);
+        let scan = scan.below(limit(segment, visible));
         self.stop_if_damaged(scan.take(bytes_max).map_err(|error| segment.scan_fault(error)))
     }
 
@@ -518,8 +520,7 @@ impl PartitionLog {
             let bytes_max = bytes_max.min(limits.memory_bytes_max);
             return self.take(segment, (position, &first), bytes_max, visible).map(Batches::Read).map(Some);
         }
-        let below = if segment.base == visible.segment { visible.next } else { Offset(i64::MAX) };
-        let located = segment.locate((position, &first), bytes_max, (end, below));
+        let located = segment.locate((position, &first), bytes_max, (end, limit(segment, visible)));
         let (ends, below) = self.stop_if_damaged(located)?;
         let log = (Arc::clone(&self.shared), Arc::clone(segment));
         Ok(Some(Batches::InFile(BatchRange::new(log, position..ends, below))))
@@ -536,11 +537,9 @@ fn segments_from(segments: &[Arc<Segment>], offset: Offset) -> &[Arc<Segment>] {
     &segments[first..]
 }
 
-/// A walk from a batch on to the end of what may be seen. Offsets lie outside the checksum, and the last batch has none after
-/// it that would not fit.
-fn scan_visible(segment: &Segment, from: u64, window_bytes: usize, visible: Visible) -> Scan<'_> {
-    let scan = segment.scan(from, readable(segment, visible), window_bytes);
-    if segment.base == visible.segment { scan.below(visible.next) } else { scan }
+/// An offset that no record reaches that may be read of a segment.
+fn limit(segment: &Segment, visible: Visible) -> Offset {
+    if segment.base == visible.segment { visible.next } else { Offset(i64::MAX) }
 }
 
 /// Bytes of a segment that may be read.

@@ -331,6 +331,9 @@ impl Content {
     }
 
     fn write(&mut self, mut bytes: &[u8], mut position: u64) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(()); // It makes no file longer.
+        }
         self.differs = true;
         self.len = self.len.max(position + bytes.len() as u64);
         while !bytes.is_empty() {
@@ -375,8 +378,7 @@ impl DiskFile for File {
 
     fn write_all_at(&self, parts: &[&[u8]], mut position: u64) -> io::Result<()> {
         let mut content = self.0.lock();
-        // A write of nothing makes no file longer.
-        for part in parts.iter().filter(|part| !part.is_empty()) {
+        for part in parts {
             content.write(part, position)?;
             position += part.len() as u64;
         }

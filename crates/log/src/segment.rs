@@ -240,7 +240,7 @@ impl Segment {
             true => self.file.sync_data(),
             false => Err(error),
         };
-        if planted::is(Bug::LargeWriteNotSynced) && len - self.synced() >= 1 << 20 {
+        if planted::is(Bug::LargeWriteNotSynced) && len - self.synced() >= crate::active::DIRECT_BYTES {
             self.synced.fetch_max(len, Ordering::AcqRel);
             return Ok(());
         }

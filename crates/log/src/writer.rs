@@ -122,16 +122,15 @@ impl Queue {
         }
         let Some(mut guard) = self.writer.try_lock() else { return Some(append) };
         drop(waiting);
-        let writer = guard.as_mut().filter(|writer| writer.takes_at_once(&append));
-        let Some(writer) = writer else { return Some(append) };
+        let Some(writer) = guard.as_mut() else { return Some(append) };
         let ending = Ending(self); // for a panic
         let known = writer.look_at;
-        writer.append_now(append);
+        let left = writer.append_now(append);
         std::mem::forget(ending);
         if writer.look_at != known {
             self.waiting.arrived.notify_one();
         }
-        None
+        left
     }
 
     /// Queues a command; `false` if the writer has ended.
@@ -293,11 +292,12 @@ impl Writer {
     /// Does one group. Returns whom to tell if it was asked to stop.
     pub(crate) fn commit(&mut self, group: &mut Vec<Command>) -> Option<oneshot::Sender<()>> {
         let mut stop = None;
+        let now = Now::of(self.clock.as_ref());
         for command in group.drain(..) {
             match command {
                 Command::Append(append, place) => {
                     drop(place);
-                    self.stage(append);
+                    self.stage(append, now);
                 }
                 Command::Adopt(number, partition) => {
                     self.partitions.insert(number, *partition);
@@ -330,12 +330,12 @@ impl Writer {
         stop
     }
 
-    fn stage(&mut self, append: Append) {
+    fn stage(&mut self, append: Append, now: Now) {
         let Some(partition) = self.partitions.get_mut(&append.partition) else {
             let _ = append.reply.send(Err(AppendError::Closed));
             return;
         };
-        partition.stage(&self.disk, append.batch, append.ack, append.reply, Now::of(self.clock.as_ref()));
+        partition.stage(&self.disk, append.batch, append.ack, append.reply, now);
         self.join_group(append.partition);
     }
 
@@ -347,40 +347,29 @@ impl Writer {
         }
     }
 
-    /// Whether an append can be done by a write alone, and that takes no time worth speaking of.
-    fn takes_at_once(&self, append: &Append) -> bool {
-        let partition = self.partitions.get(&append.partition);
-        append.batch.bytes().len() <= AT_ONCE_BYTES_MAX
-            && partition.is_some_and(|partition| partition.takes_at_once(&append.batch, self.clock.now_ms()))
-    }
-
-    /// Appends what [`Writer::takes_at_once`]; what it must sync then is left to the loop.
-    fn append_now(&mut self, append: Append) {
-        let number = append.partition;
+    /// Appends what can be appended by a write alone that takes no time worth speaking of, and gives anything else back.
+    /// What must be synced then is left to the loop.
+    fn append_now(&mut self, append: Append) -> Option<Append> {
         let now = Now::of(self.clock.as_ref());
-        let partition = self.partitions.get_mut(&number).expect("it takes the append");
+        let number = append.partition;
+        let is_small = append.batch.bytes().len() <= AT_ONCE_BYTES_MAX;
+        let partition = self.partitions.get_mut(&number).filter(|_| is_small);
+        let partition = partition.filter(|partition| partition.takes_at_once(&append.batch, now.wall_ms));
+        let Some(partition) = partition else { return Some(append) };
         partition.stage(&self.disk, append.batch, append.ack, append.reply, now);
         let _ = partition.write(now); // whoever it concerns has been told
-        if partition.sync_is_due(now.monotonic) {
-            self.unsynced.insert(number);
-            self.look_at = Some(now.monotonic);
-        } else {
-            self.sync_later(number, now.monotonic);
-        }
+        self.sync_in_time(number, now.monotonic);
+        None
     }
 
-    /// Remembers a partition that has something to be synced, and nothing now.
-    fn sync_later(&mut self, number: u64, now: Duration) {
-        let due = self.partitions.get(&number).and_then(PartitionWriter::flush_due);
-        match due {
-            Some(due) => {
-                self.unsynced.insert(number);
-                // Its settings may change meanwhile.
-                let look_at = due.min(now + LOOK_INTERVAL_MAX);
-                self.look_at = Some(self.look_at.map_or(look_at, |at| at.min(look_at)));
-            }
-            None => drop(self.unsynced.remove(&number)),
-        }
+    /// Remembers a partition, if it has something that is not synced.
+    fn sync_in_time(&mut self, number: u64, now: Duration) {
+        let Some(partition) = self.partitions.get(&number) else { return };
+        let Some(due) = partition.flush_due() else { return };
+        // Its settings may change meanwhile.
+        let due = if partition.sync_is_due(now) { now } else { due.min(now + LOOK_INTERVAL_MAX) };
+        self.unsynced.insert(number);
+        self.look_at = Some(self.look_at.map_or(due, |at| at.min(due)));
     }
 
     /// Adds those to the group that are to be synced by now though nobody appends to them.
@@ -393,7 +382,7 @@ impl Writer {
             if self.partitions.get(&number).is_some_and(|partition| partition.sync_is_due(now)) {
                 self.join_group(number);
             } else {
-                self.sync_later(number, now);
+                self.sync_in_time(number, now);
             }
         }
     }
@@ -426,7 +415,7 @@ impl Writer {
             self.unsynced.remove(number);
         }
         for number in later {
-            self.sync_later(number, now.monotonic);
+            self.sync_in_time(number, now.monotonic);
         }
     }
 

@@ -73,7 +73,7 @@ impl BatchBuilder {
         self.count as usize
     }
 
-    /// The batch; the builder has no records afterwards.
+    /// The batch; the builder has no records afterwards, also when that fails.
     ///
     /// # Errors
     /// [`BatchError::Invalid`] without records, [`BatchError::TooLarge`] beyond 2 GiB.
@@ -81,6 +81,8 @@ impl BatchBuilder {
         if self.count == 0 {
             return Err(BatchError::Invalid("no records"));
         }
+        let count = std::mem::take(&mut self.count);
+        let max_timestamp_ms = std::mem::replace(&mut self.max_timestamp_ms, super::NO_TIMESTAMP);
         let codec = self.compression;
         let undecompressable =
             |error: std::io::Error| BatchError::Undecompressable { codec, reason: error.to_string() };
@@ -102,14 +104,13 @@ impl BatchBuilder {
         head.put_i8(2); // magic
         head.put_u32(0); // checksum, below
         head.put_i16(codec as i16);
-        head.put_i32(self.count - 1);
+        head.put_i32(count - 1);
         head.put_i64(self.base_timestamp_ms);
-        head.put_i64(self.max_timestamp_ms);
+        head.put_i64(max_timestamp_ms);
         head.put_i64(self.producer.0.0);
         head.put_i16(self.producer.1.0);
         head.put_i32(self.producer.2);
-        head.put_i32(self.count);
-        (self.count, self.max_timestamp_ms) = (0, super::NO_TIMESTAMP);
+        head.put_i32(count);
         let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
         Ok(bytes.into())

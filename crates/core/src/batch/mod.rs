@@ -261,10 +261,9 @@ pub fn split_batch(bytes: &Bytes) -> Result<(Batch, Bytes), BatchError> {
     if bytes.len() < header.len_bytes {
         return Err(BatchError::Truncated { needed_bytes: header.len_bytes, got_bytes: bytes.len() });
     }
-    let computed = crc32c::crc32c(&bytes[CRC_FROM..header.len_bytes]);
-    if computed != header.crc {
-        return Err(BatchError::BadChecksum { stored: header.crc, computed });
-    }
+    let mut checksum = BatchChecksum::of(&header);
+    checksum.add(&bytes[..header.len_bytes]);
+    checksum.finish()?;
     Ok((Batch { header, bytes: bytes.slice(..header.len_bytes) }, bytes.slice(header.len_bytes..)))
 }
 
