@@ -1,5 +1,6 @@
 //! What an operator may set.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::consumer::Assignor;
@@ -108,5 +109,12 @@ impl ConsumerConfig {
             assignment_interval: own.assignment_interval.unwrap_or(self.assignment_interval),
             ..self.clone()
         }
+    }
+}
+
+impl GroupConfig {
+    /// What holds for a group in the consumer protocol that has these settings of its own.
+    pub(crate) fn consumer_with(&self, own: Option<&ConsumerOverrides>) -> Cow<'_, ConsumerConfig> {
+        own.map_or(Cow::Borrowed(&self.consumer), |own| Cow::Owned(self.consumer.with(own)))
     }
 }

@@ -46,7 +46,6 @@ pub use event::{
 };
 pub use restore::Restore;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -186,7 +185,7 @@ impl Groups {
         topics: &dyn Topics,
         now: Now,
     ) -> Result<(Beat, consumer::Changes), GroupError> {
-        let config = &self.consumer_config(&beat.group).into_owned();
+        let config = &self.config.consumer_with(self.overrides.get(&beat.group));
         let is_full = self.groups.len() >= self.config.groups_max;
         let entry = self.groups.get_mut(&beat.group);
         if beat.member_epoch < 0 {
@@ -475,12 +474,6 @@ impl Groups {
             (Some(_), None) if member_epoch >= 0 => Err(GroupError::UnknownMemberId),
             _ => Ok(()),
         }
-    }
-
-    /// What holds for one group.
-    fn consumer_config(&self, group_id: &str) -> Cow<'_, ConsumerConfig> {
-        let config = &self.config.consumer;
-        self.overrides.get(group_id).map_or(Cow::Borrowed(config), |own| Cow::Owned(config.with(own)))
     }
 
     /// From now on these settings hold for a group, also if it is made later.

@@ -82,7 +82,11 @@ impl Restore {
         groups.overrides = self.overrides;
         for (id, Restored { metadata, consumer, is_consumer, offsets }) in self.groups {
             let kind = if !consumer.is_empty() && (is_consumer || metadata.is_none()) {
-                let group = consumer::Group::restored(consumer, &groups.consumer_config(&id), now);
+                let group = consumer::Group::restored(
+                    consumer,
+                    &groups.config.consumer_with(groups.overrides.get(&id)),
+                    now,
+                );
                 Kind::Consumer(Box::new(group))
             } else {
                 Kind::Classic(Box::new(match metadata {

@@ -23,7 +23,7 @@ use anabranch_broker::ReadError;
 use anabranch_core::budget::Permit;
 use anabranch_wire::messages::{ApiKey, FetchResponse};
 use anabranch_wire::{
-    DecodeError, EncodeError, ErrorCode, Fetched, FrameDecoder, FrameError, Head, Next, Request, Response,
+    DecodeError, EncodeError, ErrorCode, FrameDecoder, FrameError, Head, Next, Request, Response,
     decode_request, encode_fetched, encode_response,
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -395,11 +395,9 @@ async fn write_answers(
             Answer::Ready(response) => response,
             Answer::Fetched(answer) => {
                 // Told before, as the others are; what fails while it is sent is told then.
-                let response = Response::from(answer.fetched.response);
-                tell(door, &head, &response, began);
-                let Response::Fetch(response) = response else { unreachable!("it was made of one") };
-                let fetched = Fetched { response, ..answer.fetched };
-                let frame = Frame::of(encode_fetched(&head, fetched)?, answer.buffer_bytes, answer.held);
+                tell(door, &head, &tally::error_codes_of_fetch(&answer.fetched.response), began);
+                let pieces = encode_fetched(&head, answer.fetched)?;
+                let frame = Frame::of(pieces, answer.buffer_bytes, answer.held);
                 // Boxed, as below: ten thousand connections only wait, and should not hold room for it.
                 writer = Box::pin(frame.write(door, writer)).await?;
                 continue;
@@ -408,8 +406,9 @@ async fn write_answers(
                 let is_answered = producing.is_answered();
                 let response = Response::from(producing.answer().await);
                 if !is_answered {
-                    tell(door, &head, &response, began);
-                    match tally::error_codes(&response).first() {
+                    let codes = tally::error_codes(&response);
+                    tell(door, &head, &codes, began);
+                    match codes.first() {
                         None => continue,
                         Some(code) => return Err(Closed::UnacknowledgedFailed(*code)),
                     }
@@ -417,16 +416,16 @@ async fn write_answers(
                 response
             }
         };
-        tell(door, &head, &response, began);
+        tell(door, &head, &tally::error_codes(&response), began);
         let pieces = encode_response(&head, response)?;
         writer = Box::pin(Frame::whole(pieces).write(door, writer)).await?;
     }
     Ok(writer.shutdown().await?)
 }
 
-fn tell(door: &Door, head: &Head, response: &Response, began: Instant) {
+fn tell(door: &Door, head: &Head, error_codes: &[i16], began: Instant) {
     door.metrics.answered(head.key, began.elapsed());
-    for code in tally::error_codes(response) {
-        door.metrics.error(head.key, code);
+    for code in error_codes {
+        door.metrics.error(head.key, *code);
     }
 }

@@ -1,10 +1,19 @@
 //! The error codes inside a response, for the counters.
 
+use anabranch_wire::messages::FetchResponse;
 use anabranch_wire::{NO_ERROR, Response};
 
 /// Every code in `response` that is an error.
 pub(super) fn error_codes(response: &Response) -> Vec<i16> {
-    let mut codes = codes(response);
+    errors(codes(response))
+}
+
+/// The same for a fetch, whose answer is not a [`Response`] while records of it are to be read.
+pub(super) fn error_codes_of_fetch(response: &FetchResponse) -> Vec<i16> {
+    errors(codes_of_fetch(response))
+}
+
+fn errors(mut codes: Vec<i16>) -> Vec<i16> {
     codes.retain(|code| *code != NO_ERROR);
     codes
 }
@@ -18,11 +27,17 @@ macro_rules! each {
     };
 }
 
+fn codes_of_fetch(response: &FetchResponse) -> Vec<i16> {
+    match response.error_code {
+        NO_ERROR => each!(response.responses, partitions, error_code),
+        code => vec![code],
+    }
+}
+
 fn codes(response: &Response) -> Vec<i16> {
     match response {
         Response::Produce(r) => each!(r.responses, partition_responses, error_code),
-        Response::Fetch(r) if r.error_code != NO_ERROR => vec![r.error_code],
-        Response::Fetch(r) => each!(r.responses, partitions, error_code),
+        Response::Fetch(r) => codes_of_fetch(r),
         Response::ListOffsets(r) => each!(r.topics, partitions, error_code),
         Response::Metadata(r) => each!(r.topics, error_code),
         Response::OffsetCommit(r) => each!(r.topics, partitions, error_code),

@@ -13,9 +13,8 @@ use anabranch_wire::messages::describe_topic_partitions_request::{Cursor, TopicR
 use anabranch_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use anabranch_wire::messages::metadata_request::MetadataRequestTopic;
 use anabranch_wire::messages::*;
-use anabranch_wire::protocol::StrBytes;
 
-use crate::client::{Client, Node, topic};
+use crate::client::{Client, Node, text, topic};
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -30,10 +29,6 @@ const INVALID_REQUEST: i16 = 42;
 const POLICY_VIOLATION: i16 = 44;
 const UNKNOWN_TOPIC_ID: i16 = 100;
 const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
 
 fn asked(name: &str) -> MetadataRequestTopic {
     MetadataRequestTopic::default().with_name(Some(topic(name)))

@@ -196,8 +196,12 @@ pub(crate) fn frame<R: Request>(version: i16, correlation_id: i32, request: &R) 
     frame.freeze()
 }
 
+pub(crate) fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
 pub(crate) fn topic(name: &str) -> TopicName {
-    TopicName(StrBytes::from_string(name.to_owned()))
+    TopicName(text(name))
 }
 
 pub(crate) fn batch(values: &[&str]) -> Bytes {

@@ -19,11 +19,10 @@ use anabranch_wire::messages::offset_delete_request::{
 };
 use anabranch_wire::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use anabranch_wire::messages::*;
-use anabranch_wire::protocol::StrBytes;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::client::{Client, Node, topic};
+use crate::client::{Client, Node, text, topic};
 
 const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
 const UNKNOWN_MEMBER_ID: i16 = 25;
@@ -41,10 +40,6 @@ const UNSUPPORTED_ASSIGNOR: i16 = 112;
 const STALE_MEMBER_EPOCH: i16 = 113;
 const INVALID_REGULAR_EXPRESSION: i16 = 128;
 const GROUP: i8 = 32;
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
 
 /// Each test has a group and a topic of its own, on the peer anew each time.
 fn own_name() -> String {

@@ -12,16 +12,12 @@ use anabranch_wire::messages::*;
 use anabranch_wire::protocol::StrBytes;
 use bytes::Bytes;
 
-use crate::client::{Client, Node, topic};
+use crate::client::{Client, Node, text, topic};
 
 const REBALANCE_IN_PROGRESS: i16 = 27;
 const ILLEGAL_GENERATION: i16 = 22;
 const NON_EMPTY_GROUP: i16 = 68;
 const GROUP_ID_NOT_FOUND: i16 = 69;
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
 
 fn group() -> GroupId {
     GroupId(text("g"))

@@ -11,10 +11,9 @@ use anabranch_wire::messages::delete_topics_request::DeleteTopicState;
 use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use anabranch_wire::messages::produce_response::PartitionProduceResponse;
 use anabranch_wire::messages::{CreateTopicsRequest, DeleteTopicsRequest, ListOffsetsRequest};
-use anabranch_wire::protocol::StrBytes;
 use bytes::Bytes;
 
-use crate::client::{Client, Node, SOON, produce, topic};
+use crate::client::{Client, Node, SOON, produce, text, topic};
 
 const INVALID_TIMESTAMP: i16 = 32;
 const MESSAGE_TOO_LARGE: i16 = 10;
@@ -101,10 +100,6 @@ fn forged(bytes: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let crc = crc32c::crc32c(&bytes[21..]);
     bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     bytes.into()
-}
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
 }
 
 const NOWHERE: (i64, i64) = (-1, -1);

@@ -228,8 +228,7 @@ impl Group {
 
     /// Takes what the member says of itself; whether its subscription changed.
     fn update(&mut self, id: &str, beat: &ConsumerHeartbeat, changes: &mut Changes) -> bool {
-        let old = self.members[id].clone();
-        let mut about = old.about.clone();
+        let mut about = self.members[id].about.clone();
         about.client_id.clone_from(&beat.client_id);
         about.client_host.clone_from(&beat.client_host);
         let told = [
@@ -249,9 +248,10 @@ impl Group {
         if let Some(topics) = &beat.topics {
             about.topics = topics.iter().cloned().collect();
         }
-        if about == old.about {
+        if about == self.members[id].about {
             return false;
         }
+        let old = self.members[id].clone();
         changes.insert(Key::Member(id.to_owned()));
         if about.instance_id != old.about.instance_id {
             if let Some(instance_id) = &old.about.instance_id {
