@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::ground::{Ground, build};
 use super::table::table;
 
-/// Runs of the same were seen to differ by up to 2.2 %; two processors and C libraries may differ by one.
-const TOLERANCE_PERCENT: f64 = 5.0;
+/// Runs of the same build were seen to differ by up to 11 %, and those of one hour by 2: how often a thread has to wait for
+/// the other depends on the machine's other work.
+const TOLERANCE_PERCENT: f64 = 12.0;
 
 /// Requests of the shorter run: enough for every cache and buffer to have found its size.
 const SHORT: u64 = 200;
@@ -165,9 +166,9 @@ mod tests {
     fn one_path_that_became_longer_fails_all() {
         let before = kept(&[("a", 1000), ("b", 1000)]);
         let verdict = |counts: &[(&str, u64)]| compare(&before, &kept(counts)).1;
-        assert_eq!(verdict(&[("a", 1049), ("b", 951)]), Verdict::Same);
-        assert_eq!(verdict(&[("a", 900), ("b", 1000)]), Verdict::Fewer);
-        assert_eq!(verdict(&[("a", 900), ("b", 1051)]), Verdict::More);
+        assert_eq!(verdict(&[("a", 1119), ("b", 881)]), Verdict::Same);
+        assert_eq!(verdict(&[("a", 870), ("b", 1000)]), Verdict::Fewer);
+        assert_eq!(verdict(&[("a", 870), ("b", 1121)]), Verdict::More);
         assert_eq!(verdict(&[("a", 1000), ("c", 1)]), Verdict::More, "nothing is known of c");
     }
 }
