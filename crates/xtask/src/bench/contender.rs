@@ -1,5 +1,7 @@
 //! Who is measured, and what sets one apart from the other.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -45,8 +47,8 @@ impl Contender {
     pub(super) fn server_settings(self) -> &'static [&'static str] {
         match self {
             Self::Anabranch | Self::AnabranchRelaxed => &[],
-            Self::Kafka => &[JOIN_AT_ONCE],
-            Self::KafkaFlush => &[JOIN_AT_ONCE, "log.flush.interval.messages=1"],
+            Self::Kafka => &[JOIN_AT_ONCE, DELETE_SOON],
+            Self::KafkaFlush => &[JOIN_AT_ONCE, DELETE_SOON, "log.flush.interval.messages=1"],
         }
     }
 
@@ -79,6 +81,12 @@ const JOIN_AT_ONCE: &str = "group.initial.rebalance.delay.ms=0";
 
 /// The files of a topic that is done with go at once, not in the middle of somebody else's measurement.
 const DELETE_AT_ONCE: &str = "file.delete.delay.ms=0";
+
+/// Kafka takes the delay of a deleted topic's files from the server, and looks in this interval, too.
+const DELETE_SOON: &str = "log.segment.delete.delay.ms=200";
+
+/// So long after a topic is deleted its files are gone.
+pub(super) const DELETED: Duration = Duration::from_millis(600);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use std::{env, fs};
 use anyhow::{Context, ensure};
 
 use super::client::Client;
+use super::contender::DELETED;
 use super::tool::Kafka;
 
 /// The repository, a folder to work in, and the programs to measure.
@@ -135,6 +136,12 @@ pub(super) fn sync() -> anyhow::Result<()> {
     let status = Command::new("sync").status().context("starting sync")?;
     ensure!(status.success(), "sync failed");
     Ok(())
+}
+
+/// The same after a topic was deleted, whose files may go a little later.
+pub(super) fn sync_deleted() -> anyhow::Result<()> {
+    std::thread::sleep(DELETED);
+    sync()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! What Linux tells about a running process.
+//! What Linux tells about a running process, and about the disk.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,27 +15,39 @@ const TICKS_PER_SECOND: u64 = 100;
 pub(super) struct Usage {
     /// Of all its threads, in user and kernel.
     pub(super) cpu_seconds: f64,
-    /// What it had the disk write, or will have; not what file systems and disks make of it.
-    pub(super) written_bytes: u64,
+    /// What the disk of the current directory has written, for whomever: `/proc/PID/io` counts whole folios, which may be
+    /// megabytes, for each write to one. `None` where the file system is not on a disk of its own.
+    pub(super) disk_written_bytes: Option<u64>,
 }
 
 impl Usage {
     pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
-        let path = format!("/proc/{pid}/io");
-        let io = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
         Ok(Self {
             cpu_seconds: stat(pid)?.cpu_ticks as f64 / TICKS_PER_SECOND as f64,
-            written_bytes: written.with_context(|| format!("{path} has no write_bytes"))?,
+            disk_written_bytes: disk_written_bytes()?,
         })
     }
 
     pub(super) fn since(self, before: Self) -> Self {
         Self {
             cpu_seconds: self.cpu_seconds - before.cpu_seconds,
-            written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+            disk_written_bytes: self
+                .disk_written_bytes
+                .zip(before.disk_written_bytes)
+                .map(|(now, then)| now - then),
         }
     }
+}
+
+fn disk_written_bytes() -> anyhow::Result<Option<u64>> {
+    let device = fs::metadata(".").context("reading the current directory")?.dev();
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00);
+    let Ok(stat) = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")) else {
+        return Ok(None);
+    };
+    // In sectors of 512 bytes, whatever the disk's are (Documentation/block/stat.rst of Linux).
+    let sectors = stat.split_whitespace().nth(6).and_then(|sectors| sectors.parse::<u64>().ok());
+    Ok(sectors.map(|sectors| sectors * 512))
 }
 
 /// How long ago the process was started, to a hundredth of a second.
@@ -107,7 +120,9 @@ mod tests {
         let pid = std::process::id();
         assert!(resident_bytes(pid).unwrap() > 100_000);
         let before = Usage::of(pid).unwrap();
-        assert!(Usage::of(pid).unwrap().since(before).cpu_seconds >= 0.0);
+        let since = Usage::of(pid).unwrap().since(before);
+        assert!(since.cpu_seconds >= 0.0);
+        assert_eq!(since.disk_written_bytes.is_some(), before.disk_written_bytes.is_some());
         assert!(age(pid).unwrap() < Duration::from_secs(24 * 60 * 60));
     }
 }

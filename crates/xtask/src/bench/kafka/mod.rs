@@ -18,7 +18,7 @@ use self::load::Work;
 pub(super) use self::load::{Acks, Load};
 use super::contender::{Contender, Settings};
 use super::goal::Goal;
-use super::ground::{Ground, sync};
+use super::ground::{Ground, sync, sync_deleted};
 use super::process::{self, Usage};
 use super::server::Server;
 use super::tool::{Kafka, Measured};
@@ -152,7 +152,7 @@ struct Measurement {
     load: Load,
     work: Work,
     measured: Measured,
-    /// Of the server alone, while the tool ran.
+    /// Of the server alone, while the tool ran and until all was on the disk.
     usage: Usage,
     /// Of the server, right after.
     resident_bytes_after: u64,
@@ -259,7 +259,7 @@ impl Bench<'_> {
         kafka.produce(server, topic, SERVER_WARM_UP, SERVER_WARM_UP_RECORDS, None)?;
         kafka.consume(server, topic, SERVER_WARM_UP_RECORDS)?;
         kafka.delete_topic(server, topic)?;
-        sync()
+        sync_deleted()
     }
 
     /// All the work with one load on one server, on a new topic.
@@ -286,6 +286,9 @@ impl Bench<'_> {
                 Work::Consume => self.kafka.consume(server, &topic, records)?,
                 Work::Paced => self.kafka.produce(server, &topic, load, paced, Some(self.options.pace))?,
             };
+            let resident_bytes_after = process::resident_bytes(server.pid)?;
+            // Whoever leaves writing for later writes, too.
+            sync()?;
             let measurement = Measurement {
                 round,
                 warm_up,
@@ -294,14 +297,13 @@ impl Bench<'_> {
                 work,
                 measured,
                 usage: Usage::of(server.pid)?.since(before),
-                resident_bytes_after: process::resident_bytes(server.pid)?,
+                resident_bytes_after,
             };
             eprintln!("bench: {measurement}");
             measurements.push(measurement);
-            sync()?;
         }
         self.kafka.delete_topic(server, &topic)?;
-        sync()?;
+        sync_deleted()?;
         Ok(measurements)
     }
 }

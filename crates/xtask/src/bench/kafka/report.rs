@@ -55,7 +55,7 @@ const FIGURES: [(&str, usize, Figure); 9] = [
     ("p99 ms", 0, |one| Some(one.measured.latency_ms?.p99 as f64)),
     ("p99.9 ms", 0, |one| Some(one.measured.latency_ms?.p99_9 as f64)),
     ("CPU µs/record", 2, |one| Some(one.cpu_us_per_record())),
-    ("written MiB", 0, |one| Some(one.usage.written_bytes as f64 / f64::from(1 << 20))),
+    ("written MiB", 0, |one| Some(one.usage.disk_written_bytes? as f64 / f64::from(1 << 20))),
     ("RSS MiB after", 0, |one| Some(one.resident_bytes_after as f64 / f64::from(1 << 20))),
 ];
 
@@ -164,7 +164,7 @@ mod tests {
                 mib_per_second: rate / 1024.0,
                 latency_ms: (work != Work::Consume).then_some(latency),
             },
-            usage: Usage { cpu_seconds: 0.25, written_bytes: 3 << 20 },
+            usage: Usage { cpu_seconds: 0.25, disk_written_bytes: Some(3 << 20) },
             resident_bytes_after: 30 << 20,
         }
     }

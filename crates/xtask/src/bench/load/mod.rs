@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::client::Told;
 use super::contender::{Contender, Settings};
 use super::goal::Goal;
-use super::ground::{Ground, sync};
+use super::ground::{Ground, sync, sync_deleted};
 use super::kafka::Acks;
 use super::process::{self, Usage};
 use super::server::Server;
@@ -172,7 +172,7 @@ struct Measurement {
     load: Load,
     work: Work,
     told: Told,
-    /// Of the server alone, while the client ran.
+    /// Of the server alone, while the client ran and until all was on the disk.
     usage: Usage,
     /// Of the server, right after.
     resident_bytes_after: u64,
@@ -318,7 +318,7 @@ impl Options {
         let fetch = ["fetch", "--bootstrap", bootstrap, "--topic", "warm-up", "--partitions", "4"];
         client.run::<Told, _>(fetch)?;
         client.delete_topic(bootstrap, "warm-up")?;
-        sync()
+        sync_deleted()
     }
 
     /// All the work with one load on one server, on a new topic.
@@ -357,6 +357,9 @@ impl Options {
                 server.contender.name(),
                 told.records_per_second
             );
+            let resident_bytes_after = process::resident_bytes(server.pid)?;
+            // Whoever leaves writing for later writes, too.
+            sync()?;
             measurements.push(Measurement {
                 round,
                 contender: server.contender,
@@ -364,12 +367,11 @@ impl Options {
                 work,
                 told,
                 usage: Usage::of(server.pid)?.since(before),
-                resident_bytes_after: process::resident_bytes(server.pid)?,
+                resident_bytes_after,
             });
-            sync()?;
         }
         client.delete_topic(bootstrap, &topic)?;
-        sync()?;
+        sync_deleted()?;
         Ok(measurements)
     }
 

@@ -22,7 +22,7 @@ const FIGURES: [(&str, usize, Figure); 8] = [
     ("p99 ms", 2, |one| Some(one.told.latency_us.as_ref()?.p99 / 1e3)),
     ("p99.9 ms", 2, |one| Some(one.told.latency_us.as_ref()?.p99_9 / 1e3)),
     ("CPU µs/record", 2, CPU),
-    ("written MiB", 0, |one| Some(one.usage.written_bytes as f64 / f64::from(1 << 20))),
+    ("written MiB", 0, |one| Some(one.usage.disk_written_bytes? as f64 / f64::from(1 << 20))),
     ("RSS MiB after", 0, |one| Some(one.resident_bytes_after as f64 / f64::from(1 << 20))),
 ];
 
@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn measurement(round: u32, contender: Contender, load: Load, work: Work, told: Told) -> Measurement {
-        let usage = Usage { cpu_seconds: 0.5, written_bytes: 1 << 20 };
+        let usage = Usage { cpu_seconds: 0.5, disk_written_bytes: Some(1 << 20) };
         Measurement { round, contender, load, work, told, usage, resident_bytes_after: 1 << 20 }
     }
 
