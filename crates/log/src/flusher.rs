@@ -1,5 +1,6 @@
 //! Works behind the writer: brings what a full journal file holds to its segments, and makes new files.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,22 +88,32 @@ impl Flusher {
 
     /// Works until nobody can ask for anything.
     pub(crate) async fn run(mut self) {
-        while let Some(job) = self.jobs.recv().await {
-            match job {
-                _ if self.is_stopping() => {}
-                Job::Flush { file, dirty } => {
-                    let flushed = self.flush(&dirty);
-                    self.writer.control(Command::Flushed(file, flushed));
-                }
-                Job::Make { number, len_bytes } => {
-                    let made = self.make(number, len_bytes);
-                    if let Err(error) = &made
-                        && !self.is_stopping()
-                    {
-                        tracing::warn!(%error, "no journal file could be made: each partition is synced by itself meanwhile");
+        let mut jobs = Vec::new();
+        while self.jobs.recv_many(&mut jobs, usize::MAX).await > 0 {
+            // What became full during the last flush is flushed together: the more there is to do, the cheaper it gets.
+            let (mut files, mut dirty) = (Vec::new(), Vec::new());
+            for job in jobs.drain(..) {
+                match job {
+                    _ if self.is_stopping() => {}
+                    Job::Flush { file, dirty: of_file } => {
+                        files.push(file);
+                        dirty.push(of_file);
                     }
-                    self.writer.control(Command::Made(made.ok()));
+                    Job::Make { number, len_bytes } => {
+                        let made = self.make(number, len_bytes);
+                        if let Err(error) = &made
+                            && !self.is_stopping()
+                        {
+                            tracing::warn!(%error, "no journal file could be made: each partition is synced by itself meanwhile");
+                        }
+                        self.writer.control(Command::Made(made.ok()));
+                    }
                 }
+            }
+            self.flush(&dirty);
+            for (file, dirty) in files.into_iter().zip(dirty) {
+                let flushed = planted::is(Bug::JournalReusedEarly) || dirty.iter().all(Dirty::is_settled);
+                self.writer.control(Command::Flushed(file, flushed));
             }
         }
     }
@@ -111,25 +122,28 @@ impl Flusher {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Syncs the segments; whether all are synced.
-    fn flush(&self, dirty: &[Dirty]) -> bool {
+    /// Syncs the segments of full journal files, the oldest file first.
+    fn flush(&self, files: &[Arc<Vec<Dirty>>]) {
         if planted::is(Bug::JournalReusedEarly) {
-            return true;
+            return;
         }
-        let unsettled: Vec<&Dirty> = dirty.iter().filter(|dirty| !dirty.is_settled()).collect();
+        // The last point of a partition stands for those before.
+        let mut known = HashSet::new();
+        let all = files.iter().rev().flat_map(|dirty| dirty.iter());
+        let last: Vec<&Dirty> = all.filter(|dirty| known.insert(Arc::as_ptr(&dirty.shared))).collect();
+        let unsettled: Vec<&Dirty> = last.iter().copied().filter(|dirty| !dirty.is_settled()).collect();
         if unsettled.len() >= SYNC_ALL_FILES_MIN && sync_all(self.all_files.as_ref()) {
             unsettled.iter().for_each(|dirty| dirty.segment.note_synced(&dirty.shared, dirty.point.bytes));
         }
-        for dirty in dirty {
+        for dirty in last {
             if self.is_stopping() {
-                return false;
+                return;
             }
             // A partition that stops here has been told; its bytes stay in the journal.
             if dirty.is_settled() || dirty.segment.sync(&dirty.shared).is_ok() {
                 dirty.shared.note.lock().advance(self.disk.as_ref(), dirty.point);
             }
         }
-        dirty.iter().all(Dirty::is_settled)
     }
 
     fn make(&self, number: u64, len_bytes: u64) -> std::io::Result<JournalFile> {
