@@ -419,14 +419,21 @@ impl Writer {
         }
     }
 
-    /// What the journal takes, by one sync; the rest by a sync of each segment.
+    /// What the journal takes, by a sync of each of its files that it takes; the rest by a sync of each segment.
     fn make_durable(&mut self, due: &[u64]) {
-        let left = self.journal_due(due).unwrap_or_else(|fault| {
-            // Whose bytes are durable is not known, and where they would go next neither.
-            self.journal.give_up();
-            self.partitions.values().for_each(|partition| partition.shared.stop(&fault));
-            due.to_vec()
-        });
+        let mut left = due.to_vec();
+        loop {
+            let before = left.len();
+            left = self.journal_due(&left).unwrap_or_else(|fault| {
+                // Whose bytes are durable is not known, and where they would go next neither.
+                self.journal.give_up();
+                self.partitions.values().for_each(|partition| partition.shared.stop(&fault));
+                left
+            });
+            if left.len() == before || left.is_empty() {
+                break;
+            }
+        }
         // They wait for one another in any case.
         let together = left.len() >= SYNC_ALL_FILES_MIN && sync_all(self.all_files.as_ref());
         for number in left {
