@@ -97,7 +97,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     Ok(Broker(shared))
 }
 
-/// `log.open.files.max`, or a quarter of what the process may open, for connections are files, too, and so many that their
+/// `log.open.files.max`, or half of what the process may open, for connections are files, too, and so many that their
 /// memory in the kernel, some 2 KiB each, is little beside the budget. One that was written to must be synced before it can
 /// be closed: ten thousand partitions should not have to take turns.
 fn open_files_max(builder: &BrokerBuilder, memory: &Memory) -> usize {
@@ -105,9 +105,9 @@ fn open_files_max(builder: &BrokerBuilder, memory: &Memory) -> usize {
     const MOST: u64 = 16_384;
     const BUDGET_BYTES_EACH: u64 = 50 << 10;
     let budget = memory.limit_bytes() as u64;
-    let quarter = builder.machine.open_files.unwrap_or(UNKNOWN) / 4;
+    let half = builder.machine.open_files.unwrap_or(UNKNOWN) / 2;
     let set = u64::try_from(builder.config.number("log.open.files.max")).ok();
-    usize::try_from(set.unwrap_or(quarter.min(budget / BUDGET_BYTES_EACH).min(MOST))).unwrap_or(usize::MAX)
+    usize::try_from(set.unwrap_or(half.min(budget / BUDGET_BYTES_EACH).min(MOST))).unwrap_or(usize::MAX)
 }
 
 /// Takes the directory and reads the catalogue. Nothing but the internal topics is touched.

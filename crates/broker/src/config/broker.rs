@@ -133,7 +133,7 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
     setting("log.message.timestamp.type", Text, "CreateTime", Range::OneOf(TIMESTAMP_TYPES),
         "The default of message.timestamp.type for topics."),
     setting("log.open.files.max", Int, "-1", Range::Between(-1, 10_000_000),
-        "How many files of the log may be open at a time; what is cold is closed. -1 is a quarter of what the process may open, one for each 50 KiB of the memory budget, and 16384 at most."),
+        "How many files of the log may be open at a time; what is cold is closed. -1 is half of what the process may open, one for each 50 KiB of the memory budget, and 16384 at most."),
     setting("log.queue.appends.max", Int, "1024", Range::Between(1, 1_000_000),
         "How many appends may wait for the writer of the data directory; one more waits for its place."),
     setting("log.retention.bytes", Long, "-1", Range::Between(-1, i64::MAX),
