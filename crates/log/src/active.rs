@@ -5,19 +5,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, NO_TIMESTAMP};
+use anabranch_core::Offset;
+use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchError, EndMarker, NO_TIMESTAMP};
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Clock, Disk};
-use anabranch_core::{Offset, ProducerId};
 
 use crate::durable::DurablePoint;
 use crate::journal::ring::{Dirty, Group};
 use crate::partition::{Ack, Appended, LogConfig, Shared, Visible};
-use crate::producers::{Producer, Producers, Verdict};
+use crate::producers::{AbortedSegments, Before, Producers, Snapshot, Verdict};
 use crate::removal::{Roll, Settled};
 use crate::segment::{LEADER_EPOCH, Segment, Spacing, snapshot_path};
-use crate::writer::Reply;
-use crate::{AppendError, FaultCause};
+use crate::writer::{Append, Reply};
+use crate::{AppendError, FaultCause, Part};
 
 /// How much is written before the producers' state and the index are saved, which bounds what recovery reads.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
@@ -91,7 +91,7 @@ struct Staged {
     appended: Appended,
     ack: Ack,
     reply: Reply,
-    producer_before: Option<(ProducerId, Option<Producer>)>,
+    producer_before: Option<Before>,
 }
 
 impl PartitionWriter {
@@ -153,20 +153,24 @@ impl PartitionWriter {
     }
 
     /// Gives a batch its offset and its place in the group, beginning a new segment first if it is time.
-    pub(crate) fn stage(&mut self, disk: &Arc<dyn Disk>, batch: Batch, ack: Ack, reply: Reply, now: Now) {
+    pub(crate) fn stage(&mut self, disk: &Arc<dyn Disk>, append: Append, now: Now) {
+        let Append { batch, part, ack, reply, .. } = append;
         let verdict = match self.shared.stopped() {
             Some(stopped) => Err(stopped),
-            None => self.producers.judge(batch.header()),
+            None => self.judge(&batch, part),
         };
         let staged = match verdict {
             Err(error) => Err((reply, error)),
-            Ok(Verdict::Duplicate(written)) => {
+            Ok((Verdict::Duplicate(written), _)) => {
                 let (base_offset, last_offset) = (written.base_offset, written.last_offset);
                 let appended = Appended { base_offset, last_offset, duplicate: true };
                 Ok(Staged { batch: None, appended, ack, reply, producer_before: None })
             }
-            Ok(Verdict::Append) => match self.roll_if_due(disk, &batch, now) {
-                Ok(()) => Ok(self.place(batch, ack, reply, now.wall_ms)),
+            Ok((Verdict::Append, marker)) => match self.roll_if_due(disk, &batch, now) {
+                Ok(()) => {
+                    let ordinal = part.map_or(0, |part| part.ordinal);
+                    Ok(self.place(batch, marker.map(|marker| (marker, ordinal)), ack, reply, now.wall_ms))
+                }
                 Err(error) => Err((reply, error)),
             },
         };
@@ -178,12 +182,37 @@ impl PartitionWriter {
         }
     }
 
-    fn place(&mut self, batch: Batch, ack: Ack, reply: Reply, now_ms: i64) -> Staged {
+    /// What is to be done with a batch, and how a transaction ends if it says so.
+    fn judge(&self, batch: &Batch, part: Option<Part>) -> Result<(Verdict, Option<EndMarker>), AppendError> {
+        let header = batch.header();
+        if !header.is_control() {
+            return Ok((self.producers.judge(header, part)?, None));
+        }
+        let other = BatchError::Invalid("it is another control record");
+        let marker = batch.end_marker().and_then(|marker| marker.ok_or(other));
+        let marker = marker.map_err(AppendError::InvalidMarker)?;
+        self.producers.judge_end(header, marker, part.map_or(0, |part| part.version))?;
+        Ok((Verdict::Append, Some(marker)))
+    }
+
+    fn place(
+        &mut self,
+        batch: Batch,
+        end: Option<(EndMarker, u64)>,
+        ack: Ack,
+        reply: Reply,
+        now_ms: i64,
+    ) -> Staged {
         let header = batch.header();
         let base_offset = self.next;
         let last_offset = base_offset.plus(i64::from(header.last_offset_delta));
         let prefix = batch.stored_prefix(base_offset, LEADER_EPOCH);
-        let producer_before = self.producers.note(header, base_offset, now_ms);
+        let producer_before = match end {
+            None => self.producers.note(header, base_offset, now_ms),
+            Some((marker, ordinal)) => {
+                self.producers.note_end(header, Some(marker), base_offset, ordinal, now_ms).0
+            }
+        };
         self.next = last_offset.plus(1);
         self.staged_bytes += header.len_bytes as u64;
         let appended = Appended { base_offset, last_offset, duplicate: false };
@@ -497,9 +526,12 @@ impl PartitionWriter {
         }
     }
 
+    /// Nothing is staged: what the producers know is written.
     fn show_written(&mut self) {
-        self.shared.bounds.lock().visible =
-            Visible { next: self.next, segment: self.segment.base, bytes: self.written };
+        let mut bounds = self.shared.bounds.lock();
+        bounds.visible = Visible { next: self.next, segment: self.segment.base, bytes: self.written };
+        bounds.stable = self.producers.first_open().unwrap_or(self.next);
+        drop(bounds);
         self.shared.waiters.wake();
     }
 
@@ -537,7 +569,8 @@ impl PartitionWriter {
         if self.next == Offset(0) || self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }
-        disk.replace(&snapshot_path(&self.shared.directory, self.next), &self.producers.encode())?;
+        let snapshot = Snapshot::encode(&self.producers, &AbortedSegments::default());
+        disk.replace(&snapshot_path(&self.shared.directory, self.next), &snapshot)?;
         self.snapshots.push(self.next);
         while self.snapshots.len() > SNAPSHOTS_MAX {
             disk.remove_file(&snapshot_path(&self.shared.directory, self.snapshots.remove(0)))?;

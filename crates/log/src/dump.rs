@@ -18,7 +18,7 @@ use crate::index::{ENTRY_BYTES, Place, read_entries};
 use crate::journal::entry::{FileHeader, Item, SECTOR_BYTES, decode_head};
 use crate::journal::file_number;
 use crate::marks::{CLEANED, Mark, START, SWAP};
-use crate::producers::Producers;
+use crate::producers::Snapshot;
 use crate::segment::{SCAN_WINDOW_BYTES, Scan, ScanError, named_offset, segment_path};
 use crate::spare;
 use crate::store::FORMAT;
@@ -155,6 +155,10 @@ pub struct ProducerState {
     pub epoch: ProducerEpoch,
     /// When it wrote last; the broker's clock, ms.
     pub last_time_ms: i64,
+    /// Of the coordinator that ended its last transaction.
+    pub coordinator_epoch: Option<i32>,
+    /// Where its open transaction begins.
+    pub open: Option<Offset>,
     /// Its last batches: first and last sequence number, first and last offset.
     pub batches: Vec<(i32, i32, Offset, Offset)>,
 }
@@ -232,8 +236,8 @@ pub fn dump<E: From<io::Error>>(
         FileKind::Index(base) => dump_index(disk, path, base, &mut each)?,
         FileKind::Snapshot(_) => {
             let bytes = disk.read(path)?;
-            match Producers::decode(&bytes) {
-                Some(producers) => {
+            match Snapshot::decode(&bytes) {
+                Some(Snapshot { producers, .. }) => {
                     producers.states().into_iter().try_for_each(|state| each(DumpItem::Producer(state)))?;
                 }
                 None => each(whole_file_damaged(&bytes))?,

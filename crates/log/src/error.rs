@@ -124,6 +124,24 @@ pub enum AppendError {
         /// What came.
         found: ProducerEpoch,
     },
+    /// A batch of a transaction that the partition is in no more, or never was; or a plain one of a producer amid a
+    /// transaction.
+    #[error("producer {producer} has no transaction here that this belongs to")]
+    NotInTransaction {
+        /// Who.
+        producer: ProducerId,
+    },
+    /// The end of a transaction, by a coordinator that was replaced.
+    #[error("the transaction coordinator has epoch {current}, and an end came from {found}")]
+    CoordinatorFenced {
+        /// The newest epoch.
+        current: i32,
+        /// What came.
+        found: i32,
+    },
+    /// A control batch that is no end of a transaction, or cannot be read.
+    #[error("not the end of a transaction: {0}")]
+    InvalidMarker(BatchError),
     /// The disk is full, or the write failed and was taken back: nothing of this append is in the log.
     #[error("the write failed and was taken back: {0}")]
     WriteFailed(Arc<io::Error>),

@@ -55,9 +55,10 @@ pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError, UpkeepErro
 pub use files::FileCounts;
 pub use offline::Offline;
 pub use partition::{
-    Absent, Ack, Appended, Batches, FetchLimits, FetchSlice, LogConfig, LogStatus, Offsets, PartitionLog,
-    Pending, ReadSlice, Timestamped,
+    Absent, Ack, Appended, Batches, FetchLimits, FetchSlice, LogConfig, LogStatus, Offsets, OpenTransaction,
+    PartitionLog, Pending, ReadSlice, Timestamped,
 };
+pub use producers::Part;
 pub use range::BatchRange;
 pub use rehearsal::{Change, Rehearsal};
 pub use removal::{Removed, Roll, SegmentInfo, Settled};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_core::batch::{BATCH_HEADER_BYTES, Batch, BatchHeader};
 use anabranch_core::seam::Workers;
-use anabranch_core::{Offset, TopicPartition};
+use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
@@ -14,8 +14,8 @@ use crate::durable::DurableNote;
 use crate::range::BatchRange;
 use crate::segment::Segment;
 use crate::waiters::Waiters;
-use crate::writer::Append;
-use crate::{AppendError, Fault, FaultCause, ReadError, Store, Waiter};
+use crate::writer::{Append, Command};
+use crate::{AppendError, Fault, FaultCause, Part, ProducerState, ReadError, Store, Waiter};
 
 /// When an append is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +92,21 @@ pub struct Offsets {
     pub log_start: Offset,
     /// After the newest record that readers may see.
     pub high_watermark: Offset,
+    /// Where the oldest open transaction begins, or the high watermark: what is before is decided.
+    pub last_stable: Offset,
     /// After the newest record that is written.
     pub log_end: Offset,
+}
+
+/// A transaction that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Whose.
+    pub producer: ProducerId,
+    /// In which epoch.
+    pub epoch: ProducerEpoch,
+    /// Where it begins.
+    pub first: Offset,
 }
 
 /// What a read brings.
@@ -186,12 +199,19 @@ pub(crate) struct Visible {
 pub(crate) struct Bounds {
     pub(crate) log_start: Offset,
     pub(crate) visible: Visible,
+    /// Up to where all transactions have ended. The log's start may have passed it.
+    pub(crate) stable: Offset,
     pub(crate) log_end: Offset,
 }
 
 impl Bounds {
     fn offsets(&self) -> Offsets {
-        Offsets { log_start: self.log_start, high_watermark: self.visible.next, log_end: self.log_end }
+        Offsets {
+            log_start: self.log_start,
+            high_watermark: self.visible.next,
+            last_stable: self.stable.max(self.log_start),
+            log_end: self.log_end,
+        }
     }
 }
 
@@ -279,7 +299,7 @@ impl PartitionLog {
     /// [`AppendError`]; nothing of the batch is in the log then, except after [`AppendError::Stopped`], when it is not
     /// known.
     pub async fn append(&self, batch: Batch, ack: Ack) -> Result<Appended, AppendError> {
-        let (append, pending) = self.prepare(batch, ack)?;
+        let (append, pending) = self.prepare(batch, ack, None)?;
         if let Some(append) = self.store.queue().append_now(append) {
             self.store.queue().append(append).await?;
         }
@@ -292,17 +312,32 @@ impl PartitionLog {
     /// # Errors
     /// [`AppendError::Closed`] or [`AppendError::Stopped`].
     pub async fn submit(&self, batch: Batch, ack: Ack) -> Result<Pending, AppendError> {
-        let (append, pending) = self.prepare(batch, ack)?;
+        self.submit_in(batch, ack, None).await
+    }
+
+    /// The same for a batch that is part of a transaction: the coordinator has said of which. It is refused if that has ended
+    /// by then. So is the end of a transaction itself, if it comes too late ([`Store::submit_end`] is for what is decided
+    /// here).
+    ///
+    /// # Errors
+    /// As [`PartitionLog::submit`].
+    pub async fn submit_in(
+        &self,
+        batch: Batch,
+        ack: Ack,
+        part: Option<Part>,
+    ) -> Result<Pending, AppendError> {
+        let (append, pending) = self.prepare(batch, ack, part)?;
         self.store.queue().append(append).await?;
         Ok(pending)
     }
 
-    fn prepare(&self, batch: Batch, ack: Ack) -> Result<(Append, Pending), AppendError> {
+    fn prepare(&self, batch: Batch, ack: Ack, part: Option<Part>) -> Result<(Append, Pending), AppendError> {
         if let Some(stopped) = self.shared.stopped() {
             return Err(stopped);
         }
         let (reply, answer) = oneshot::channel();
-        Ok((Append { partition: self.number, batch, ack, reply }, Pending { answer }))
+        Ok((Append { partition: self.number, batch, part, ack, reply }, Pending { answer }))
     }
 
     /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is
@@ -359,6 +394,29 @@ impl PartitionLog {
     #[must_use]
     pub fn offsets(&self) -> Offsets {
         self.shared.bounds.lock().offsets()
+    }
+
+    /// What is remembered of producers, by id: all that was queued before is in it.
+    ///
+    /// # Errors
+    /// [`AppendError::Closed`].
+    pub async fn producers(&self) -> Result<Vec<ProducerState>, AppendError> {
+        let (reply, producers) = oneshot::channel();
+        match self.store.queue().control(Command::Describe(self.number, reply)) {
+            true => producers.await.map_err(|_| AppendError::Closed),
+            false => Err(AppendError::Closed),
+        }
+    }
+
+    /// The transactions that have not ended, by producer: all that was queued before is in it.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::producers`].
+    pub async fn open_transactions(&self) -> Result<Vec<OpenTransaction>, AppendError> {
+        let open = |ProducerState { id, epoch, open, .. }| {
+            Some(OpenTransaction { producer: id, epoch, first: open? })
+        };
+        Ok(self.producers().await?.into_iter().filter_map(open).collect())
     }
 
     /// Bytes of all segments.

@@ -19,7 +19,7 @@ use crate::durable::{DurableNote, DurablePoint};
 use crate::index::Index;
 use crate::layout::Layout;
 use crate::partition::{Absent, Bounds, LogConfig, LogStatus, Shared, Visible};
-use crate::producers::Producers;
+use crate::producers::{Producers, Snapshot};
 use crate::segment::{
     DEFAULT_INDEX_INTERVAL_BYTES, Listing, SCAN_WINDOW_BYTES, ScanError, Segment, Spacing, segment_path,
     snapshot_path,
@@ -200,8 +200,10 @@ pub(crate) fn newest_snapshot(
             fault.get_or_insert((path, lost));
             break;
         }
-        match disk.read(&path).map(|bytes| Producers::decode(&bytes)) {
-            Ok(Some(producers)) => return Ok(Remembered { producers, from: Some(offset), ..remembered }),
+        match disk.read(&path).map(|bytes| Snapshot::decode(&bytes)) {
+            Ok(Some(Snapshot { producers, .. })) => {
+                return Ok(Remembered { producers, from: Some(offset), ..remembered });
+            }
             Ok(None) => fault.get_or_insert((path, lost)),
             Err(error) => {
                 fault.get_or_insert((path, FaultCause::Io { action: "reading", error: Arc::new(error) }))
@@ -249,8 +251,8 @@ impl Walk {
             return Ok(());
         };
         let mut scan = segment.scan(position, segment.len(), SCAN_WINDOW_BYTES).after(self.next);
-        while let Some((_, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
-            self.pass(&header);
+        while let Some((position, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
+            self.pass(segment, position, &header)?;
         }
         Ok(())
     }
@@ -269,7 +271,8 @@ impl Walk {
         self.next = self.next.max(place.offset);
         let mut scan = segment.scan(place.position, durable.bytes, SCAN_WINDOW_BYTES).after(self.next);
         while let Some((position, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
-            self.pass_last(&mut index, position, &header);
+            self.pass(segment, position, &header)?;
+            self.keep_place(&mut index, position, &header);
         }
         // Offsets lie outside the checksum, and the last one has none after it that would not fit.
         if self.next != durable.next {
@@ -285,13 +288,15 @@ impl Walk {
             if planted::is(Bug::TornBatchKept)
                 && let Ok(Some((position, header))) = scan.next_header()
             {
-                self.pass_last(&mut index, position, &header);
+                self.pass(segment, position, &header)?;
+                self.keep_place(&mut index, position, &header);
                 continue;
             }
             match scan.next_batch() {
                 // Nothing was ever taken out of the last segment, so that each offset is the next.
                 Ok(Some((position, batch))) if batch.header().base_offset == self.next => {
-                    self.pass_last(&mut index, position, batch.header());
+                    self.pass(segment, position, batch.header())?;
+                    self.keep_place(&mut index, position, batch.header());
                 }
                 Ok(_) | Err(ScanError::Damaged(..)) => return Ok(start),
                 Err(error) => return Err(segment.scan_fault(error)),
@@ -299,17 +304,23 @@ impl Walk {
         }
     }
 
-    fn pass_last(&mut self, index: &mut Index, position: u64, header: &BatchHeader) {
-        self.pass(header);
+    fn keep_place(&mut self, index: &mut Index, position: u64, header: &BatchHeader) {
         let place = self.spacing.step(position, header.base_offset, header, DEFAULT_INDEX_INTERVAL_BYTES);
         place.into_iter().for_each(|place| index.push(place));
     }
 
-    fn pass(&mut self, header: &BatchHeader) {
+    fn pass(&mut self, segment: &Segment, position: u64, header: &BatchHeader) -> Result<(), Fault> {
         self.next = header.next_offset();
-        if header.base_offset >= self.from && !planted::is(Bug::ProducersForgotten) {
+        if header.base_offset < self.from || planted::is(Bug::ProducersForgotten) {
+            return Ok(());
+        }
+        if header.is_control() {
+            let marker = segment.end_marker(position, header)?;
+            self.producers.note_end(header, marker, header.base_offset, 0, self.now_ms);
+        } else {
             self.producers.note(header, header.base_offset, self.now_ms);
         }
+        Ok(())
     }
 }
 
@@ -369,6 +380,7 @@ fn online(
     let bounds = Bounds {
         log_start: recovered.start,
         visible: Visible { next: recovered.end, segment: last.base, bytes: recovered.whole },
+        stable: recovered.producers.first_open().unwrap_or(recovered.end),
         log_end: recovered.end,
     };
     let shared = shared(directory, id, config, LogStatus::Online, bounds, recovered.segments);
@@ -386,7 +398,7 @@ fn online(
 
 fn stopped(directory: PathBuf, id: TopicPartition, config: LogConfig, fault: &Fault) -> Opened {
     let nowhere = Visible { next: Offset(0), segment: Offset(0), bytes: 0 };
-    let bounds = Bounds { log_start: Offset(0), visible: nowhere, log_end: Offset(0) };
+    let bounds = Bounds { log_start: Offset(0), visible: nowhere, stable: Offset(0), log_end: Offset(0) };
     let shared = shared(directory, id, config, LogStatus::Online, bounds, Vec::new());
     shared.stop(fault);
     Opened { shared, writer: None }

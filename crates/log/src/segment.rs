@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use anabranch_core::batch::{
-    BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, NO_TIMESTAMP, RecordAt, check_batch,
+    BATCH_HEADER_BYTES, Batch, BatchError, BatchHeader, EndMarker, NO_TIMESTAMP, RecordAt, check_batch,
 };
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Disk, DiskFile, Open};
@@ -434,6 +434,12 @@ impl Segment {
         let timestamped =
             |at: RecordAt| Timestamped { offset: at.offset, timestamp_ms: at.record.timestamp_ms };
         Ok(records.into_iter().map(timestamped).collect())
+    }
+
+    /// The end of a transaction that a control batch is, if it is one.
+    pub(crate) fn end_marker(&self, position: u64, header: &BatchHeader) -> Result<Option<EndMarker>, Fault> {
+        let damaged = |error| self.fault(position, FaultCause::Damaged(error));
+        self.batch(position, header)?.end_marker().map_err(damaged)
     }
 
     /// One whole batch, checked.

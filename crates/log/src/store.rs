@@ -21,7 +21,10 @@ use crate::{Absent, FileCounts, LogConfig, OpenError, PartitionLog, recovery};
 pub(crate) const FORMAT: &str = "format";
 pub(crate) const TOPICS: &str = "topics";
 /// What the format file of this version says.
-const FORMAT_TEXT: &str = "anabranch data directory, format 1\n";
+const FORMAT_TEXT: &str = "anabranch data directory, format 2\n";
+/// What that of a version says that knew no transactions: it can be read as it is, but who wrote it cannot read what is written
+/// from now on.
+const FORMAT_TEXT_BEFORE: &str = "anabranch data directory, format 1\n";
 
 /// How to open a [`Store`].
 #[derive(Debug, Clone)]
@@ -275,7 +278,7 @@ pub(crate) fn check_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError
     let file = root.join(FORMAT);
     if disk.exists(&file).map_err(failed("look for", &file))? {
         let found = disk.read(&file).map_err(failed("read", &file))?;
-        return match found == FORMAT_TEXT.as_bytes() {
+        return match [FORMAT_TEXT, FORMAT_TEXT_BEFORE].iter().any(|known| found == known.as_bytes()) {
             true => Ok(()),
             false => {
                 let found = String::from_utf8_lossy(&found).trim().chars().take(80).collect();
@@ -320,7 +323,9 @@ fn create_root(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
 
 fn write_format(disk: &dyn Disk, root: &Path) -> Result<(), OpenError> {
     let (file, topics) = (root.join(FORMAT), root.join(TOPICS));
-    match disk.exists(&file).map_err(failed("look for", &file))? {
+    let is_there = disk.exists(&file).map_err(failed("look for", &file))?
+        && disk.read(&file).map_err(failed("read", &file))? == FORMAT_TEXT.as_bytes();
+    match is_there {
         false => disk.replace(&file, FORMAT_TEXT.as_bytes()).map_err(failed("write", &file))?,
         // Whoever wrote it may have died before its name, and that of the topics, were durable.
         true => disk.sync_dir(root).map_err(failed("sync", root))?,

@@ -13,7 +13,7 @@ use crate::index::{Place, read_entries};
 use crate::journal::redo::Plan;
 use crate::layout::Layout;
 use crate::marks::START;
-use crate::producers::Producers;
+use crate::producers::Snapshot;
 use crate::recovery::newest_snapshot;
 use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, index_path, segment_path, snapshot_path};
 use crate::{Fault, FaultCause};
@@ -108,7 +108,7 @@ pub(crate) fn verify_partition(
     }
     for offset in &listing.snapshots {
         let path = snapshot_path(directory, *offset);
-        let producers = disk.read(&path).ok().and_then(|bytes| Producers::decode(&bytes));
+        let producers = disk.read(&path).ok().and_then(|bytes| Snapshot::decode(&bytes));
         if producers.is_none() && !report.faults.iter().any(|fault| fault.file == path) {
             report.derived_wrong.push(path);
         } else if producers.is_some() && *offset > report.end && report.faults.is_empty() {

@@ -29,13 +29,15 @@ use crate::journal;
 use crate::journal::ring::{JournalFile, Ring};
 use crate::partition::{Ack, Appended};
 use crate::removal::{Roll, Settled};
-use crate::{AppendError, Fault};
+use crate::{AppendError, Fault, Part, ProducerState};
 
 /// A batch that waits for the writer.
 #[derive(Debug)]
 pub(crate) struct Append {
     pub(crate) partition: u64,
     pub(crate) batch: Batch,
+    /// Its place in a transaction.
+    pub(crate) part: Option<Part>,
     pub(crate) ack: Ack,
     pub(crate) reply: Reply,
 }
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     Adopt(u64, Box<PartitionWriter>),
     /// Sync a partition, and begin a new segment if asked to.
     Settle(u64, Roll, oneshot::Sender<Result<Settled, AppendError>>),
+    /// Tell what is remembered of a partition's producers.
+    Describe(u64, oneshot::Sender<Vec<ProducerState>>),
     /// Finish with a partition.
     Release(u64, oneshot::Sender<()>),
     /// Make the journal forget a topic whose partitions are released, before its directory is removed.
@@ -310,6 +314,11 @@ impl Writer {
                     };
                     let _ = reply.send(settled);
                 }
+                Command::Describe(number, reply) => {
+                    if let Some(partition) = self.partitions.get(&number) {
+                        let _ = reply.send(partition.producers.states());
+                    }
+                }
                 Command::Release(number, released) => {
                     self.write_and_sync();
                     if let Some(mut partition) = self.partitions.remove(&number) {
@@ -335,8 +344,9 @@ impl Writer {
             let _ = append.reply.send(Err(AppendError::Closed));
             return;
         };
-        partition.stage(&self.disk, append.batch, append.ack, append.reply, now);
-        self.join_group(append.partition);
+        let number = append.partition;
+        partition.stage(&self.disk, append, now);
+        self.join_group(number);
     }
 
     fn join_group(&mut self, number: u64) {
@@ -356,7 +366,7 @@ impl Writer {
         let partition = self.partitions.get_mut(&number).filter(|_| is_small);
         let partition = partition.filter(|partition| partition.takes_at_once(&append.batch, now.wall_ms));
         let Some(partition) = partition else { return Some(append) };
-        partition.stage(&self.disk, append.batch, append.ack, append.reply, now);
+        partition.stage(&self.disk, append, now);
         let _ = partition.write(now); // whoever it concerns has been told
         self.sync_in_time(number, now.monotonic);
         None

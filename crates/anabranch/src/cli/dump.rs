@@ -177,12 +177,18 @@ fn to_text(item: &DumpItem) -> String {
         DumpItem::IndexEntry { offset, position, max_before_ms } => {
             format!("offset {offset} at byte {position}; before it, times up to {max_before_ms}")
         }
-        DumpItem::Producer(ProducerState { id, epoch, last_time_ms, batches }) => {
+        DumpItem::Producer(ProducerState { id, epoch, last_time_ms, coordinator_epoch, open, batches }) => {
             let batches: Vec<String> = batches
                 .iter()
                 .map(|(first, last, base, end)| format!("sequences {first}-{last} at offsets {base}-{end}"))
                 .collect();
-            format!("producer {id} epoch {epoch}, last at {last_time_ms}: {}", batches.join(", "))
+            let ended =
+                coordinator_epoch.map_or(String::new(), |by| format!(", ended by coordinator epoch {by}"));
+            let open = open.map_or(String::new(), |first| format!(", open from offset {first}"));
+            format!(
+                "producer {id} epoch {epoch}, last at {last_time_ms}{ended}{open}: {}",
+                batches.join(", ")
+            )
         }
         DumpItem::DurablePoint { segment, bytes, next } => format!(
             "durable: {} of the segment from offset {segment}, to offset {next}",
@@ -277,7 +283,7 @@ fn to_json(item: &DumpItem) -> Map<String, Value> {
         DumpItem::IndexEntry { offset, position, max_before_ms } => json!({
             "kind": "index_entry", "offset": offset.0, "position": position, "max_before_ms": max_before_ms,
         }),
-        DumpItem::Producer(ProducerState { id, epoch, last_time_ms, batches }) => {
+        DumpItem::Producer(ProducerState { id, epoch, last_time_ms, coordinator_epoch, open, batches }) => {
             let batches = batches.iter().map(|(first, last, base, end)| {
                 json!({ "first_sequence": first, "last_sequence": last, "base_offset": base.0, "last_offset": end.0 })
             });
@@ -286,6 +292,8 @@ fn to_json(item: &DumpItem) -> Map<String, Value> {
                 "producer_id": id.0,
                 "producer_epoch": epoch.0,
                 "last_time_ms": last_time_ms,
+                "coordinator_epoch": coordinator_epoch,
+                "open_offset": open.map(|first| first.0),
                 "batches": batches.collect::<Vec<Value>>(),
             })
         }

@@ -3,7 +3,8 @@
 use bytes::{BufMut, Bytes};
 
 use super::{
-    BATCH_HEADER_BYTES, BATCH_LENGTH_PREFIX_BYTES, BatchError, CRC_AT, CRC_FROM, Compression, Record,
+    BATCH_HEADER_BYTES, BATCH_LENGTH_PREFIX_BYTES, BatchError, CONTROL, CRC_AT, CRC_FROM, Compression,
+    Record, TRANSACTIONAL,
 };
 use crate::{ProducerEpoch, ProducerId};
 
@@ -12,6 +13,8 @@ use crate::{ProducerEpoch, ProducerId};
 pub struct BatchBuilder {
     compression: Compression,
     producer: (ProducerId, ProducerEpoch, i32),
+    /// Attributes beside the codec.
+    flags: i16,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
     count: i32,
@@ -29,6 +32,7 @@ impl BatchBuilder {
         Self {
             compression,
             producer: (ProducerId::NONE, ProducerEpoch::NONE, -1),
+            flags: 0,
             base_timestamp_ms: super::NO_TIMESTAMP,
             max_timestamp_ms: super::NO_TIMESTAMP,
             count: 0,
@@ -45,6 +49,18 @@ impl BatchBuilder {
     /// Marks the batch as an idempotent producer's, its first record having `sequence`.
     pub fn producer(&mut self, id: ProducerId, epoch: ProducerEpoch, sequence: i32) -> &mut Self {
         self.producer = (id, epoch, sequence);
+        self
+    }
+
+    /// Makes the batch part of its producer's transaction.
+    pub fn transactional(&mut self) -> &mut Self {
+        self.flags |= TRANSACTIONAL;
+        self
+    }
+
+    /// Makes it the end of the transaction.
+    pub(super) fn control(&mut self) -> &mut Self {
+        self.flags |= TRANSACTIONAL | CONTROL;
         self
     }
 
@@ -103,7 +119,7 @@ impl BatchBuilder {
         head.put_i32(-1); // leader epoch: not known to a producer
         head.put_i8(2); // magic
         head.put_u32(0); // checksum, below
-        head.put_i16(codec as i16);
+        head.put_i16(codec as i16 | self.flags);
         head.put_i32(count - 1);
         head.put_i64(self.base_timestamp_ms);
         head.put_i64(max_timestamp_ms);

@@ -22,11 +22,13 @@
 
 mod build;
 mod compression;
+mod control;
 mod rebuild;
 mod record;
 
 pub use build::BatchBuilder;
 pub use compression::{Codec, Compression};
+pub use control::{EndKind, EndMarker};
 pub use record::{Header, NO_TIMESTAMP, Record, RecordAt, RecordGlance, RecordSummary};
 
 use bytes::Bytes;
@@ -51,6 +53,8 @@ const MAX_TIMESTAMP_AT: usize = 35;
 const CODEC: i16 = 0x07;
 /// The attribute that says who set the timestamps.
 const LOG_APPEND_TIME: i16 = 0x08;
+const TRANSACTIONAL: i16 = 0x10;
+const CONTROL: i16 = 0x20;
 
 /// Why bytes are not a batch. All of these are the fault of whoever wrote the bytes: a client, or the disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -213,13 +217,13 @@ impl BatchHeader {
     /// Whether the batch is part of a transaction.
     #[must_use]
     pub fn is_transactional(&self) -> bool {
-        self.attributes & 0x10 != 0
+        self.attributes & TRANSACTIONAL != 0
     }
 
     /// Whether the batch holds a transaction marker instead of a client's records.
     #[must_use]
     pub fn is_control(&self) -> bool {
-        self.attributes & 0x20 != 0
+        self.attributes & CONTROL != 0
     }
 
     /// Sequence number of the last record; sequences wrap from `i32::MAX` to 0.

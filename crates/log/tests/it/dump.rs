@@ -87,7 +87,7 @@ async fn everything_that_is_whole_is_printed() {
     }
     assert!(matches!(&items(&partition.join("start"))[..], [DumpItem::Start(start)] if *start == offset(5)));
     assert!(
-        matches!(&items(&dir.path().join("format"))[..], [DumpItem::Format(text)] if text.contains("format 1"))
+        matches!(&items(&dir.path().join("format"))[..], [DumpItem::Format(text)] if text.contains("format 2"))
     );
     assert_eq!(FileKind::of(Path::new("x/00000000000000000007.tmp")), None);
     assert_eq!(FileKind::of(Path::new("x/7.log")), None);

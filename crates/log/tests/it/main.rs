@@ -16,3 +16,4 @@ mod removal;
 mod snapshots;
 mod support;
 mod times;
+mod transactions;
