@@ -90,6 +90,6 @@ pub use anabranch_core::batch::Record;
 pub use anabranch_core::engine::Place;
 /// The types of the log that show through.
 pub use anabranch_log::{
-    Ack, AppendError, BatchRange, Batches, FetchLimits, FetchSlice, FileCounts, LogStatus, Offsets,
-    OpenError, ReadError, ReadSlice, Timestamped, UpkeepError, Waiter,
+    Aborted, Ack, AppendError, BatchRange, Batches, FetchLimits, FetchSlice, FileCounts, Isolation,
+    LogStatus, Offsets, OpenError, ReadError, ReadSlice, Timestamped, UpkeepError, Waiter,
 };

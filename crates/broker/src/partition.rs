@@ -11,8 +11,8 @@ use anabranch_core::budget::Permit;
 use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
-    Ack, Appended, FetchLimits, FetchSlice, LogStatus, Offsets, PartitionLog, Pending, ReadError, ReadSlice,
-    Timestamped, Waiter,
+    Ack, Appended, FetchLimits, FetchSlice, Isolation, LogStatus, Offsets, PartitionLog, Pending, ReadError,
+    ReadSlice, Timestamped, Waiter,
 };
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -232,7 +232,8 @@ impl Partition {
         Ok(self.0.log.read(from, bytes_max)?)
     }
 
-    /// The same for whoever sends much: batches that are many are not read yet, but found. Blocks on the disk.
+    /// The same for whoever sends much: batches that are many are not read yet, but found; for readers of committed records
+    /// up to the last stable offset. Blocks on the disk.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -240,10 +241,11 @@ impl Partition {
         &self,
         from: Offset,
         limits: FetchLimits,
+        isolation: Isolation,
         leader_epoch: Option<LeaderEpoch>,
     ) -> Result<FetchSlice, FetchError> {
         check_leader_epoch(leader_epoch)?;
-        Ok(self.0.log.fetch(from, limits)?)
+        Ok(self.0.log.fetch(from, limits, isolation)?)
     }
 
     /// The bounds now.
@@ -258,13 +260,27 @@ impl Partition {
     /// # Errors
     /// [`FetchError`].
     pub fn locate(&self, at: At) -> Result<Option<Timestamped>, FetchError> {
+        self.locate_within(at, Isolation::Written)
+    }
+
+    /// The same for readers of committed records: nothing is found that they do not see yet.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub fn locate_within(&self, at: At, isolation: Isolation) -> Result<Option<Timestamped>, FetchError> {
         self.check_status()?;
         let bound = |offset: Offset| Some(Timestamped { offset, timestamp_ms: NO_TIMESTAMP });
+        let offsets = self.offsets();
+        let end = match isolation {
+            Isolation::Written => offsets.high_watermark,
+            Isolation::Committed => offsets.last_stable,
+        };
+        let is_seen = |found: &Timestamped| isolation == Isolation::Written || found.offset < end;
         Ok(match at {
-            At::Earliest => bound(self.offsets().log_start),
-            At::Latest => bound(self.offsets().high_watermark),
-            At::MaxTimestamp => self.0.log.find_max_time()?,
-            At::Time(timestamp_ms) => self.0.log.find_by_time(timestamp_ms)?,
+            At::Earliest => bound(offsets.log_start),
+            At::Latest => bound(end),
+            At::MaxTimestamp => self.0.log.find_max_time()?.filter(is_seen),
+            At::Time(timestamp_ms) => self.0.log.find_by_time(timestamp_ms)?.filter(is_seen),
         })
     }
 

@@ -13,7 +13,7 @@ use anabranch_core::seam::{Clock, Disk};
 use crate::durable::DurablePoint;
 use crate::journal::ring::{Dirty, Group};
 use crate::partition::{Ack, Appended, LogConfig, Shared, Visible};
-use crate::producers::{AbortedSegments, Before, Producers, Snapshot, Verdict};
+use crate::producers::{AbortedSegments, AbortedTransaction, Before, Producers, Snapshot, Verdict};
 use crate::removal::{Roll, Settled};
 use crate::segment::{LEADER_EPOCH, Segment, Spacing, snapshot_path};
 use crate::writer::{Append, Reply};
@@ -60,6 +60,8 @@ pub(crate) struct PartitionWriter {
     first_timestamp_ms: i64,
     pub(crate) producers: Producers,
     pub(crate) snapshots: Vec<Offset>,
+    /// Transactions that were aborted, and are not shown yet.
+    aborted: Vec<AbortedTransaction>,
     staged: Vec<Staged>,
     staged_bytes: u64,
     /// Written and not durable, while all of that is here: the journal would take it.
@@ -122,6 +124,7 @@ impl PartitionWriter {
             first_timestamp_ms,
             producers,
             snapshots,
+            aborted: Vec::new(),
             staged: Vec::new(),
             staged_bytes: 0,
             tail: Some(Vec::new()),
@@ -210,7 +213,10 @@ impl PartitionWriter {
         let producer_before = match end {
             None => self.producers.note(header, base_offset, now_ms),
             Some((marker, ordinal)) => {
-                self.producers.note_end(header, Some(marker), base_offset, ordinal, now_ms).0
+                let (before, aborted) =
+                    self.producers.note_end(header, Some(marker), base_offset, ordinal, now_ms);
+                self.aborted.extend(aborted);
+                before
             }
         };
         self.next = last_offset.plus(1);
@@ -301,6 +307,7 @@ impl PartitionWriter {
         self.give_reserve_back();
         self.segment.index.lock().seal(disk.as_ref()).map_err(failed)?;
         self.save_producers(disk.as_ref()).map_err(failed)?;
+        self.segment.aborted.lock().seal(disk.as_ref()).map_err(failed)?;
         let segment = Segment::create(disk, &self.shared.directory, self.next).map_err(failed)?;
         let segment = Arc::new(segment);
         let named = match planted::is(Bug::SegmentNameNotSynced) {
@@ -439,6 +446,7 @@ impl PartitionWriter {
         };
         let first = staged.iter().find(|staged| staged.batch.is_some());
         self.next = first.map_or(self.next, |first| first.appended.base_offset);
+        self.aborted.retain(|aborted| aborted.last < self.next);
         for staged in staged.into_iter().rev() {
             if let Some(before) = staged.producer_before {
                 self.producers.take_back(before);
@@ -528,6 +536,10 @@ impl PartitionWriter {
 
     /// Nothing is staged: what the producers know is written.
     fn show_written(&mut self) {
+        if !self.aborted.is_empty() {
+            let mut aborted = self.segment.aborted.lock();
+            self.aborted.drain(..).for_each(|entry| aborted.push(entry));
+        }
         let mut bounds = self.shared.bounds.lock();
         bounds.visible = Visible { next: self.next, segment: self.segment.base, bytes: self.written };
         bounds.stable = self.producers.first_open().unwrap_or(self.next);
@@ -547,6 +559,13 @@ impl PartitionWriter {
             tracing::warn!(partition = %self.shared.id, %error, "the index could not be written");
         }
         drop(index);
+        let mut aborted = self.segment.aborted.lock();
+        if aborted.wants_flush()
+            && let Err(error) = aborted.flush(disk)
+        {
+            tracing::warn!(partition = %self.shared.id, %error, "the aborted transactions could not be written");
+        }
+        drop(aborted);
         if self.durable == self.written && self.written - self.checkpoint >= CHECKPOINT_BYTES {
             self.producers.forget_before(oldest_producer_ms);
             self.checkpoint(disk);
@@ -562,6 +581,16 @@ impl PartitionWriter {
         }
     }
 
+    /// Makes the aborted transactions durable, and tells which segments have some.
+    fn save_aborted(&mut self, disk: &dyn Disk) -> io::Result<AbortedSegments> {
+        let segments = self.shared.segments.read().clone();
+        let has_aborted = |segment: &&Arc<Segment>| !segment.aborted.lock().is_empty();
+        let bases = segments.iter().filter(has_aborted).map(|segment| segment.base).collect();
+        let mut aborted = self.segment.aborted.lock();
+        aborted.save(disk)?;
+        Ok(AbortedSegments { bases, entries: aborted.count() })
+    }
+
     /// Writes a snapshot of the producers' state. It is never ahead of the durable log.
     fn save_producers(&mut self, disk: &dyn Disk) -> io::Result<()> {
         assert!(self.durable == self.written || planted::is(Bug::SnapshotAhead), "a snapshot follows a sync");
@@ -569,7 +598,8 @@ impl PartitionWriter {
         if self.next == Offset(0) || self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }
-        let snapshot = Snapshot::encode(&self.producers, &AbortedSegments::default());
+        let aborted = self.save_aborted(disk)?;
+        let snapshot = Snapshot::encode(&self.producers, &aborted);
         disk.replace(&snapshot_path(&self.shared.directory, self.next), &snapshot)?;
         self.snapshots.push(self.next);
         while self.snapshots.len() > SNAPSHOTS_MAX {

@@ -5,16 +5,17 @@
 //! * **From the front** (retention, DeleteRecords). First `start` is made durable, then the segments that lie wholly below
 //!   it are removed, in any order. So a segment below `start` is left over, and a first segment *above* it is damage.
 //! * **In the middle** (compaction: one segment takes the place of one or several neighbours).
-//!   1. The new segment is written to `BASE.log.clean` and `BASE.index.clean`, and synced.
+//!   1. The new segment is written to `BASE.log.clean` and `BASE.index.clean`, and synced; `BASE.aborted.clean`, too, if there
+//!      are aborted transactions.
 //!   2. `swap` is written, durably (so that the names of 1 are durable, too): `BASE`, and the offset `END` that the new
 //!      segment reaches.
-//!   3. `BASE.log.clean` is renamed to `BASE.log`, and the index likewise; the directory is synced.
+//!   3. `BASE.log.clean` is renamed to `BASE.log`, and the others likewise; the directory is synced.
 //!   4. The other old segments, with bases between `BASE` and `END`, are removed; the directory is synced.
 //!   5. `swap` is removed.
 //!
 //!   A stop anywhere leaves one of two logs, and `swap` with the segment itself tells which: if the batches of `BASE.log`
 //!   reach `END` it is the new one, and the segments between are left over. If they do not it is the old one, and nothing
-//!   of the log is. Of its index nothing is believed: it is made anew. A `swap` that outlives its work is harmless: no
+//!   of the log is. Of its index nothing is believed: it is made anew. Nor of the aborted transactions. A `swap` that outlives its work is harmless: no
 //!   segment lies between its offsets any more. What ends in `.clean` is never part of the log.
 
 use std::io;
@@ -25,7 +26,9 @@ use anabranch_core::Offset;
 use anabranch_core::seam::{Disk, Open};
 
 use crate::marks::{START, SWAP};
-use crate::segment::{CLEAN, Listing, SCAN_WINDOW_BYTES, Scan, Segment, index_path, segment_path};
+use crate::segment::{
+    CLEAN, Listing, SCAN_WINDOW_BYTES, Scan, Segment, aborted_path, index_path, segment_path,
+};
 use crate::{Fault, FaultCause};
 
 /// A partition's directory, understood. Nothing has been changed yet.
@@ -42,7 +45,7 @@ pub(crate) struct Layout {
     /// Other files that are left over.
     files: Vec<PathBuf>,
     /// The first segment of a swap that may not have been finished.
-    swap: Option<Offset>,
+    pub(crate) swap: Option<Offset>,
 }
 
 impl Layout {
@@ -112,14 +115,15 @@ impl Layout {
     }
 }
 
-/// Removes a segment's files, the index last: without its segment it means nothing.
+/// Removes a segment's files, what is derived last: without its segment it means nothing.
 pub(crate) fn remove_segment(disk: &dyn Disk, directory: &Path, base: Offset) -> io::Result<()> {
     disk.remove_file(&segment_path(directory, base))?;
-    let index = index_path(directory, base);
-    match disk.exists(&index)? {
-        true => disk.remove_file(&index),
-        false => Ok(()),
+    for derived in [aborted_path(directory, base), index_path(directory, base)] {
+        if disk.exists(&derived)? {
+            disk.remove_file(&derived)?;
+        }
     }
+    Ok(())
 }
 
 /// Whether the batches of the segment at `base` go up to `end`: only a swapped one does. One that is damaged does not, and

@@ -12,6 +12,7 @@
 //! DIR/topics/NAME/P/
 //!     00000000000000000000.log       record batches, one after another
 //!     00000000000000000000.index     sparse places and times in it (see `index`): derived, rebuilt when missing or wrong
+//!     00000000000000000000.aborted   which transactions in it were aborted (see `aborted`): derived likewise
 //!     durable                        how far the last segment was synced (see `durable`)
 //!     00000000000000004711.snapshot  producer state up to offset 4711 (see `producers`)
 //!     start, cleaned, swap           where the log starts, how far it is compacted, and what is being replaced (see `marks`)
@@ -24,6 +25,7 @@
 //!   [`Fault`] that names file, position and cause, and the bytes stay as they are.
 //! * After a failed sync nothing more is written to the partition: what is on the disk is not known.
 
+mod aborted;
 mod active;
 mod compaction;
 mod dump;
@@ -32,6 +34,7 @@ mod error;
 mod files;
 mod flusher;
 mod index;
+mod isolation;
 mod journal;
 mod layout;
 mod marks;
@@ -49,10 +52,12 @@ mod verify;
 mod waiters;
 mod writer;
 
+pub use aborted::Aborted;
 pub use compaction::{Compacted, Compaction};
 pub use dump::{DumpCause, DumpItem, FileKind, JournalItem, ProducerState, dump};
 pub use error::{AppendError, Fault, FaultCause, OpenError, ReadError, UpkeepError};
 pub use files::FileCounts;
+pub use isolation::Isolation;
 pub use offline::Offline;
 pub use partition::{
     Absent, Ack, Appended, Batches, FetchLimits, FetchSlice, LogConfig, LogStatus, Offsets, OpenTransaction,

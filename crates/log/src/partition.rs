@@ -11,11 +11,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::durable::DurableNote;
+use crate::isolation::after;
 use crate::range::BatchRange;
 use crate::segment::Segment;
 use crate::waiters::Waiters;
 use crate::writer::{Append, Command};
-use crate::{AppendError, Fault, FaultCause, Part, ProducerState, ReadError, Store, Waiter};
+use crate::{
+    Aborted, AppendError, Fault, FaultCause, Isolation, Part, ProducerState, ReadError, Store, Waiter,
+};
 
 /// When an append is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +117,9 @@ pub struct OpenTransaction {
 pub struct ReadSlice {
     /// Whole, checked batches. The first may begin below the offset that was asked for.
     pub batches: Bytes,
+    /// The transactions that were aborted and of which there are records in the batches, and others perhaps, in the order of
+    /// their markers; only for readers of committed records, who leave them out.
+    pub aborted: Vec<Aborted>,
     /// The partition's bounds when it was read.
     pub offsets: Offsets,
 }
@@ -139,6 +145,8 @@ impl FetchLimits {
 pub struct FetchSlice {
     /// Whole batches.
     pub batches: Batches,
+    /// As in [`ReadSlice`].
+    pub aborted: Vec<Aborted>,
     /// The partition's bounds when it was read.
     pub offsets: Offsets,
 }
@@ -205,7 +213,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    fn offsets(&self) -> Offsets {
+    pub(crate) fn offsets(&self) -> Offsets {
         Offsets {
             log_start: self.log_start,
             high_watermark: self.visible.next,
@@ -346,48 +354,82 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<ReadSlice, ReadError> {
-        let (batches, offsets) = self.in_segments(from, Bytes::new(), |segment, visible| {
-            let batches = self.read_segment(segment, from, bytes_max, visible)?;
-            Ok(Some(batches).filter(|batches| !batches.is_empty()))
-        })?;
-        Ok(ReadSlice { batches, offsets })
+        self.read_within(from, bytes_max, Isolation::Written)
     }
 
-    /// Finds whole batches from the one that holds `from` on, and reads them if they are few. Empty from the high watermark
-    /// to the end of the log, and where the first batch does not fit. Blocks on the disk.
+    /// The same for readers of committed records: empty from the last stable offset on.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn fetch(&self, from: Offset, limits: FetchLimits) -> Result<FetchSlice, ReadError> {
-        let nothing = Batches::Read(Bytes::new());
-        let (batches, offsets) = self.in_segments(from, nothing, |segment, visible| {
-            self.fetch_segment(segment, from, limits, visible)
-        })?;
-        Ok(FetchSlice { batches, offsets })
+    pub fn read_within(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        isolation: Isolation,
+    ) -> Result<ReadSlice, ReadError> {
+        let read = |segment: &Arc<Segment>, visible| {
+            let batches = self.read_segment(segment, from, bytes_max, visible)?;
+            Ok(after(&batches).map(|after| (batches, after)))
+        };
+        let (batches, aborted, offsets) = self.in_segments(from, isolation, read)?;
+        Ok(ReadSlice { batches: batches.unwrap_or_default(), aborted, offsets })
     }
 
-    /// What is found first in the segments that hold `from` and what follows, or `nothing`.
+    /// Finds whole batches from the one that holds `from` on, and reads them if they are few. Empty from the high watermark,
+    /// or the last stable offset, to the end of the log, and where the first batch does not fit. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn fetch(
+        &self,
+        from: Offset,
+        limits: FetchLimits,
+        isolation: Isolation,
+    ) -> Result<FetchSlice, ReadError> {
+        let fetch = |segment: &Arc<Segment>, visible| {
+            let batches = self.fetch_segment(segment, from, limits, visible)?;
+            Ok(batches.map(|batches| {
+                let after = match &batches {
+                    Batches::Read(bytes) => after(bytes).unwrap_or(from),
+                    Batches::InFile(range) => range.below(),
+                };
+                (batches, after)
+            }))
+        };
+        let (batches, aborted, offsets) = self.in_segments(from, isolation, fetch)?;
+        Ok(FetchSlice { batches: batches.unwrap_or(Batches::Read(Bytes::new())), aborted, offsets })
+    }
+
+    /// What is found first in the segments that hold `from` and what follows, and an offset that it does not reach.
     fn in_segments<T>(
         &self,
         from: Offset,
-        nothing: T,
-        mut find: impl FnMut(&Arc<Segment>, Visible) -> Result<Option<T>, ReadError>,
-    ) -> Result<(T, Offsets), ReadError> {
+        isolation: Isolation,
+        mut find: impl FnMut(&Arc<Segment>, Visible) -> Result<Option<(T, Offset)>, ReadError>,
+    ) -> Result<(Option<T>, Vec<Aborted>, Offsets), ReadError> {
         self.check_status()?;
         let (segments, bounds) = self.view(from);
         let (start, end) = (bounds.log_start, bounds.log_end);
         if from < start || from > end {
             return Err(ReadError::OutOfRange { asked: from, start, end });
         }
-        if from < bounds.visible.next {
-            for segment in &segments {
-                self.stop_if_damaged(segment.check_joins(from))?;
-                if let Some(found) = find(segment, bounds.visible)? {
-                    return Ok((found, bounds.offsets()));
-                }
+        let offsets = bounds.offsets();
+        let is_committed = isolation == Isolation::Committed;
+        if from >= if is_committed { offsets.last_stable } else { offsets.high_watermark } {
+            return Ok((None, Vec::new(), offsets));
+        }
+        let visible = self.visible_to(isolation, &segments, bounds)?;
+        for (at, segment) in segments.iter().enumerate() {
+            self.stop_if_damaged(segment.check_joins(from))?;
+            if let Some((found, after)) = find(segment, visible)? {
+                let aborted = match is_committed {
+                    true => self.aborted_between(&segments[at..], from, after)?,
+                    false => Vec::new(),
+                };
+                return Ok((Some(found), aborted, offsets));
             }
         }
-        Ok((nothing, bounds.offsets()))
+        Ok((None, Vec::new(), offsets))
     }
 
     /// The bounds now.
@@ -601,7 +643,7 @@ fn limit(segment: &Segment, visible: Visible) -> Offset {
 }
 
 /// Bytes of a segment that may be read.
-fn readable(segment: &Segment, visible: Visible) -> u64 {
+pub(crate) fn readable(segment: &Segment, visible: Visible) -> u64 {
     match segment.base.cmp(&visible.segment) {
         std::cmp::Ordering::Less => segment.len(),
         std::cmp::Ordering::Equal => visible.bytes,

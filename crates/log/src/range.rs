@@ -58,6 +58,11 @@ impl BatchRange {
         Self { shared, segment, left, next: Offset(0), below, record_count: 0, begun: None }
     }
 
+    /// No record is at this offset or beyond.
+    pub(crate) fn below(&self) -> Offset {
+        self.below
+    }
+
     /// Bytes that were not handed out yet.
     #[must_use]
     pub fn len_bytes(&self) -> usize {

@@ -17,9 +17,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::active::PartitionWriter;
 use crate::durable::{DurableNote, DurablePoint};
 use crate::index::Index;
+use crate::isolation::derive;
 use crate::layout::Layout;
 use crate::partition::{Absent, Bounds, LogConfig, LogStatus, Shared, Visible};
-use crate::producers::{Producers, Snapshot};
+use crate::producers::{AbortedSegments, AbortedTransaction, Producers, Snapshot};
 use crate::segment::{
     DEFAULT_INDEX_INTERVAL_BYTES, Listing, SCAN_WINDOW_BYTES, ScanError, Segment, Spacing, segment_path,
     snapshot_path,
@@ -51,7 +52,7 @@ pub(crate) fn open(
         Err(fault) => return Ok(stopped(directory, id, config, &fault)),
     };
     layout.tidy(disk, &directory)?;
-    let (start, mut listing) = (layout.start, layout.listing);
+    let (start, is_swapped, mut listing) = (layout.start, layout.swap.is_some(), layout.listing);
     if listing.segments.is_empty() && note.is_none() && !layout.has_start {
         if absent == Absent::Damage {
             let fault = missing(&directory, Offset(0));
@@ -68,7 +69,7 @@ pub(crate) fn open(
             disk.sync_dir(parent)?;
         }
     }
-    let recovered = recover(disk, &directory, &listing, start, note, now_ms)
+    let recovered = recover(disk, &directory, &listing, (start, is_swapped), note, now_ms)
         .and_then(|recovered| cut_torn_tail(disk, &directory, &recovered, note).map(|()| recovered));
     Ok(match recovered {
         Ok(recovered) => online(directory, id, config, recovered, now_ms),
@@ -97,7 +98,7 @@ fn recover(
     disk: &Arc<dyn Disk>,
     directory: &Path,
     listing: &Listing,
-    start: Offset,
+    (start, is_swapped): (Offset, bool),
     note: Option<DurablePoint>,
     now_ms: i64,
 ) -> Result<Recovered, Fault> {
@@ -107,7 +108,7 @@ fn recover(
         None => return Err(missing(directory, start)),
     }
     let first_base = segments[0].base;
-    let Remembered { producers, from, unusable } =
+    let Remembered { producers, aborted, from, unusable } =
         newest_snapshot(disk.as_ref(), directory, &listing.snapshots, first_base)?;
     if from.is_none() && first_base > Offset(0) {
         tracing::warn!(
@@ -128,10 +129,14 @@ fn recover(
         next: segments[first].base,
         spacing: Spacing::from_start(last.base),
         producers,
+        aborted: Vec::new(),
         now_ms,
     };
+    let mut believed = Believed { listed: aborted, in_sealed: Vec::new(), is_swapped };
     for segment in &segments[first..segments.len() - 1] {
         walk.sealed(segment)?;
+        let has_aborted = !std::mem::take(&mut walk.aborted).is_empty();
+        believed.in_sealed.extend(has_aborted.then_some(segment.base));
     }
     let whole = walk.last(last, durable)?;
     // A snapshot is written after a sync, and the log's start moved after one, so that they tell of durable records just
@@ -141,6 +146,7 @@ fn recover(
         return Err(last.fault(whole, FaultCause::EndsElsewhere { end: walk.next, durable: durable_next }));
     }
     remove_unusable(disk.as_ref(), directory, &unusable);
+    recover_aborted(disk.as_ref(), &segments, whole, &believed, walk.aborted)?;
     Ok(Recovered {
         end: walk.next,
         whole,
@@ -175,6 +181,7 @@ fn open_segments(
 /// Producers as a snapshot has them.
 pub(crate) struct Remembered {
     producers: Producers,
+    aborted: AbortedSegments,
     /// The offset that the snapshot stands for, if there is one.
     from: Option<Offset>,
     /// Newer snapshots, which are damaged or cannot be read.
@@ -191,7 +198,12 @@ pub(crate) fn newest_snapshot(
     snapshots: &[Offset],
     first: Offset,
 ) -> Result<Remembered, Fault> {
-    let mut remembered = Remembered { producers: Producers::default(), from: None, unusable: Vec::new() };
+    let mut remembered = Remembered {
+        producers: Producers::default(),
+        aborted: AbortedSegments::default(),
+        from: None,
+        unusable: Vec::new(),
+    };
     let mut fault = None;
     for offset in snapshots.iter().rev().copied() {
         let path = snapshot_path(directory, offset);
@@ -201,8 +213,8 @@ pub(crate) fn newest_snapshot(
             break;
         }
         match disk.read(&path).map(|bytes| Snapshot::decode(&bytes)) {
-            Ok(Some(Snapshot { producers, .. })) => {
-                return Ok(Remembered { producers, from: Some(offset), ..remembered });
+            Ok(Some(Snapshot { producers, aborted })) => {
+                return Ok(Remembered { producers, aborted, from: Some(offset), ..remembered });
             }
             Ok(None) => fault.get_or_insert((path, lost)),
             Err(error) => {
@@ -232,6 +244,55 @@ fn remove_unusable(disk: &dyn Disk, directory: &Path, unusable: &[Offset]) {
     }
 }
 
+/// What is known of aborted transactions before a look at their files.
+struct Believed {
+    /// By the snapshot.
+    listed: AbortedSegments,
+    /// Sealed segments in which the walk has met some.
+    in_sealed: Vec<Offset>,
+    /// A swap was not finished: whose the files are is not known.
+    is_swapped: bool,
+}
+
+/// Takes over which transactions were aborted: of complete segments as the files have it, of the last one as they have it up
+/// to the snapshot, and as the walk has `derived` it since. If any file is not what it must be, all are made anew.
+fn recover_aborted(
+    disk: &dyn Disk,
+    segments: &[Arc<Segment>],
+    whole: u64,
+    believed: &Believed,
+    derived: Vec<AbortedTransaction>,
+) -> Result<(), Fault> {
+    let (last, sealed) = segments.split_last().expect("a partition has a segment");
+    // Neighbours may have been written into one since. Those that are gone need nothing.
+    let now = |base: &Offset| Some(&sealed[sealed.partition_point(|now| now.base <= *base).checked_sub(1)?]);
+    let is_whole = |segment: &Arc<Segment>| matches!(segment.aborted.lock().is_whole(), Ok(Ok(())));
+    let listed = believed.listed.bases.iter().filter(|base| **base < last.base);
+    let are_whole = listed.chain(&believed.in_sealed).filter_map(now).all(is_whole);
+    let of_last = believed.listed.bases.last() == Some(&last.base);
+    let count = if of_last { believed.listed.entries } else { 0 };
+    if !believed.is_swapped && are_whole && matches!(last.aborted.lock().keep_first(count), Ok(Ok(()))) {
+        derived.into_iter().for_each(|entry| last.aborted.lock().push(entry));
+        return Ok(());
+    }
+    tracing::warn!(
+        file = %last.path.display(),
+        "which transactions were aborted is found out anew: a file that tells it is damaged or missing"
+    );
+    let end = |segment: &Segment| if segment.base == last.base { whole } else { segment.len() };
+    for (segment, entries) in segments.iter().zip(derive(segments, end)?) {
+        let mut aborted = segment.aborted.lock();
+        if entries.is_empty() && aborted.is_empty() {
+            continue;
+        }
+        if let Err(error) = aborted.rebuild(disk, entries, segment.base != last.base) {
+            // It stays in memory, and is found out again at the next start.
+            tracing::warn!(file = %segment.path.display(), %error, "the aborted transactions could not be written");
+        }
+    }
+    Ok(())
+}
+
 /// A walk over the batches from the snapshot to the end of the log.
 struct Walk {
     /// Where the snapshot stands: the producers know everything before it.
@@ -240,6 +301,8 @@ struct Walk {
     next: Offset,
     spacing: Spacing,
     producers: Producers,
+    /// Of the segment that was walked last, after the snapshot.
+    aborted: Vec<AbortedTransaction>,
     now_ms: i64,
 }
 
@@ -316,7 +379,8 @@ impl Walk {
         }
         if header.is_control() {
             let marker = segment.end_marker(position, header)?;
-            self.producers.note_end(header, marker, header.base_offset, 0, self.now_ms);
+            let (_, aborted) = self.producers.note_end(header, marker, header.base_offset, 0, self.now_ms);
+            self.aborted.extend(aborted);
         } else {
             self.producers.note(header, header.base_offset, self.now_ms);
         }

@@ -14,6 +14,7 @@ use anabranch_core::{LeaderEpoch, Offset};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::aborted::AbortedIndex;
 use crate::index::{Index, Place};
 use crate::partition::Shared;
 use crate::{AppendError, Fault, FaultCause, Timestamped};
@@ -24,6 +25,7 @@ pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
 const LOG: &str = "log";
 const INDEX: &str = "index";
 const SNAPSHOT: &str = "snapshot";
+const ABORTED: &str = "aborted";
 /// Is added to the names of a segment's files while it is written beside the one whose place it will take.
 pub(crate) const CLEAN: &str = "clean";
 
@@ -38,6 +40,10 @@ pub(crate) fn segment_path(directory: &Path, base: Offset) -> PathBuf {
 
 pub(crate) fn index_path(directory: &Path, base: Offset) -> PathBuf {
     path_of(directory, base, INDEX)
+}
+
+pub(crate) fn aborted_path(directory: &Path, base: Offset) -> PathBuf {
+    path_of(directory, base, ABORTED)
 }
 
 pub(crate) fn snapshot_path(directory: &Path, offset: Offset) -> PathBuf {
@@ -89,6 +95,8 @@ pub(crate) struct Segment {
     syncing: Mutex<()>,
     /// Protects the index: readers look up, the writer adds. Held for a few small reads at most.
     pub(crate) index: Mutex<Index>,
+    /// Protects the aborted transactions, likewise; and while they are made anew, all that takes.
+    pub(crate) aborted: Mutex<AbortedIndex>,
     /// Where the next segment begins: no batch of this one reaches beyond. `i64::MAX` while there is none.
     end: AtomicI64,
     /// The index was found to lack entries, and made anew.
@@ -119,10 +127,12 @@ impl Segment {
         let file = disk.open(&path, how)?;
         let len = AtomicU64::new(file.len()?);
         let mut index = Index::open(disk.as_ref(), index_path(directory, base), base)?;
+        let mut aborted = AbortedIndex::open(disk.as_ref(), aborted_path(directory, base), base)?;
         if how == Open::Create {
             index.keep_valid_below(0)?;
+            let _ = aborted.keep_first(0)?;
         }
-        Ok(Self::of(disk, path, base, file, len, index))
+        Ok(Self::of(disk, path, base, file, len, index, aborted))
     }
 
     fn of(
@@ -132,6 +142,7 @@ impl Segment {
         file: Arc<dyn DiskFile>,
         len: AtomicU64,
         index: Index,
+        aborted: AbortedIndex,
     ) -> Self {
         Self {
             base,
@@ -141,6 +152,7 @@ impl Segment {
             synced: AtomicU64::new(0),
             syncing: Mutex::new(()),
             index: Mutex::new(index),
+            aborted: Mutex::new(aborted),
             end: AtomicI64::new(i64::MAX),
             is_complete: AtomicBool::new(false),
             sealed_max_ms: OnceLock::new(),
@@ -159,19 +171,26 @@ impl Segment {
         end: Offset,
         file: Arc<dyn DiskFile>,
         len: u64,
-        mut index: Index,
+        (mut index, mut aborted): (Index, AbortedIndex),
     ) -> Self {
         index.renamed(index_path(directory, base));
-        let segment = Self::of(disk, segment_path(directory, base), base, file, AtomicU64::new(len), index);
+        aborted.renamed(aborted_path(directory, base));
+        let path = segment_path(directory, base);
+        let segment = Self::of(disk, path, base, file, AtomicU64::new(len), index, aborted);
         segment.set_synced(len);
         segment.note_sealed(end);
         segment
     }
 
-    /// Another segment is about to have its name: its index is not written any more.
+    /// Another segment is about to have its name: what is derived of it is not written any more.
     pub(crate) fn retire(&self) {
         let _index = self.index.lock();
+        let _aborted = self.aborted.lock();
         self.is_retired.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
     }
 
     /// Takes note that the next segment begins at `end`, and nothing is added here any more.
@@ -179,7 +198,7 @@ impl Segment {
         self.end.store(end.0, Ordering::Release);
     }
 
-    fn is_sealed(&self) -> bool {
+    pub(crate) fn is_sealed(&self) -> bool {
         self.end.load(Ordering::Acquire) != i64::MAX
     }
 

@@ -111,7 +111,8 @@ impl Pass<'_> {
     fn run(&self, durable: Offset) -> Result<Compacted, UpkeepError> {
         self.check()?;
         let segments = self.log.shared.segments.read().clone();
-        let before = self.how.before.min(durable);
+        // What is not decided must not take the place of what is.
+        let before = self.how.before.min(durable).min(self.log.offsets().last_stable);
         // The last one is written to: it is never among them. The base of each is the end of the one before.
         let ends: Vec<Offset> = segments.iter().skip(1).map(|segment| segment.base).collect();
         let whole = ends.iter().take_while(|end| **end <= before).count();
@@ -196,6 +197,15 @@ impl Pass<'_> {
         let disk = self.log.store.disk();
         swap::finish_last(self.log)?;
         let mut rewrite = Rewrite::begin(disk, &self.log.shared.directory, group[0].base, interval_bytes)?;
+        for segment in group {
+            match self.log.aborted_of(segment) {
+                Ok(aborted) => rewrite.abort(aborted),
+                Err(error) => {
+                    rewrite.discard();
+                    return Err(self.unreadable(segment, error));
+                }
+            }
+        }
         let mut part = Compacted::default();
         let rewritten = self.rewrite(filter, group, end, &mut rewrite, &mut part);
         if !matches!(rewritten, Ok(true)) {
@@ -266,6 +276,19 @@ impl Pass<'_> {
             return Err(UpkeepError::CalledOff);
         }
         self.log.shared.check_upkeep()
+    }
+
+    fn unreadable(&self, segment: &Segment, error: ReadError) -> UpkeepError {
+        match error {
+            ReadError::Fault(Fault { file, cause: FaultCause::Io { action, error }, .. }) => {
+                UpkeepError::Io { action, file, error }
+            }
+            ReadError::Fault(fault) => UpkeepError::Stopped(fault),
+            ReadError::Closed => UpkeepError::Closed,
+            ReadError::OutOfRange { .. } => {
+                unreachable!("no offset of {} was asked for", segment.path.display())
+            }
+        }
     }
 
     /// Damage stops the partition; a read that merely failed does not.

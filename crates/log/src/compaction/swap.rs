@@ -10,12 +10,14 @@ use anabranch_core::batch::Batch;
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Disk, DiskFile, Open};
 
+use crate::aborted::AbortedIndex;
 use crate::index::Index;
 use crate::layout::{Layout, remove_segment};
 use crate::marks::SWAP;
 use crate::partition::PartitionLog;
+use crate::producers::AbortedTransaction;
 use crate::removal::failed;
-use crate::segment::{CLEAN, Segment, Spacing, index_path, segment_path};
+use crate::segment::{CLEAN, Segment, Spacing, aborted_path, index_path, segment_path};
 use crate::{FaultCause, UpkeepError};
 
 /// What is gathered for one write.
@@ -35,6 +37,8 @@ pub(super) struct Rewrite {
     next: Offset,
     index: Index,
     index_path: PathBuf,
+    aborted: AbortedIndex,
+    aborted_path: PathBuf,
     spacing: Spacing,
     interval_bytes: u32,
 }
@@ -48,12 +52,15 @@ impl Rewrite {
     ) -> Result<Self, UpkeepError> {
         let path = segment_path(directory, base).with_added_extension(CLEAN);
         let index_path = index_path(directory, base).with_added_extension(CLEAN);
+        let aborted_path = aborted_path(directory, base).with_added_extension(CLEAN);
         let opened = disk.open(&path, Open::Create).and_then(|file| {
             let mut index = Index::open(disk.as_ref(), index_path.clone(), base)?;
             index.rebuild(disk.as_ref(), Vec::new())?;
-            Ok((file, index))
+            let mut aborted = AbortedIndex::open(disk.as_ref(), aborted_path.clone(), base)?;
+            aborted.rebuild(disk.as_ref(), Vec::new(), false)?;
+            Ok((file, index, aborted))
         });
-        let (file, index) = opened.map_err(|error| {
+        let (file, index, aborted) = opened.map_err(|error| {
             remove(disk.as_ref(), &index_path);
             remove(disk.as_ref(), &path);
             failed("creating", &path)(error)
@@ -69,6 +76,8 @@ impl Rewrite {
             next: base,
             index,
             index_path,
+            aborted,
+            aborted_path,
             spacing: Spacing::from_start(base),
             interval_bytes,
         })
@@ -97,6 +106,11 @@ impl Rewrite {
         Ok(())
     }
 
+    /// Takes over which transactions were aborted.
+    pub(super) fn abort(&mut self, aborted: Vec<AbortedTransaction>) {
+        aborted.into_iter().for_each(|entry| self.aborted.push(entry));
+    }
+
     fn write(&mut self) -> io::Result<()> {
         self.file.write_all_at(&[&self.buffer], self.written)?;
         self.written += self.buffer.len() as u64;
@@ -114,14 +128,17 @@ impl Rewrite {
             true => Ok(()),
             false => self.file.sync_data(),
         });
-        let sealed = written.and_then(|()| self.index.seal(self.disk.as_ref()));
+        let sealed = written
+            .and_then(|()| self.index.seal(self.disk.as_ref()))
+            .and_then(|()| self.aborted.seal(self.disk.as_ref()));
         sealed.map_err(failed("writing", &self.path))
     }
 
     /// Removes what was written.
     pub(super) fn discard(self) {
-        remove(self.disk.as_ref(), &self.index_path);
-        remove(self.disk.as_ref(), &self.path);
+        for path in [&self.aborted_path, &self.index_path, &self.path] {
+            remove(self.disk.as_ref(), path);
+        }
     }
 }
 
@@ -160,16 +177,22 @@ pub(super) fn swap(
         return Err(failed("writing", &SWAP.path(&shared.directory))(error));
     }
     group.iter().for_each(|old| old.retire());
-    let Rewrite { disk, directory, base, path, file, written, index, index_path: clean_index, .. } = rewrite;
+    let Rewrite { disk, directory, base, path, file, written, index, aborted, .. } = rewrite;
+    let (clean_index, clean_aborted) = (rewrite.index_path, rewrite.aborted_path);
     let renamed = disk.rename(&path, &segment_path(&directory, base));
     if let Err(error) = renamed {
-        remove(disk.as_ref(), &clean_index);
-        remove(disk.as_ref(), &path);
+        for path in [&clean_aborted, &clean_index, &path] {
+            remove(disk.as_ref(), path);
+        }
         return Err(failed("renaming", &path)(error));
     }
     let synced =
-        disk.rename(&clean_index, &index_path(&directory, base)).and_then(|()| disk.sync_dir(&directory));
-    let segment = Arc::new(Segment::renamed(&disk, &directory, base, end, file, written, index));
+        disk.rename(&clean_index, &index_path(&directory, base)).and_then(|()| match aborted.is_empty() {
+            true => Ok(()),
+            false => disk.rename(&clean_aborted, &aborted_path(&directory, base)),
+        });
+    let synced = synced.and_then(|()| disk.sync_dir(&directory));
+    let segment = Arc::new(Segment::renamed(&disk, &directory, base, end, file, written, (index, aborted)));
     if let Err(error) = synced {
         // Which of the two logs is on the disk is not known, and nothing may be built on either.
         let fault = segment.fault(0, FaultCause::SyncFailed(Arc::new(error)));

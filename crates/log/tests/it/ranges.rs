@@ -5,7 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, check_batch, split_batches};
-use anabranch_log::{Absent, Ack, Batches, FetchLimits, LogConfig, LogStatus, PartitionLog, ReadError, Roll};
+use anabranch_log::{
+    Absent, Ack, Batches, FetchLimits, Isolation, LogConfig, LogStatus, PartitionLog, ReadError, Roll,
+};
 
 use crate::support::{config, offset, open};
 
@@ -63,7 +65,7 @@ async fn what_is_found_is_what_a_read_brings() {
             for bytes_max in [0, 1, 70_000, 93_300, 150_000, 500_000, 2 << 20] {
                 let expected = log.read(offset(from), bytes_max).unwrap();
                 for buffer_bytes in [61, 5000, 100_000, 1 << 20] {
-                    let slice = log.fetch(offset(from), limits(bytes_max)).unwrap();
+                    let slice = log.fetch(offset(from), limits(bytes_max), Isolation::Written).unwrap();
                     assert_eq!(slice.offsets, expected.offsets);
                     let is_found = matches!(slice.batches, Batches::InFile(_));
                     assert!(is_found || slice.batches.len_bytes() < FetchLimits::IN_FILE_BYTES);
@@ -79,11 +81,11 @@ async fn what_is_found_is_what_a_read_brings() {
         }
         assert!(found > 100, "{found}");
         let within = FetchLimits { first_comes: false, ..limits(80_000) };
-        let first = log.fetch(offset(2), within).unwrap();
+        let first = log.fetch(offset(2), within, Isolation::Written).unwrap();
         assert_eq!(first.batches.len_bytes(), 0, "a batch that is not the first of all waits until it fits");
         let little = FetchLimits { memory_bytes_max: 100, ..limits(100) };
         assert_eq!(
-            log.fetch(offset(4), little).unwrap().batches.len_bytes(),
+            log.fetch(offset(4), little, Isolation::Written).unwrap().batches.len_bytes(),
             0,
             "so does one without memory"
         );
@@ -109,7 +111,7 @@ async fn damaged_bytes_in_a_range_are_not_handed_out() {
             let log = written(dir.path(), whole).await;
             let length = sized(SIZES[number], number).bytes().len();
             let at = if from_end { length - 1 - at.min(length - 61) } else { at.min(length - 1) };
-            let slice = log.fetch(offset(2), limits(bytes_max)).unwrap();
+            let slice = log.fetch(offset(2), limits(bytes_max), Isolation::Written).unwrap();
             let path = dir.path().join(FIRST);
             let good = fs::read(&path).unwrap();
             let mut bad = good.clone();
@@ -125,7 +127,7 @@ async fn damaged_bytes_in_a_range_are_not_handed_out() {
             assert!(bad[starts[1]..].starts_with(&bytes), "{story}");
             assert!(matches!(error, ReadError::Fault(_)), "{story}: {error}");
             assert!(matches!(log.status(), LogStatus::Stopped(_)), "{story}");
-            assert!(log.fetch(offset(2), limits(2 << 20)).is_err(), "{story}");
+            assert!(log.fetch(offset(2), limits(2 << 20), Isolation::Written).is_err(), "{story}");
         }
     }
 }
@@ -135,7 +137,9 @@ async fn damaged_bytes_in_a_range_are_not_handed_out() {
 async fn a_batch_that_changes_after_it_was_checked_is_never_handed_out_whole() {
     let dir = tempfile::tempdir().unwrap();
     let log = written(dir.path(), LogConfig { segment_bytes: 1 << 30, ..config() }).await;
-    let Batches::InFile(mut range) = log.fetch(offset(16), limits(400_200)).unwrap().batches else {
+    let Batches::InFile(mut range) =
+        log.fetch(offset(16), limits(400_200), Isolation::Written).unwrap().batches
+    else {
         panic!("it is large")
     };
     let (whole, mut buffer) = (range.len_bytes(), vec![0; 100_000]);
@@ -167,7 +171,9 @@ async fn a_range_keeps_its_file() {
         log.append(sized(*bytes, seed), Ack::Durable).await.unwrap();
     }
     let expected = log.read(offset(0), 2 << 20).unwrap().batches;
-    let Batches::InFile(mut range) = log.fetch(offset(0), limits(2 << 20)).unwrap().batches else {
+    let Batches::InFile(mut range) =
+        log.fetch(offset(0), limits(2 << 20), Isolation::Written).unwrap().batches
+    else {
         panic!("it is large")
     };
     let mut buffer = vec![0; 100_000];

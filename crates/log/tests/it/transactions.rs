@@ -1,11 +1,18 @@
 //! Transactions in the log: what is open, what has ended and how, whatever becomes of the process and of derived files.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anabranch_core::batch::{Batch, BatchBuilder, Compression, EndKind, EndMarker, Record, check_batch};
+use anabranch_core::batch::{
+    Batch, BatchBuilder, Compression, EndKind, EndMarker, Record, check_batch, split_batches,
+};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId};
-use anabranch_log::{Absent, Ack, AppendError, Appended, LogConfig, Part, PartitionLog};
+use anabranch_log::{
+    Aborted, Absent, Ack, AppendError, Appended, FetchLimits, Isolation, LogConfig, Part, PartitionLog, Roll,
+};
+use bytes::Bytes;
+use proptest::prelude::*;
 
 use crate::support::{batch, config, copied, offset, open};
 
@@ -139,7 +146,7 @@ async fn the_last_stable_offset_is_never_below_the_start() {
         log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
     }
     assert_eq!(stable(&log), (0, 6));
-    let settled = log.settle(anabranch_log::Roll::Now).await.unwrap();
+    let settled = log.settle(Roll::Now).await.unwrap();
     log.remove_below(&settled, offset(4)).unwrap();
     assert_eq!((stable(&log), opened(&log).await), ((4, 6), vec![(7, 0, 0)]));
     drop(log);
@@ -160,4 +167,309 @@ async fn a_directory_of_the_format_before_is_taken_over() {
     fs::write(&format, "anabranch data directory, format 1\n").unwrap();
     open(dir.path()).close().await;
     assert_eq!(fs::read_to_string(&format).unwrap(), "anabranch data directory, format 2\n");
+}
+
+/// What a consumer of committed records makes of a slice: Kafka's `CompletedFetch`. Records at `from` and later; and where
+/// to go on.
+fn consume(batches: Bytes, aborted: &[Aborted], from: i64) -> (Vec<(i64, String)>, i64) {
+    let mut aborted: Vec<&Aborted> = aborted.iter().collect();
+    aborted.sort_by_key(|aborted| aborted.first);
+    let mut aborted = aborted.into_iter().peekable();
+    let (mut left_out, mut records, mut next) = (BTreeSet::new(), Vec::new(), from);
+    for batch in split_batches(batches) {
+        let batch = batch.unwrap();
+        let header = batch.header();
+        while let Some(begun) = aborted.next_if(|begun| begun.first <= header.last_offset()) {
+            left_out.insert(begun.producer);
+        }
+        next = header.next_offset().0;
+        if header.is_control() {
+            if batch.end_marker().unwrap().unwrap().kind == EndKind::Abort {
+                left_out.remove(&header.producer_id);
+            }
+        } else if !header.is_transactional() || !left_out.contains(&header.producer_id) {
+            let value = |value: Option<Bytes>| String::from_utf8(value.unwrap().to_vec()).unwrap();
+            let read = batch.records().unwrap().into_iter().map(|at| (at.offset.0, value(at.record.value)));
+            records.extend(read.filter(|(at, _)| *at >= from));
+        }
+    }
+    (records, next)
+}
+
+/// All committed records from an offset on, in slices of so many bytes; read, and found first.
+fn committed(log: &PartitionLog, from: i64, bytes_max: usize) -> Vec<(i64, String)> {
+    let (mut records, mut next) = (Vec::new(), from);
+    loop {
+        let slice = log.read_within(offset(next), bytes_max, Isolation::Committed).unwrap();
+        let limits = FetchLimits { bytes_max, first_comes: true, memory_bytes_max: usize::MAX };
+        let found = log.fetch(offset(next), limits, Isolation::Committed).unwrap();
+        assert_eq!((found.batches.len_bytes(), &found.aborted), (slice.batches.len(), &slice.aborted));
+        if slice.batches.is_empty() {
+            assert!(next >= slice.offsets.last_stable.0, "nothing at {next}");
+            return records;
+        }
+        let (read, after) = consume(slice.batches, &slice.aborted, next);
+        assert!(after <= slice.offsets.last_stable.0, "{after} is beyond the last stable offset");
+        records.extend(read);
+        next = after;
+    }
+}
+
+/// A log of three transactions in several segments: one was aborted, one committed, one is open.
+async fn mixed(root: &Path) -> (PartitionLog, Vec<(i64, String)>) {
+    let log = create(root, LogConfig { segment_bytes: 400, ..config() });
+    let mut expected = Vec::new();
+    for sequence in 0..6 {
+        appended(&log, data(7, 0, sequence), 1).await;
+        let at = appended(&log, data(8, 0, sequence), 2).await;
+        expected.push((at, format!("8/0/{sequence}")));
+        let at = log.append(batch(sequence.into()..i64::from(sequence) + 1), Ack::Durable).await.unwrap();
+        expected.push((at.base_offset.0, format!("value {sequence}")));
+    }
+    appended(&log, marker(7, 1, EndKind::Abort), 1).await;
+    appended(&log, marker(8, 1, EndKind::Commit), 2).await;
+    let at = appended(&log, data(7, 1, 0), 3).await;
+    expected.push((at, "7/1/0".to_owned()));
+    appended(&log, marker(7, 2, EndKind::Commit), 3).await;
+    appended(&log, data(8, 1, 0), 4).await;
+    log.append(batch(9..10), Ack::Durable).await.unwrap();
+    expected.sort();
+    (log, expected)
+}
+
+fn check_committed(log: &PartitionLog, expected: &[(i64, String)], story: &str) {
+    let start = log.offsets().log_start.0;
+    for from in start..log.offsets().log_end.0 {
+        let expected: Vec<_> = expected.iter().filter(|(at, _)| *at >= from).cloned().collect();
+        for bytes_max in [1, 200, 1 << 20] {
+            assert_eq!(committed(log, from, bytes_max), expected, "{story}, from {from}, {bytes_max}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn readers_of_committed_records_see_those_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, expected) = mixed(dir.path()).await;
+    assert!(files(dir.path(), "log").len() > 4 && stable(&log).0 + 2 == stable(&log).1);
+    check_committed(&log, &expected, "written");
+    let written = log.read_within(offset(0), 1 << 20, Isolation::Written).unwrap();
+    assert!(written.aborted.is_empty(), "who sees everything is told nothing");
+    let settled = log.settle(Roll::Now).await.unwrap();
+    check_committed(&log, &expected, "the marker in a complete segment");
+    let left = copied(dir.path());
+    let again = create(left.path(), config());
+    check_committed(&again, &expected, "killed");
+    // The log begins in the middle of an aborted transaction.
+    log.remove_below(&settled, offset(8)).unwrap();
+    let expected: Vec<_> = expected.into_iter().filter(|(at, _)| *at >= 8).collect();
+    check_committed(&log, &expected, "deleted into a transaction");
+    for extension in ["snapshot", "aborted"] {
+        let left = copied(dir.path());
+        files(left.path(), extension).iter().for_each(|file| fs::remove_file(file).unwrap());
+        check_committed(&create(left.path(), config()), &expected, extension);
+    }
+}
+
+/// What tells of aborted transactions is derived: whatever becomes of it, nothing aborted is ever shown as committed.
+#[tokio::test]
+async fn aborted_transactions_are_found_out_anew_when_their_file_is_damaged() {
+    for roll in [Roll::WhenDue, Roll::Now] {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, expected) = mixed(dir.path()).await;
+        log.settle(roll).await.unwrap();
+        drop(log); // and closes its store
+        let [file] = &files(dir.path(), "aborted")[..] else { panic!("one segment has a marker") };
+        let whole = fs::read(file).unwrap();
+        let damaged = (0..whole.len()).map(|at| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            bytes
+        });
+        let cut = (0..whole.len()).map(|len| whole[..len].to_vec());
+        for bytes in damaged.chain(cut) {
+            let left = copied(dir.path());
+            let file = left.path().join(file.strip_prefix(dir.path()).unwrap());
+            fs::write(&file, &bytes).unwrap();
+            let log = create(left.path(), config());
+            assert_eq!(committed(&log, 0, 1 << 20), expected, "{roll:?} {}", bytes.len());
+            drop(log);
+            assert_eq!(committed(&create(left.path(), config()), 0, 200), expected, "once more");
+        }
+        // Under a reader's eyes.
+        let left = copied(dir.path());
+        let log = create(left.path(), config());
+        let file = left.path().join(file.strip_prefix(dir.path()).unwrap());
+        let mut bytes = whole.clone();
+        bytes[3] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+        check_committed(&log, &expected, "damaged while it is open");
+        assert_eq!(fs::read(&file).unwrap(), whole, "it is as it was");
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Plain,
+    /// A record in the transaction of this producer, beginning one if there is none.
+    Send(usize),
+    End(usize, EndKind),
+    Roll,
+    /// The log begins after so many percent of it.
+    Delete(u8),
+    /// The process dies; and files of a kind are lost, or one bit in each of them.
+    Kill(Loss),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    Nothing,
+    Snapshots,
+    Aborted,
+    Bit(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let producer = 0..3usize;
+    let kind = prop::sample::select(vec![EndKind::Abort, EndKind::Commit]);
+    let loss = prop_oneof![
+        Just(Loss::Nothing),
+        Just(Loss::Snapshots),
+        Just(Loss::Aborted),
+        (0..10_000usize).prop_map(Loss::Bit)
+    ];
+    prop_oneof![
+        2 => Just(Op::Plain),
+        8 => producer.clone().prop_map(Op::Send),
+        4 => (producer, kind).prop_map(|(producer, kind)| Op::End(producer, kind)),
+        1 => Just(Op::Roll),
+        1 => (0..100u8).prop_map(Op::Delete),
+        2 => loss.prop_map(Op::Kill),
+    ]
+}
+
+/// What is in the log, told by the operations alone.
+#[derive(Debug, Default)]
+struct Model {
+    /// By offset: the value, and of which transaction; markers are none.
+    records: Vec<(i64, String, Option<usize>)>,
+    /// How each transaction ended.
+    ends: Vec<Option<EndKind>>,
+    /// Of each producer: its epoch, its next sequence, and its open transaction.
+    producers: [(i16, i32, Option<usize>); 3],
+    next: i64,
+}
+
+impl Model {
+    fn stable(&self, start: i64) -> i64 {
+        let is_open = |transaction: &Option<usize>| transaction.is_some_and(|at| self.ends[at].is_none());
+        let open = self.records.iter().find(|(_, _, transaction)| is_open(transaction));
+        open.map_or(self.next, |(at, ..)| *at).max(start)
+    }
+
+    fn committed(&self, start: i64) -> Vec<(i64, String)> {
+        let stable = self.stable(start);
+        let is_committed = |transaction: &Option<usize>| match transaction {
+            None => true,
+            Some(at) => self.ends[*at] == Some(EndKind::Commit),
+        };
+        let seen = |(at, _, transaction): &&(i64, String, Option<usize>)| {
+            (start..stable).contains(at) && is_committed(transaction)
+        };
+        self.records.iter().filter(seen).map(|(at, value, _)| (*at, value.clone())).collect()
+    }
+}
+
+fn lose(root: &Path, loss: Loss) {
+    match loss {
+        Loss::Nothing => {}
+        Loss::Snapshots => files(root, "snapshot").iter().for_each(|file| fs::remove_file(file).unwrap()),
+        Loss::Aborted => files(root, "aborted").iter().for_each(|file| fs::remove_file(file).unwrap()),
+        Loss::Bit(bit) => {
+            for file in files(root, "aborted") {
+                let mut bytes = fs::read(&file).unwrap();
+                if let Some(len) = Some(bytes.len() * 8).filter(|len| *len > 0) {
+                    bytes[bit % len / 8] ^= 1 << (bit % 8);
+                    fs::write(&file, bytes).unwrap();
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Any history of transactions, deletions, deaths and lost files is read as the model has it.
+    #[test]
+    fn any_history_of_transactions_is_read_as_it_was(
+        ops in prop::collection::vec(op(), 1..60),
+        segment_bytes in 150u32..1200,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let settings = LogConfig { segment_bytes, ..config() };
+            let mut dir = tempfile::tempdir().unwrap();
+            let mut log = create(dir.path(), settings);
+            let mut model = Model::default();
+            for op in ops {
+                match op.clone() {
+                    Op::Plain => {
+                        let value = model.next;
+                        log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
+                        model.records.push((value, format!("value {value}"), None));
+                        model.next += 1;
+                    }
+                    Op::Send(at) => {
+                        let (epoch, sequence, open) = &mut model.producers[at];
+                        let transaction = *open.get_or_insert_with(|| {
+                            model.ends.push(None);
+                            model.ends.len() - 1
+                        });
+                        let sent = data(at as i64, *epoch, *sequence);
+                        prop_assert_eq!(appended(&log, sent, 1 + transaction as u64).await, model.next);
+                        let value = format!("{at}/{epoch}/{sequence}");
+                        model.records.push((model.next, value, Some(transaction)));
+                        *sequence += 1;
+                        model.next += 1;
+                    }
+                    Op::End(at, kind) => {
+                        let (epoch, sequence, open) = &mut model.producers[at];
+                        *epoch += 1;
+                        *sequence = 0;
+                        let open = open.take();
+                        open.into_iter().for_each(|open| model.ends[open] = Some(kind));
+                        let ordinal = open.map_or(0, |open| open as u64 + 1);
+                        prop_assert_eq!(appended(&log, marker(at as i64, *epoch, kind), ordinal).await, model.next);
+                        model.next += 1;
+                    }
+                    Op::Roll => drop(log.settle(Roll::Now).await.unwrap()),
+                    Op::Delete(percent) => {
+                        let settled = log.settle(Roll::WhenDue).await.unwrap();
+                        log.remove_below(&settled, offset(model.next * i64::from(percent) / 100)).unwrap();
+                    }
+                    Op::Kill(loss) => {
+                        let left = copied(dir.path());
+                        drop(log);
+                        dir = left;
+                        // Without a snapshot, and with records deleted, producers are forgotten: that is told elsewhere.
+                        let is_deleted = dir.path().join("topics/t/0/start").exists();
+                        if !(is_deleted && matches!(loss, Loss::Snapshots)) {
+                            lose(dir.path(), loss);
+                        }
+                        log = create(dir.path(), settings);
+                    }
+                }
+                let start = log.offsets().log_start.0;
+                prop_assert_eq!(stable(&log), (model.stable(start), model.next), "after {:?}", op);
+                let from = (start + model.next) / 2;
+                for (from, bytes_max) in [(start, 1 << 20), (from, 200)] {
+                    let expected: Vec<_> =
+                        model.committed(start).into_iter().filter(|(at, _)| *at >= from).collect();
+                    prop_assert_eq!(committed(&log, from, bytes_max), expected, "from {} after {:?}", from, op);
+                }
+            }
+            Ok::<(), TestCaseError>(())
+        })?;
+    }
 }

@@ -15,11 +15,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use anabranch_broker::{Batches, FetchLimits, Partition, Waiter, check_leader_epoch};
+use anabranch_broker::{Batches, FetchLimits, Isolation, Offsets, Partition, Waiter, check_leader_epoch};
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::{LeaderEpoch, Offset};
 use anabranch_wire::messages::fetch_request::FetchTopic;
-use anabranch_wire::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use anabranch_wire::messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
 use anabranch_wire::messages::{FetchRequest, FetchResponse, TopicName};
 use anabranch_wire::{ErrorCode, Fetched};
 use bytes::Bytes;
@@ -57,7 +57,7 @@ struct Wanted {
 struct Look {
     topics: Vec<(TopicName, Uuid, Vec<Wanted>)>,
     bytes_max: usize,
-    is_committed: bool,
+    isolation: Isolation,
 }
 
 /// What one look found.
@@ -189,7 +189,11 @@ impl Look {
             });
             (name.clone(), *topic_id, wanted.collect())
         });
-        Self { topics: topics.collect(), bytes_max, is_committed: request.isolation_level == READ_COMMITTED }
+        let isolation = match request.isolation_level {
+            READ_COMMITTED => Isolation::Committed,
+            _ => Isolation::Written,
+        };
+        Self { topics: topics.collect(), bytes_max, isolation }
     }
 
     fn wanted(&self) -> impl Iterator<Item = &Wanted> {
@@ -209,7 +213,7 @@ impl Look {
         let (mut read, mut is_much) = (0_usize, false);
         for wanted in self.wanted() {
             let Ok(partition) = &wanted.partition else { continue };
-            if wanted.from < partition.offsets().high_watermark {
+            if wanted.from < end(&partition.offsets(), self.isolation) {
                 let size = usize::try_from(partition.size_bytes()).unwrap_or(usize::MAX);
                 is_much |= size >= FetchLimits::IN_FILE_BYTES;
                 read = read.saturating_add(size.clamp(1, FetchLimits::IN_FILE_BYTES));
@@ -238,7 +242,7 @@ impl Look {
                     first_comes: found.bytes == 0,
                     memory_bytes_max: read_bytes_max.saturating_sub(found.read_bytes),
                 });
-                let read = wanted.read(limits, self.is_committed);
+                let read = wanted.read(limits, self.isolation);
                 let (data, batches) = read.unwrap_or_else(|code| {
                     found.has_error = true;
                     (refused(wanted.index, code), Batches::Read(Bytes::new()))
@@ -267,32 +271,45 @@ impl Wanted {
     fn read(
         &self,
         limits: Option<FetchLimits>,
-        is_committed: bool,
+        isolation: Isolation,
     ) -> Result<(PartitionData, Batches), ErrorCode> {
         let partition = self.partition.as_ref().map_err(|code| *code)?;
         check_leader_epoch(self.leader_epoch).map_err(|error| codes::fetch(&error))?;
         // Before the bounds: "out of range" would have a consumer of a damaged partition begin anew elsewhere.
         partition.check_status().map_err(|error| codes::fetch(&error))?;
         let mut bounds = partition.offsets();
-        let mut batches = Batches::Read(Bytes::new());
+        let (mut batches, mut aborted) = (Batches::Read(Bytes::new()), Vec::new());
         if self.from < bounds.log_start || self.from > bounds.log_end {
             return Err(ErrorCode::OffsetOutOfRange);
         }
         let limits = limits.filter(|limits| limits.bytes_max > 0 || limits.first_comes);
-        if self.from < bounds.high_watermark
+        if self.from < end(&bounds, isolation)
             && let Some(limits) = limits
         {
-            let slice = partition.fetch_within(self.from, limits, self.leader_epoch);
+            let slice = partition.fetch_within(self.from, limits, isolation, self.leader_epoch);
             let slice = slice.map_err(|error| codes::fetch(&error))?;
-            (bounds, batches) = (slice.offsets, slice.batches);
+            (bounds, batches, aborted) = (slice.offsets, slice.batches, slice.aborted);
         }
+        let aborted = aborted.into_iter().map(|aborted| {
+            AbortedTransaction::default()
+                .with_producer_id(aborted.producer.0.into())
+                .with_first_offset(aborted.first.0)
+        });
         let data = PartitionData::default()
             .with_partition_index(self.index)
             .with_high_watermark(bounds.high_watermark.0)
-            .with_last_stable_offset(bounds.high_watermark.0)
+            .with_last_stable_offset(bounds.last_stable.0)
             .with_log_start_offset(bounds.log_start.0)
-            .with_aborted_transactions(is_committed.then(Vec::new));
+            .with_aborted_transactions((isolation == Isolation::Committed).then(|| aborted.collect()));
         Ok((data, batches))
+    }
+}
+
+/// Up to where a reader sees.
+fn end(bounds: &Offsets, isolation: Isolation) -> Offset {
+    match isolation {
+        Isolation::Written => bounds.high_watermark,
+        Isolation::Committed => bounds.last_stable,
     }
 }
 

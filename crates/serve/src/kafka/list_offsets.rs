@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use anabranch_broker::{At, Partition, check_leader_epoch};
+use anabranch_broker::{At, Isolation, Partition, check_leader_epoch};
 use anabranch_core::batch::NO_TIMESTAMP;
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -21,6 +21,8 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const UNKNOWN_OFFSET: i64 = -1;
+/// `READ_COMMITTED` of `ListOffsetsRequest.json`'s IsolationLevel, versions 2 and above.
+const READ_COMMITTED: i8 = 1;
 
 pub(super) async fn answer(door: &Door, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let mut seen = HashSet::new();
@@ -33,6 +35,10 @@ pub(super) async fn answer(door: &Door, version: i16, request: ListOffsetsReques
             repeated.insert(at);
         }
     }
+    let isolation = match request.isolation_level {
+        READ_COMMITTED => Isolation::Committed,
+        _ => Isolation::Written,
+    };
     let mut topics = Vec::with_capacity(request.topics.len());
     for ListOffsetsTopic { name, partitions, .. } in request.topics {
         let topic = find_topic(door, false, &name, Uuid::nil());
@@ -46,7 +52,7 @@ pub(super) async fn answer(door: &Door, version: i16, request: ListOffsetsReques
                 Err(code) => Err(*code),
                 Ok(topic) => match topic.partition(asked.partition_index) {
                     None => Err(ErrorCode::UnknownTopicOrPartition),
-                    Some(partition) => locate(version, partition.clone(), &asked).await,
+                    Some(partition) => locate(version, partition.clone(), &asked, isolation).await,
                 },
             };
             located.push(respond(version, asked.partition_index, found));
@@ -61,6 +67,7 @@ async fn locate(
     version: i16,
     partition: Partition,
     asked: &ListOffsetsPartition,
+    isolation: Isolation,
 ) -> Result<(i64, i64), ErrorCode> {
     check_leader_epoch(leader_epoch(asked.current_leader_epoch)).map_err(|error| codes::fetch(&error))?;
     let at = match (asked.timestamp, version) {
@@ -71,7 +78,7 @@ async fn locate(
         (0.., _) => At::Time(asked.timestamp),
         _ => return Err(ErrorCode::UnsupportedVersion),
     };
-    let found = tokio::task::spawn_blocking(move || partition.locate(at)).await;
+    let found = tokio::task::spawn_blocking(move || partition.locate_within(at, isolation)).await;
     let found = found.expect("looking into a log does not panic").map_err(|error| codes::fetch(&error))?;
     Ok(found.map_or((UNKNOWN_OFFSET, NO_TIMESTAMP), |found| (found.offset.0, found.timestamp_ms)))
 }
