@@ -24,6 +24,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use crate::active::{Now, PartitionWriter};
+use crate::end::QueuedEnd;
 use crate::flusher::{SYNC_ALL_FILES_MIN, sync_all};
 use crate::journal;
 use crate::journal::ring::{JournalFile, Ring};
@@ -49,6 +50,8 @@ pub(crate) type Reply = oneshot::Sender<Result<Appended, AppendError>>;
 pub(crate) enum Command {
     /// Append; the permit is its place in the queue.
     Append(Append, OwnedSemaphorePermit),
+    /// End a transaction, likewise.
+    End(Box<QueuedEnd>, OwnedSemaphorePermit),
     /// Take over a partition that was just opened.
     Adopt(u64, Box<PartitionWriter>),
     /// Sync a partition, and begin a new segment if asked to.
@@ -105,14 +108,28 @@ impl Queue {
 
     /// Waits for a place and queues the append.
     pub(crate) async fn append(&self, append: Append) -> Result<(), AppendError> {
-        let place = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => place,
+        let place = self.place().await?;
+        self.queued(Command::Append(append, place))
+    }
+
+    /// The same for the end of a transaction.
+    pub(crate) async fn end_transaction(&self, end: QueuedEnd) -> Result<(), AppendError> {
+        let place = self.place().await?;
+        self.queued(Command::End(Box::new(end), place))
+    }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit, AppendError> {
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => Ok(place),
             Err(_) => {
                 self.waits.fetch_add(1, Ordering::Relaxed);
-                Arc::clone(&self.places).acquire_owned().await.map_err(|_| AppendError::Closed)?
+                Arc::clone(&self.places).acquire_owned().await.map_err(|_| AppendError::Closed)
             }
-        };
-        match self.control(Command::Append(append, place)) {
+        }
+    }
+
+    fn queued(&self, command: Command) -> Result<(), AppendError> {
+        match self.control(command) {
             true => Ok(()),
             false => Err(AppendError::Closed),
         }
@@ -220,10 +237,10 @@ const FORGET_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     root: PathBuf,
     producer_expiration_ms: i64,
-    partitions: BTreeMap<u64, PartitionWriter>,
+    pub(crate) partitions: BTreeMap<u64, PartitionWriter>,
     /// Partitions with something staged or to be synced now, in the order in which they came into the group.
     group: Vec<u64>,
     /// Partitions with relaxed durability that have something to be synced later.
@@ -295,13 +312,17 @@ impl Writer {
 
     /// Does one group. Returns whom to tell if it was asked to stop.
     pub(crate) fn commit(&mut self, group: &mut Vec<Command>) -> Option<oneshot::Sender<()>> {
-        let mut stop = None;
+        let (mut stop, mut ends) = (None, Vec::new());
         let now = Now::of(self.clock.as_ref());
         for command in group.drain(..) {
             match command {
                 Command::Append(append, place) => {
                     drop(place);
                     self.stage(append, now);
+                }
+                Command::End(end, place) => {
+                    drop(place);
+                    ends.push(*end);
                 }
                 Command::Adopt(number, partition) => {
                     self.partitions.insert(number, *partition);
@@ -336,17 +357,22 @@ impl Writer {
             }
         }
         self.write_and_sync();
+        self.end_transactions(ends);
         stop
     }
 
     fn stage(&mut self, append: Append, now: Now) {
-        let Some(partition) = self.partitions.get_mut(&append.partition) else {
-            let _ = append.reply.send(Err(AppendError::Closed));
-            return;
-        };
         let number = append.partition;
-        partition.stage(&self.disk, append, now);
+        self.stage_only(append, now);
         self.join_group(number);
+    }
+
+    /// Stages an append; somebody else sees to it that it is written.
+    pub(crate) fn stage_only(&mut self, append: Append, now: Now) {
+        match self.partitions.get_mut(&append.partition) {
+            Some(partition) => partition.stage(&self.disk, append, now),
+            None => drop(append.reply.send(Err(AppendError::Closed))),
+        }
     }
 
     fn join_group(&mut self, number: u64) {
@@ -416,16 +442,21 @@ impl Writer {
             self.partitions.get(number).is_some_and(|partition| partition.sync_is_due(now.monotonic))
         };
         let (due, later) = group.into_iter().partition::<Vec<_>, _>(is_due);
-        self.make_durable(&due);
+        self.sync_due(&due, now);
+        for number in later {
+            self.sync_in_time(number, now.monotonic);
+        }
+    }
+
+    /// Makes what is written in these partitions durable, and saves what is derived if that is due.
+    pub(crate) fn sync_due(&mut self, due: &[u64], now: Now) {
+        self.make_durable(due);
         let oldest_producer_ms = now.wall_ms.saturating_sub(self.producer_expiration_ms);
-        for number in &due {
+        for number in due {
             if let Some(partition) = self.partitions.get_mut(number) {
                 partition.checkpoint_if_due(self.disk.as_ref(), oldest_producer_ms);
             }
             self.unsynced.remove(number);
-        }
-        for number in later {
-            self.sync_in_time(number, now.monotonic);
         }
     }
 

@@ -7,6 +7,7 @@ mod compaction;
 mod crash;
 mod damage;
 mod dump;
+mod ends;
 mod failing;
 mod journal;
 mod many;

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anabranch_core::batch::{
     Batch, BatchBuilder, Compression, EndKind, EndMarker, Record, check_batch, split_batches,
@@ -14,7 +16,7 @@ use anabranch_log::{
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::support::{batch, config, copied, offset, open};
+use crate::support::{FailingDisk, batch, config, copied, offset, open, open_on};
 
 /// A record in a transaction of `producer`; -1 is the sequence of who counts none.
 fn data(producer: i64, epoch: i16, sequence: i32) -> Batch {
@@ -472,4 +474,22 @@ proptest! {
             Ok::<(), TestCaseError>(())
         })?;
     }
+}
+
+/// The end that a full disk has refused was another one than the end that came later.
+#[tokio::test]
+async fn an_end_whose_write_failed_has_aborted_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FailingDisk::default();
+    let store = open_on(Arc::new(disk.clone()), dir.path());
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
+    appended(&log, data(7, 0, 0), 1).await;
+    disk.faults.next_write_fails.store(true, Ordering::SeqCst);
+    let refused = append(&log, marker(7, 1, EndKind::Abort), part(1)).await;
+    assert!(matches!(refused, Err(AppendError::WriteFailed(_))), "{refused:?}");
+    assert_eq!((stable(&log), opened(&log).await), ((0, 1), vec![(7, 0, 0)]));
+    // It is as if it had not come: the transaction goes on.
+    appended(&log, data(7, 0, 1), 1).await;
+    appended(&log, marker(7, 1, EndKind::Commit), 1).await;
+    check_committed(&log, &[(0, "7/0/0".to_owned()), (1, "7/0/1".to_owned())], "committed");
 }

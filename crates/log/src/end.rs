@@ -1,0 +1,231 @@
+//! The end of a transaction: one record decides it, and a marker in each of its partitions carries it out.
+//!
+//! For each end there is one record whose durability decides it, [`End::prepared`]. Before, no start finds any of the markers;
+//! after, whoever opens the store again completes all of them before anybody reads, by an end of which nothing is prepared.
+//! So each step is durable before the next one begins:
+//!
+//! 1. what the transaction has written, also where durability is relaxed: it is decided about what is there;
+//! 2. `prepared`. An end that fails up to here has not happened;
+//! 3. the markers. Where one cannot be written, it is [missing](Ended::missing);
+//! 4. `completed`, if nothing is missing. Until it is durable, the next start ends the transaction again, where it is open.
+//!
+//! Without markers there is nothing to carry out, and `completed` decides.
+
+use std::sync::Arc;
+
+use anabranch_core::batch::Batch;
+use tokio::sync::oneshot;
+
+use crate::active::{Now, PartitionWriter};
+use crate::partition::{Ack, Appended, Shared};
+use crate::writer::{Append, Writer};
+use crate::{AppendError, Part, PartitionLog, Store};
+
+/// How a transaction ends.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// Where the records of the decision go.
+    pub decision: PartitionLog,
+    /// The decision; `None` if it is durable.
+    pub prepared: Option<Batch>,
+    /// The decision, carried out.
+    pub completed: Batch,
+    /// The markers ([`anabranch_core::batch::EndMarker`]), at most one for a partition.
+    pub markers: Vec<(PartitionLog, Batch)>,
+    /// `transaction.version`: by which rules the partitions take them.
+    pub version: i8,
+    /// Of the transaction: what comes after its marker with this or an older one is refused.
+    pub ordinal: u64,
+}
+
+/// What has become of an end, which is decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// What is to be tried again, by places in [`End::markers`]: partitions that have stopped or whose disk is full. All of
+    /// them if only the record that completes the end could not be written. Empty when everything is done, durably.
+    pub missing: Vec<usize>,
+}
+
+/// An end that is queued. Dropping it does not take the end back.
+#[derive(Debug)]
+pub struct PendingEnd {
+    answer: oneshot::Receiver<Result<Ended, AppendError>>,
+}
+
+impl PendingEnd {
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing has happened, except after [`AppendError::Stopped`] and [`AppendError::Closed`], when it is
+    /// not known; the next start tells.
+    pub async fn answer(self) -> Result<Ended, AppendError> {
+        self.answer.await.unwrap_or(Err(AppendError::Closed))
+    }
+}
+
+/// An end on its way to the writer.
+#[derive(Debug)]
+pub(crate) struct QueuedEnd {
+    decision: u64,
+    prepared: Option<Batch>,
+    completed: Batch,
+    markers: Vec<Marker>,
+    part: Part,
+    reply: oneshot::Sender<Result<Ended, AppendError>>,
+}
+
+#[derive(Debug)]
+struct Marker {
+    partition: u64,
+    shared: Arc<Shared>,
+    batch: Batch,
+}
+
+impl Store {
+    /// Queues the end of a transaction behind everything queued before. All its partitions must be of this store. Batches
+    /// that are queued behind it and come into the same group are written before its markers, as if they had come earlier.
+    ///
+    /// # Errors
+    /// [`AppendError::Closed`].
+    pub async fn submit_end(&self, end: End) -> Result<PendingEnd, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let marker = |(log, batch): (PartitionLog, Batch)| Marker {
+            partition: log.number,
+            shared: Arc::clone(&log.shared),
+            batch,
+        };
+        let markers = end.markers.into_iter().map(marker).collect();
+        let queued = QueuedEnd {
+            decision: end.decision.number,
+            prepared: end.prepared,
+            completed: end.completed,
+            markers,
+            part: Part { ordinal: end.ordinal, version: end.version },
+            reply,
+        };
+        self.queue().end_transaction(queued).await?;
+        Ok(PendingEnd { answer })
+    }
+}
+
+/// A batch that was staged, and what has become of it.
+type Outcome = oneshot::Receiver<Result<Appended, AppendError>>;
+
+impl Writer {
+    /// Does the ends of a group, after its appends: step by step, all ends together.
+    pub(crate) fn end_transactions(&mut self, ends: Vec<QueuedEnd>) {
+        if ends.is_empty() {
+            return;
+        }
+        let partitions = ends.iter().flat_map(|end| end.markers.iter().map(|marker| marker.partition));
+        let is_unsynced = |number: &u64| self.partitions.get(number).is_some_and(PartitionWriter::is_busy);
+        let unsynced: Vec<u64> = partitions.filter(is_unsynced).collect();
+        self.sync_now(unsynced);
+
+        let mut deciding = Vec::with_capacity(ends.len());
+        for end in ends {
+            let record = match end.markers.is_empty() {
+                true => Some(end.completed.clone()),
+                false => end.prepared.clone(),
+            };
+            let outcome = record.map(|record| self.stage_in(end.decision, record, None));
+            deciding.push((end, outcome));
+        }
+        let staged = deciding.iter().filter(|(_, outcome)| outcome.is_some());
+        self.sync_now(staged.map(|(end, _)| end.decision).collect());
+
+        let mut marking = Vec::new();
+        for (end, outcome) in deciding {
+            match outcome.map_or(Ok(()), |outcome| self.outcome(end.decision, outcome)) {
+                Err(error) => drop(end.reply.send(Err(error))),
+                Ok(()) if end.markers.is_empty() => {
+                    let _ = end.reply.send(Ok(Ended { missing: Vec::new() }));
+                }
+                Ok(()) => {
+                    let stage = |marker: &Marker| {
+                        self.stage_in(marker.partition, marker.batch.clone(), Some(end.part))
+                    };
+                    let outcomes: Vec<Outcome> = end.markers.iter().map(stage).collect();
+                    marking.push((end, outcomes));
+                }
+            }
+        }
+        let markers = marking.iter().flat_map(|(end, _)| &end.markers);
+        self.sync_now(markers.map(|marker| marker.partition).collect());
+
+        let mut completing = Vec::new();
+        for (end, outcomes) in marking {
+            let all = end.markers.iter().zip(outcomes).enumerate();
+            let missing: Vec<usize> =
+                all.filter_map(|(at, (marker, outcome))| is_missing(marker, outcome).then_some(at)).collect();
+            if missing.is_empty() {
+                let outcome = self.stage_in(end.decision, end.completed.clone(), None);
+                completing.push((end, outcome));
+            } else {
+                let _ = end.reply.send(Ok(Ended { missing }));
+            }
+        }
+        self.sync_now(completing.iter().map(|(end, _)| end.decision).collect());
+        for (end, outcome) in completing {
+            let missing = match self.outcome(end.decision, outcome) {
+                Ok(()) => Vec::new(),
+                Err(_) => (0..end.markers.len()).collect(),
+            };
+            let _ = end.reply.send(Ok(Ended { missing }));
+        }
+    }
+
+    /// Stages a batch that is not in the group: its own step makes it durable.
+    fn stage_in(&mut self, number: u64, batch: Batch, part: Option<Part>) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        let append = Append { partition: number, batch, part, ack: Ack::Durable, reply };
+        self.stage_only(append, Now::of(self.clock.as_ref()));
+        outcome
+    }
+
+    /// After a sync: whether a batch is durable.
+    fn outcome(&self, number: u64, mut outcome: Outcome) -> Result<(), AppendError> {
+        outcome.try_recv().unwrap_or(Err(AppendError::Closed))?;
+        // Where durability is relaxed, the answer does not tell.
+        let stopped = self.partitions.get(&number).and_then(|partition| partition.shared.stopped());
+        stopped.map_or(Ok(()), Err)
+    }
+
+    /// Writes what is staged in these partitions and makes it durable, also where durability is relaxed.
+    fn sync_now(&mut self, mut due: Vec<u64>) {
+        if due.is_empty() {
+            return;
+        }
+        let now = Now::of(self.clock.as_ref());
+        due.sort_unstable();
+        due.dedup();
+        for number in &due {
+            if let Some(partition) = self.partitions.get_mut(number) {
+                let _ = partition.write(now); // whoever it concerns has been told
+            }
+        }
+        self.sync_due(&due, now);
+    }
+}
+
+/// After a sync: whether a marker is to be written another time.
+fn is_missing(marker: &Marker, mut outcome: Outcome) -> bool {
+    let outcome = outcome.try_recv().unwrap_or(Err(AppendError::Closed));
+    match (outcome, marker.shared.stopped()) {
+        // The topic is deleted: nothing is needed.
+        (_, Some(AppendError::Closed)) => false,
+        (_, Some(_)) => true,
+        (Ok(_), None) => false,
+        // Somebody else has ended what was open here, and the producer or its coordinator have gone on.
+        (
+            Err(error @ (AppendError::InvalidProducerEpoch { .. } | AppendError::CoordinatorFenced { .. })),
+            None,
+        ) => {
+            tracing::warn!(
+                partition = %marker.shared.id, %error, "the end of a transaction is not written where it has ended"
+            );
+            false
+        }
+        (Err(_), None) => true,
+    }
+}
