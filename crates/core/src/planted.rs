@@ -72,6 +72,12 @@ bugs! {
     LargeWriteNotSynced,
     /// a failed sync of all files believed
     FailedSyncOfAllBelieved,
+    /// compaction that drops a marker before its records
+    MarkerDroppedEarly,
+    /// compaction that takes aborted values for the newest
+    AbortedValueInMap,
+    /// an aborted transaction told of after its marker is gone
+    AbortedEntryOutlivesMarker,
 }
 
 #[cfg(anabranch_planted)]

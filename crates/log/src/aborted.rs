@@ -13,7 +13,7 @@
 //! ```
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_core::seam::{Disk, DiskFile, Open};
@@ -36,18 +36,24 @@ pub struct Aborted {
     pub first: Offset,
 }
 
+impl From<AbortedTransaction> for Aborted {
+    fn from(AbortedTransaction { producer, first, .. }: AbortedTransaction) -> Self {
+        Self { producer, first }
+    }
+}
+
 /// What stands in the file cannot be read, or is not all that was written: it must be made anew.
 #[derive(Debug)]
 pub(crate) struct AbortedWrong;
 
 impl AbortedTransaction {
     /// The last entry of a complete segment.
-    fn end(count: usize) -> Self {
+    pub(crate) fn end(count: usize) -> Self {
         let first = Offset(count as i64);
         Self { producer: ProducerId::NONE, first, last: Offset(i64::MAX), stable: Offset(i64::MAX) }
     }
 
-    fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         !self.producer.is_some()
     }
 
@@ -149,9 +155,9 @@ impl AbortedIndex {
         Ok(())
     }
 
-    /// The same, and the segment is complete.
+    /// The same, and the segment is complete. There is a file then, also without entries.
     pub(crate) fn seal(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        if self.is_empty() || self.tail.is_empty() && matches!(self.is_whole()?, Ok(())) {
+        if self.tail.is_empty() && matches!(self.is_whole()?, Ok(())) {
             return self.save(disk);
         }
         self.flush(disk)?;
@@ -232,23 +238,13 @@ impl AbortedIndex {
         std::mem::take(&mut self.tail)
     }
 
-    /// Every entry.
-    pub(crate) fn entries(&self) -> io::Result<Result<Vec<AbortedTransaction>, AbortedWrong>> {
-        let mut entries = Vec::new();
-        let visited = self.visit(0, |entry| {
-            entries.push(entry);
-            true
-        })?;
-        Ok(visited.map(|_| entries))
-    }
-
     /// Adds the transactions to `found` that reach to `from` or beyond and begin before `upper`. Whether these are all, also
     /// of later segments: the rule of Kafka's `TransactionIndex.collectAbortedTxns`.
     pub(crate) fn find(
         &self,
         from: Offset,
         upper: Offset,
-        found: &mut Vec<Aborted>,
+        found: &mut Vec<AbortedTransaction>,
     ) -> io::Result<Result<bool, AbortedWrong>> {
         let (mut low, mut high) = (0, self.stored);
         while low < high {
@@ -263,7 +259,7 @@ impl AbortedIndex {
         let mut is_complete = false;
         let visited = self.visit(low, |entry| {
             if entry.last >= from && entry.first < upper {
-                found.push(Aborted { producer: entry.producer, first: entry.first });
+                found.push(entry);
             }
             is_complete = entry.stable >= upper;
             !is_complete
@@ -302,9 +298,22 @@ impl AbortedIndex {
         }
         let file = self.file.as_ref().expect("stored entries have a file");
         let bytes = file.read_vec_at(range.len() * ENTRY_BYTES, (range.start * ENTRY_BYTES) as u64)?;
-        let entries = bytes.as_chunks::<ENTRY_BYTES>().0.iter();
-        Ok(entries.map(|entry| AbortedTransaction::decode(entry, self.base)).collect())
+        Ok(decode_all(&bytes, self.base).collect())
     }
+}
+
+fn decode_all(bytes: &[u8], base: Offset) -> impl Iterator<Item = Option<AbortedTransaction>> {
+    let entries = bytes.as_chunks::<ENTRY_BYTES>().0.iter();
+    entries.map(move |entry| AbortedTransaction::decode(entry, base))
+}
+
+/// All entries of a file, those that are wrong as `None`, with the last one of a complete segment.
+pub(crate) fn read_entries(
+    disk: &dyn Disk,
+    path: &Path,
+    base: Offset,
+) -> io::Result<Vec<Option<AbortedTransaction>>> {
+    Ok(decode_all(&disk.read(path)?, base).collect())
 }
 
 #[cfg(test)]
@@ -331,8 +340,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.aborted");
         let mut index = AbortedIndex::open(&RealDisk, path.clone(), Offset(0)).unwrap();
+        assert!(index.is_empty() && index.is_whole().unwrap().is_err() && !path.exists());
         index.seal(&RealDisk).unwrap();
-        assert!(!path.exists() && index.is_whole().unwrap().is_err(), "without entries there is no file");
+        assert!(index.is_whole().unwrap().is_ok(), "nothing of nothing is missing");
+        index.keep_first(0).unwrap().unwrap();
         (0..150).for_each(|number| index.push(entry(number)));
         index.flush(&RealDisk).unwrap();
         (150..200).for_each(|number| index.push(entry(number)));
@@ -349,7 +360,7 @@ mod tests {
         index.seal(&RealDisk).unwrap();
         index.seal(&RealDisk).unwrap();
         assert!(index.is_whole().unwrap().is_ok());
-        assert_eq!(index.entries().unwrap().unwrap().len(), 200);
+        assert_eq!(found(&index, 0, i64::MAX).0.len(), 200);
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes.len(), 201 * ENTRY_BYTES);
         // Entries are missing at the end, or in the middle.

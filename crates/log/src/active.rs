@@ -298,7 +298,7 @@ impl PartitionWriter {
             self.is_full = true;
             self.roll(disk)?;
         }
-        Ok(Settled { durable: self.next, last_offsets: self.producers.last_offsets() })
+        Ok(Settled { durable: self.next, last_words: self.producers.last_words() })
     }
 
     /// Begins a new segment. Everything before it is synced: only the last segment can have a torn tail.
@@ -307,7 +307,11 @@ impl PartitionWriter {
         self.give_reserve_back();
         self.segment.index.lock().seal(disk.as_ref()).map_err(failed)?;
         self.save_producers(disk.as_ref()).map_err(failed)?;
-        self.segment.aborted.lock().seal(disk.as_ref()).map_err(failed)?;
+        let mut aborted = self.segment.aborted.lock();
+        if !aborted.is_empty() {
+            aborted.seal(disk.as_ref()).map_err(failed)?;
+        }
+        drop(aborted);
         let segment = Segment::create(disk, &self.shared.directory, self.next).map_err(failed)?;
         let segment = Arc::new(segment);
         let named = match planted::is(Bug::SegmentNameNotSynced) {

@@ -13,12 +13,13 @@ use anabranch_core::seam::{Disk, DiskFile, Open};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 
 use crate::FaultCause;
+use crate::aborted;
 use crate::durable::{self, DurablePoint};
 use crate::index::{ENTRY_BYTES, Place, read_entries};
 use crate::journal::entry::{FileHeader, Item, SECTOR_BYTES, decode_head};
 use crate::journal::file_number;
 use crate::marks::{CLEANED, Mark, START, SWAP};
-use crate::producers::Snapshot;
+use crate::producers::{AbortedTransaction, Snapshot};
 use crate::segment::{SCAN_WINDOW_BYTES, Scan, ScanError, named_offset, segment_path};
 use crate::spare;
 use crate::store::FORMAT;
@@ -32,6 +33,8 @@ pub enum FileKind {
     Segment(Offset),
     /// The index of the segment that begins at this offset.
     Index(Offset),
+    /// The aborted transactions whose markers are in the segment that begins at this offset.
+    Aborted(Offset),
     /// The state of producers up to this offset.
     Snapshot(Offset),
     /// How far the partition is durable in its segments.
@@ -71,6 +74,7 @@ impl FileKind {
         match extension {
             "log" => Some(Self::Segment(offset)),
             "index" => Some(Self::Index(offset)),
+            "aborted" => Some(Self::Aborted(offset)),
             "snapshot" => Some(Self::Snapshot(offset)),
             _ => None,
         }
@@ -93,6 +97,19 @@ pub enum DumpItem {
         /// The largest timestamp of the batches before it, ms.
         max_before_ms: i64,
     },
+    /// In a file of aborted transactions.
+    Aborted {
+        /// Whose.
+        producer: ProducerId,
+        /// Where it begins.
+        first: Offset,
+        /// Where its marker is.
+        last: Offset,
+        /// The last stable offset after that.
+        stable: Offset,
+    },
+    /// The last entry of such a file of a complete segment: how many there are before.
+    AbortedCount(u64),
     /// In a snapshot.
     Producer(ProducerState),
     /// In the note of the durable point.
@@ -234,6 +251,7 @@ pub fn dump<E: From<io::Error>>(
         }
         FileKind::Segment(base) => dump_segment(disk, path, base, &mut each)?,
         FileKind::Index(base) => dump_index(disk, path, base, &mut each)?,
+        FileKind::Aborted(base) => dump_aborted(disk, path, base, &mut each)?,
         FileKind::Snapshot(_) => {
             let bytes = disk.read(path)?;
             match Snapshot::decode(&bytes) {
@@ -419,12 +437,46 @@ fn dump_index<E: From<io::Error>>(
             None => DumpItem::IndexEntry { offset, position, max_before_ms: time },
         })?;
     }
+    dump_rest(disk, path, entry_bytes, each)
+}
+
+/// What is left of a file after all whole entries.
+fn dump_rest<E: From<io::Error>>(
+    disk: &dyn Disk,
+    path: &Path,
+    entry_bytes: u64,
+    each: &mut impl FnMut(DumpItem) -> Result<(), E>,
+) -> Result<(), E> {
     let len = disk.open(path, Open::Read)?.len()?;
     let left = len % entry_bytes;
     match left {
         0 => Ok(()),
         bytes => each(DumpItem::Damage { position: len - left, bytes, cause: DumpCause::LessThanAnEntry }),
     }
+}
+
+fn dump_aborted<E: From<io::Error>>(
+    disk: &dyn Disk,
+    path: &Path,
+    base: Offset,
+    each: &mut impl FnMut(DumpItem) -> Result<(), E>,
+) -> Result<(), E> {
+    let entry_bytes = aborted::ENTRY_BYTES as u64;
+    let mut before = None;
+    for (number, entry) in aborted::read_entries(disk, path, base)?.into_iter().enumerate() {
+        let number = number as u64;
+        let damage = |cause| DumpItem::Damage { position: number * entry_bytes, bytes: entry_bytes, cause };
+        each(match entry {
+            None => damage(DumpCause::Checksum),
+            Some(entry) if before >= Some(entry.last) => damage(DumpCause::NotInOrder),
+            Some(entry) if entry.is_end() => DumpItem::AbortedCount(entry.first.0.unsigned_abs()),
+            Some(AbortedTransaction { producer, first, last, stable }) => {
+                before = Some(last);
+                DumpItem::Aborted { producer, first, last, stable }
+            }
+        })?;
+    }
+    dump_rest(disk, path, entry_bytes, each)
 }
 
 fn dump_journal<E>(bytes: &[u8], each: &mut impl FnMut(DumpItem) -> Result<(), E>) -> Result<(), E> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_core::Offset;
 use anabranch_core::batch::BatchHeader;
 
-use crate::aborted::{Aborted, AbortedIndex};
+use crate::aborted::AbortedIndex;
 use crate::partition::{Bounds, PartitionLog, Visible, readable};
 use crate::producers::{AbortedTransaction, Producers};
 use crate::segment::{SCAN_WINDOW_BYTES, Segment};
@@ -48,7 +48,7 @@ impl PartitionLog {
         segments: &[Arc<Segment>],
         from: Offset,
         upper: Offset,
-    ) -> Result<Vec<Aborted>, ReadError> {
+    ) -> Result<Vec<AbortedTransaction>, ReadError> {
         let mut found = Vec::new();
         for segment in segments {
             let mut index = segment.aborted.lock();
@@ -62,21 +62,15 @@ impl PartitionLog {
                 self.make_anew(segment, &mut index)?;
                 is_complete = index.find(from, upper, &mut found);
             }
-            if is_complete_in(segment, is_complete)? {
+            let wrong = || std::io::Error::other("just written, and wrong");
+            let is_complete = is_complete.and_then(|found| found.map_err(|_| wrong())).map_err(|error| {
+                ReadError::Fault(segment.io_fault("reading the aborted transactions of", 0, error))
+            })?;
+            if is_complete {
                 break;
             }
         }
         Ok(found)
-    }
-
-    /// All aborted transactions whose markers are in a segment.
-    pub(crate) fn aborted_of(&self, segment: &Arc<Segment>) -> Result<Vec<AbortedTransaction>, ReadError> {
-        let mut index = segment.aborted.lock();
-        if let Ok(Ok(entries)) = index.entries() {
-            return Ok(entries);
-        }
-        self.make_anew(segment, &mut index)?;
-        is_complete_in(segment, index.entries())
     }
 
     /// Makes the aborted transactions of a segment anew. Whoever writes to the segment waits: it happens after damage only.
@@ -105,12 +99,6 @@ impl PartitionLog {
     }
 }
 
-fn is_complete_in<T, E>(segment: &Segment, read: std::io::Result<Result<T, E>>) -> Result<T, ReadError> {
-    let wrong = || std::io::Error::other("just written, and wrong");
-    read.and_then(|read| read.map_err(|_| wrong()))
-        .map_err(|error| ReadError::Fault(segment.io_fault("reading the aborted transactions of", 0, error)))
-}
-
 /// The aborted transactions of each segment, by all batches from the first one up to the byte that `end` says. What a
 /// transaction had in segments that are gone is not needed.
 pub(crate) fn derive(
@@ -123,11 +111,8 @@ pub(crate) fn derive(
         let mut aborted = Vec::new();
         let mut scan = segment.scan(0, end(segment), SCAN_WINDOW_BYTES);
         while let Some((position, header)) = scan.next_header().map_err(|error| segment.scan_fault(error))? {
-            if header.is_control() {
-                let marker = segment.end_marker(position, &header)?;
-                aborted.extend(producers.note_end(&header, marker, header.base_offset, 0, 0).1);
-            } else if header.is_transactional() {
-                producers.note(&header, header.base_offset, 0);
+            if header.is_transactional() {
+                aborted.extend(producers.pass(&header, segment.end_marker(position, &header)?, 0));
             }
         }
         derived.push(aborted);

@@ -5,8 +5,8 @@
 //! * **From the front** (retention, DeleteRecords). First `start` is made durable, then the segments that lie wholly below
 //!   it are removed, in any order. So a segment below `start` is left over, and a first segment *above* it is damage.
 //! * **In the middle** (compaction: one segment takes the place of one or several neighbours).
-//!   1. The new segment is written to `BASE.log.clean` and `BASE.index.clean`, and synced; `BASE.aborted.clean`, too, if there
-//!      are aborted transactions.
+//!   1. The new segment is written to `BASE.log.clean` and `BASE.index.clean`, and synced; `BASE.aborted.clean`, too, if any
+//!      of the old ones has such a file.
 //!   2. `swap` is written, durably (so that the names of 1 are durable, too): `BASE`, and the offset `END` that the new
 //!      segment reaches.
 //!   3. `BASE.log.clean` is renamed to `BASE.log`, and the others likewise; the directory is synced.

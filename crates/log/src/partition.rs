@@ -426,6 +426,7 @@ impl PartitionLog {
                     true => self.aborted_between(&segments[at..], from, after)?,
                     false => Vec::new(),
                 };
+                let aborted = aborted.into_iter().map(Aborted::from).collect();
                 return Ok((Some(found), aborted, offsets));
             }
         }

@@ -181,9 +181,9 @@ fn open_segments(
 /// Producers as a snapshot has them.
 pub(crate) struct Remembered {
     producers: Producers,
-    aborted: AbortedSegments,
+    pub(crate) aborted: AbortedSegments,
     /// The offset that the snapshot stands for, if there is one.
-    from: Option<Offset>,
+    pub(crate) from: Option<Offset>,
     /// Newer snapshots, which are damaged or cannot be read.
     unusable: Vec<Offset>,
 }
@@ -269,8 +269,7 @@ fn recover_aborted(
     let is_whole = |segment: &Arc<Segment>| matches!(segment.aborted.lock().is_whole(), Ok(Ok(())));
     let listed = believed.listed.bases.iter().filter(|base| **base < last.base);
     let are_whole = listed.chain(&believed.in_sealed).filter_map(now).all(is_whole);
-    let of_last = believed.listed.bases.last() == Some(&last.base);
-    let count = if of_last { believed.listed.entries } else { 0 };
+    let count = believed.listed.entries_of(last.base);
     if !believed.is_swapped && are_whole && matches!(last.aborted.lock().keep_first(count), Ok(Ok(()))) {
         derived.into_iter().for_each(|entry| last.aborted.lock().push(entry));
         return Ok(());
@@ -377,13 +376,8 @@ impl Walk {
         if header.base_offset < self.from || planted::is(Bug::ProducersForgotten) {
             return Ok(());
         }
-        if header.is_control() {
-            let marker = segment.end_marker(position, header)?;
-            let (_, aborted) = self.producers.note_end(header, marker, header.base_offset, 0, self.now_ms);
-            self.aborted.extend(aborted);
-        } else {
-            self.producers.note(header, header.base_offset, self.now_ms);
-        }
+        let marker = segment.end_marker(position, header)?;
+        self.aborted.extend(self.producers.pass(header, marker, self.now_ms));
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::layout::remove_segment;
 use crate::marks::START;
 use crate::partition::{LogStatus, PartitionLog, Shared};
+use crate::producers::LastWord;
 use crate::segment::Segment;
 use crate::writer::Command;
 use crate::{AppendError, ReadError, UpkeepError};
@@ -32,8 +33,8 @@ pub enum Roll {
 pub struct Settled {
     /// After the newest record that is durable.
     pub(crate) durable: Offset,
-    /// Where each producer's last batch ends.
-    pub(crate) last_offsets: HashMap<ProducerId, Offset>,
+    /// What each producer is known by.
+    pub(crate) last_words: HashMap<ProducerId, LastWord>,
 }
 
 impl Settled {

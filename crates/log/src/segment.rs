@@ -455,8 +455,11 @@ impl Segment {
         Ok(records.into_iter().map(timestamped).collect())
     }
 
-    /// The end of a transaction that a control batch is, if it is one.
+    /// The end of a transaction that a batch is, if it is one.
     pub(crate) fn end_marker(&self, position: u64, header: &BatchHeader) -> Result<Option<EndMarker>, Fault> {
+        if !header.is_control() {
+            return Ok(None);
+        }
         let damaged = |error| self.fault(position, FaultCause::Damaged(error));
         self.batch(position, header)?.end_marker().map_err(damaged)
     }

@@ -1,21 +1,25 @@
 //! Reads a partition's directory, every byte of it, and changes nothing.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_core::batch::BatchHeader;
+use anabranch_core::batch::{Batch, BatchError, BatchHeader, EndKind};
 use anabranch_core::seam::{Disk, DiskFile, Open};
-use anabranch_core::{Offset, TopicPartition};
+use anabranch_core::{Offset, ProducerId, TopicPartition};
 
+use crate::aborted::read_entries as read_aborted;
 use crate::durable::DurablePoint;
 use crate::index::{Place, read_entries};
 use crate::journal::redo::Plan;
 use crate::layout::Layout;
 use crate::marks::START;
-use crate::producers::Snapshot;
-use crate::recovery::newest_snapshot;
-use crate::segment::{Listing, SCAN_WINDOW_BYTES, Scan, ScanError, index_path, segment_path, snapshot_path};
+use crate::producers::{AbortedTransaction, Producers, Snapshot};
+use crate::recovery::{Remembered, newest_snapshot};
+use crate::segment::{
+    Listing, SCAN_WINDOW_BYTES, Scan, ScanError, aborted_path, index_path, segment_path, snapshot_path,
+};
 use crate::{Fault, FaultCause};
 
 /// What [`crate::Offline::verify`] found.
@@ -82,6 +86,13 @@ pub(crate) fn verify_partition(
         let file = segment_path(directory, start);
         report.faults.push(Fault { file, position: 0, cause: FaultCause::SegmentMissing });
     }
+    let snapshots = &listing.snapshots;
+    let remembered =
+        listing.segments.first().map(|first| newest_snapshot(disk, directory, snapshots, *first));
+    let mut transactions = Transactions::default();
+    if let (Some(last), Some(Ok(Remembered { aborted, from: Some(from), .. }))) = (last, &remembered) {
+        transactions.saved = (*from, aborted.entries_of(last) as usize);
+    }
     // The first segment may begin below the log's start.
     report.end = listing.segments.first().map_or(start, |first| start.min(*first));
     for base in &listing.segments {
@@ -95,15 +106,14 @@ pub(crate) fn verify_partition(
         // A note of another is old, and compaction may have changed that one since.
         let noted = note.filter(|note| is_last && note.segment == *base);
         let file = if is_last { journal.redone(disk, partition, *base, file)? } else { file };
-        verify_segment(disk, directory, *base, file.as_ref(), noted, is_last, &mut report)?;
+        let (segment, end) = ((*base, file.as_ref()), (is_last, noted));
+        verify_segment(disk, directory, segment, end, &mut transactions, &mut report)?;
     }
     if report.end < start && report.faults.is_empty() {
         let cause = FaultCause::EndsElsewhere { end: report.end, durable: start };
         report.faults.push(Fault { file: START.path(directory), position: 0, cause });
     }
-    if let Some(first) = listing.segments.first()
-        && let Err(fault) = newest_snapshot(disk, directory, &listing.snapshots, *first)
-    {
+    if let Some(Err(fault)) = remembered {
         report.faults.push(fault);
     }
     for offset in &listing.snapshots {
@@ -124,10 +134,9 @@ pub(crate) fn verify_partition(
 fn verify_segment(
     disk: &dyn Disk,
     directory: &Path,
-    base: Offset,
-    file: &dyn DiskFile,
-    noted: Option<DurablePoint>,
-    is_last: bool,
+    (base, file): (Offset, &dyn DiskFile),
+    (is_last, noted): (bool, Option<DurablePoint>),
+    transactions: &mut Transactions,
     report: &mut PartitionReport,
 ) -> io::Result<()> {
     let path = segment_path(directory, base);
@@ -145,6 +154,9 @@ fn verify_segment(
             Ok(None) => break None,
             Ok(Some((position, batch))) => {
                 let header = *batch.header();
+                if let Err(error) = transactions.pass(&batch) {
+                    break Some((position, FaultCause::Damaged(error)));
+                }
                 report.batches += 1;
                 report.records += u64::from(header.record_count.unsigned_abs());
                 report.bytes += header.len_bytes as u64;
@@ -175,7 +187,69 @@ fn verify_segment(
     if disk.exists(&index)? && !index_is_right(&read_entries(disk, &index, base)?, &batches, base) {
         report.derived_wrong.push(index);
     }
+    let aborted = aborted_path(directory, base);
+    let entries = match disk.exists(&aborted)? {
+        true => read_aborted(disk, &aborted, base)?,
+        false => Vec::new(),
+    };
+    if !transactions.are_right(entries, is_last) {
+        report.derived_wrong.push(aborted);
+    }
     Ok(())
+}
+
+/// What the batches tell of transactions, to compare it with the files of the aborted ones.
+#[derive(Debug, Default)]
+struct Transactions {
+    producers: Producers,
+    /// Of the segment: transactions of which there are batches and that were aborted, and whose markers say so, and where.
+    aborted: Vec<AbortedTransaction>,
+    aborts: BTreeSet<(ProducerId, Offset)>,
+    /// How many entries the last segment had when the producers were saved last, and at which offset that was: no more of
+    /// its file is believed.
+    saved: (Offset, usize),
+}
+
+impl Transactions {
+    fn pass(&mut self, batch: &Batch) -> Result<(), BatchError> {
+        let header = batch.header();
+        if header.is_transactional() {
+            let marker = batch.end_marker()?;
+            if marker.is_some_and(|marker| marker.kind == EndKind::Abort) {
+                self.aborts.insert((header.producer_id, header.base_offset));
+            }
+            self.aborted.extend(self.producers.pass(header, marker, 0));
+        }
+        Ok(())
+    }
+
+    /// Whether the entries of a segment are what recovery takes for right: each has its marker, and each aborted transaction
+    /// its entry. The next segment follows.
+    fn are_right(&mut self, mut entries: Vec<Option<AbortedTransaction>>, is_last: bool) -> bool {
+        let (mut aborted, aborts) = (std::mem::take(&mut self.aborted), std::mem::take(&mut self.aborts));
+        if is_last {
+            let (saved, count) = self.saved;
+            if entries.len() < count {
+                return false;
+            }
+            entries.truncate(count);
+            aborted.retain(|aborted| aborted.last < saved);
+        } else if let Some(end) = entries.pop()
+            && end != Some(AbortedTransaction::end(entries.len()))
+        {
+            return false;
+        }
+        let Some(entries) = entries.into_iter().collect::<Option<Vec<_>>>() else { return false };
+        let is_told = |it: &AbortedTransaction| {
+            let at = entries.partition_point(|entry| entry.last < it.last);
+            entries.get(at).is_some_and(|entry| {
+                (entry.producer, entry.last) == (it.producer, it.last) && entry.first <= it.first
+            })
+        };
+        entries.is_sorted_by_key(|entry| entry.last)
+            && entries.iter().all(|entry| aborts.contains(&(entry.producer, entry.last)))
+            && aborted.iter().all(is_told)
+    }
 }
 
 /// Whether every entry names a batch that is there, and the largest timestamp before it.

@@ -95,6 +95,9 @@ impl Printer<'_> {
                 Some(FileKind::Format) => "format of the data directory".to_owned(),
                 Some(FileKind::Segment(base)) => format!("segment from offset {base}"),
                 Some(FileKind::Index(base)) => format!("index of the segment from offset {base}"),
+                Some(FileKind::Aborted(base)) => {
+                    format!("aborted transactions that end in the segment from offset {base}")
+                }
                 Some(FileKind::Snapshot(offset)) => format!("producers up to offset {offset}"),
                 Some(FileKind::Durable) => "durable point".to_owned(),
                 Some(FileKind::Start) => "start of the log".to_owned(),
@@ -112,7 +115,7 @@ impl Printer<'_> {
             Some(FileKind::Segment(_)) => {
                 format!("{}, {}", plural(items, "batch", "batches"), counted(records, "record"))
             }
-            Some(FileKind::Index(_)) => plural(items, "entry", "entries"),
+            Some(FileKind::Index(_) | FileKind::Aborted(_)) => plural(items, "entry", "entries"),
             Some(FileKind::Snapshot(_)) => counted(items, "producer"),
             _ => return Ok(()),
         };
@@ -177,6 +180,12 @@ fn to_text(item: &DumpItem) -> String {
         DumpItem::IndexEntry { offset, position, max_before_ms } => {
             format!("offset {offset} at byte {position}; before it, times up to {max_before_ms}")
         }
+        DumpItem::Aborted { producer, first, last, stable } => {
+            format!(
+                "producer {producer} from offset {first} to its marker at {last}; last stable offset then {stable}"
+            )
+        }
+        DumpItem::AbortedCount(count) => format!("that is all: {count}"),
         DumpItem::Producer(ProducerState { id, epoch, last_time_ms, coordinator_epoch, open, batches }) => {
             let batches: Vec<String> = batches
                 .iter()
@@ -283,6 +292,11 @@ fn to_json(item: &DumpItem) -> Map<String, Value> {
         DumpItem::IndexEntry { offset, position, max_before_ms } => json!({
             "kind": "index_entry", "offset": offset.0, "position": position, "max_before_ms": max_before_ms,
         }),
+        DumpItem::Aborted { producer, first, last, stable } => json!({
+            "kind": "aborted_transaction", "producer_id": producer.0,
+            "first_offset": first.0, "last_offset": last.0, "last_stable_offset": stable.0,
+        }),
+        DumpItem::AbortedCount(count) => json!({ "kind": "aborted_count", "count": count }),
         DumpItem::Producer(ProducerState { id, epoch, last_time_ms, coordinator_epoch, open, batches }) => {
             let batches = batches.iter().map(|(first, last, base, end)| {
                 json!({ "first_sequence": first, "last_sequence": last, "base_offset": base.0, "last_offset": end.0 })

@@ -275,8 +275,8 @@ impl Shared {
         let looked =
             blocking(self.store.workers(), move || Ok((log.segments(now_ms)?, log.first_dirty()))).await;
         let (segments, first_dirty) = looked.map_err(|error: ReadError| Failure::Read(error))?;
-        let high_watermark = partition.log.offsets().high_watermark;
-        Ok(dirty(&segments, high_watermark, first_dirty, &partition.rules.compaction, now_ms))
+        let last_stable = partition.log.offsets().last_stable;
+        Ok(dirty(&segments, last_stable, first_dirty, &partition.rules.compaction, now_ms))
     }
 
     /// One pass; whether another must follow.

@@ -71,7 +71,7 @@ pub(crate) struct Dirty {
 /// dirty, or a dirty segment began longer than `max.compaction.lag.ms` ago.
 pub(crate) fn dirty(
     segments: &[SegmentInfo],
-    high_watermark: Offset,
+    last_stable: Offset,
     first_dirty: Offset,
     rules: &CompactionRules,
     now_ms: i64,
@@ -80,7 +80,7 @@ pub(crate) fn dirty(
         rules.min_lag_ms > 0 && segment.newest_ms > now_ms.saturating_sub(rules.min_lag_ms)
     };
     let stops = |segment: &&SegmentInfo| {
-        segment.is_active || segment.end > high_watermark || segment.end > first_dirty && is_young(segment)
+        segment.is_active || segment.end > last_stable || segment.end > first_dirty && is_young(segment)
     };
     let before = segments.iter().find(stops).map_or(first_dirty, |segment| segment.base);
     let (mut clean_bytes, mut dirty_bytes, mut oldest_ms) = (0, 0, i64::MAX);

@@ -6,17 +6,19 @@
 //!   stay.
 //! * The newest record of a key that is a tombstone stays until its batch's delete horizon: the first pass that meets the
 //!   batch sets it to `delete.retention.ms` from then, and the first pass after that time takes the tombstone away.
-//! * A batch of which nothing stays goes whole, unless it holds its producer's last sequence number, or the last offset
-//!   that the segment must keep: then its header stays.
+//! * Records of an aborted transaction go; and a marker that ends what nothing is left of, as such a tombstone does.
+//! * A batch of which nothing stays goes whole, unless it is its producer's last word, or holds the last offset that the
+//!   segment must keep: then its header stays.
 //! * A batch of which everything stays is not touched (law 1).
 
 use std::collections::HashMap;
 
-use anabranch_core::batch::{Batch, BatchError, RecordAt};
+use anabranch_core::batch::{Batch, BatchError, BatchHeader, RecordAt};
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::{Offset, ProducerId};
 
 use super::map::OffsetMap;
+use crate::producers::LastWord;
 
 /// What a pass knows when it comes to a batch.
 #[derive(Debug)]
@@ -26,8 +28,8 @@ pub(super) struct Filter<'a> {
     pub(super) end: Offset,
     pub(super) now_ms: i64,
     pub(super) delete_retention_ms: i64,
-    /// Where each producer's last batch ends.
-    pub(super) last_offsets: &'a HashMap<ProducerId, Offset>,
+    /// What each producer is known by.
+    pub(super) last_words: &'a HashMap<ProducerId, LastWord>,
 }
 
 /// What becomes of a batch.
@@ -51,22 +53,31 @@ pub(super) struct Filtered {
 }
 
 impl Filter<'_> {
-    /// Judges one batch; `must_stay`: its last offset is needed.
-    pub(super) fn judge(&self, batch: &Batch, must_stay: bool) -> Result<Filtered, BatchError> {
+    /// Judges one batch; `is_void`: for its transaction nothing in it is needed; `must_stay`: its last offset is.
+    pub(super) fn judge(
+        &self,
+        batch: &Batch,
+        is_void: bool,
+        must_stay: bool,
+    ) -> Result<Filtered, BatchError> {
         let header = batch.header();
         let whole = Filtered { kept: Kept::Whole, records_removed: 0, keyless_removed: 0 };
-        // Transactions will decide here: an aborted batch goes with its records, and a marker once its transaction has none.
-        if header.is_control() || header.base_offset >= self.end {
+        if header.is_control() && !is_void || header.base_offset >= self.end {
             return Ok(whole);
         }
         let records = batch.records()?;
         let horizon_ms = header.delete_horizon_ms();
         let is_past_horizon = horizon_ms.is_some_and(|horizon_ms| self.now_ms >= horizon_ms);
+        let stays = |at: &RecordAt| match (header.is_control(), is_void) {
+            (true, _) => !is_past_horizon,
+            (false, true) => false,
+            (false, false) => self.stays(at, is_past_horizon),
+        };
         let (mut kept, mut keyless_removed, mut has_tombstones) = (Vec::new(), 0, false);
         let count = records.len();
         for at in records {
-            if self.stays(&at, is_past_horizon) {
-                has_tombstones |= at.record.value.is_none();
+            if stays(&at) {
+                has_tombstones |= header.is_control() || at.record.value.is_none();
                 kept.push(at);
             } else {
                 keyless_removed += u64::from(at.record.key.is_none());
@@ -75,9 +86,8 @@ impl Filter<'_> {
         let mut records_removed = (count - kept.len()) as u64;
         let new_horizon_ms = (has_tombstones && horizon_ms.is_none())
             .then(|| self.now_ms.saturating_add(self.delete_retention_ms));
-        let is_last_of_producer = self.last_offsets.get(&header.producer_id) == Some(&header.last_offset());
         let kept = if kept.is_empty() {
-            match (must_stay || is_last_of_producer, count) {
+            match (must_stay || self.is_last_word(header), count) {
                 (true, 0) => Kept::Whole,
                 (true, _) => Kept::Part(batch.emptied()),
                 (false, _) => Kept::Nothing,
@@ -97,6 +107,14 @@ impl Filter<'_> {
         Ok(Filtered { kept, records_removed, keyless_removed })
     }
 
+    fn is_last_word(&self, batch: &BatchHeader) -> bool {
+        match self.last_words.get(&batch.producer_id) {
+            Some(LastWord::Data(last)) => *last == batch.last_offset(),
+            Some(LastWord::End(epoch)) => batch.is_control() && *epoch == batch.producer_epoch,
+            None => false,
+        }
+    }
+
     fn stays(&self, at: &RecordAt, is_past_horizon: bool) -> bool {
         if at.offset >= self.end {
             return true;
@@ -113,12 +131,19 @@ impl Filter<'_> {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_core::batch::{BatchBuilder, Compression, Record, check_batch};
+    use anabranch_core::batch::{BatchBuilder, Compression, EndKind, EndMarker, Record, check_batch};
     use anabranch_core::{LeaderEpoch, ProducerEpoch};
 
     use super::*;
 
     const DAY_MS: i64 = 86_400_000;
+
+    fn stored(batch: &Batch, base: i64) -> Batch {
+        let mut stored = batch.bytes().to_vec();
+        let prefix = batch.stored_prefix(Offset(base), LeaderEpoch(0));
+        stored[..prefix.len()].copy_from_slice(&prefix);
+        check_batch(&stored.into()).unwrap()
+    }
 
     /// A batch at `base` of records `key=value`, `key=` being a tombstone and `=value` without a key.
     fn batch(base: i64, records: &[&str]) -> Batch {
@@ -129,12 +154,7 @@ mod tests {
             let own = |text: &str| (!text.is_empty()).then(|| text.as_bytes().to_vec().into());
             builder.push(&Record { key: own(key), value: own(value), headers: Vec::new(), timestamp_ms: 5 });
         }
-        let bytes = builder.build().unwrap();
-        let batch = check_batch(&bytes).unwrap();
-        let mut stored = bytes.to_vec();
-        let prefix = batch.stored_prefix(Offset(base), LeaderEpoch(0));
-        stored[..prefix.len()].copy_from_slice(&prefix);
-        check_batch(&stored.into()).unwrap()
+        stored(&check_batch(&builder.build().unwrap()).unwrap(), base)
     }
 
     /// Judges with a map of `newest`, at `now_ms`, up to the offset 100.
@@ -147,15 +167,15 @@ mod tests {
     ) -> Filtered {
         let mut map = OffsetMap::new(1000, [1, 2]);
         newest.iter().for_each(|(key, offset)| map.put(key.as_bytes(), Offset(*offset)).unwrap());
-        let last_offsets = last.map(|last| (ProducerId(7), Offset(last))).into_iter().collect();
+        let last_words = last.map(|last| (ProducerId(7), LastWord::Data(Offset(last)))).into_iter().collect();
         let filter = Filter {
             map: &map,
             end: Offset(100),
             now_ms,
             delete_retention_ms: DAY_MS,
-            last_offsets: &last_offsets,
+            last_words: &last_words,
         };
-        filter.judge(batch, must_stay).unwrap()
+        filter.judge(batch, false, must_stay).unwrap()
     }
 
     fn left(filtered: &Filtered, batch: &Batch) -> Vec<i64> {
@@ -219,5 +239,53 @@ mod tests {
             assert_eq!(judge(&empty, &newer, 0, must_stay, last).kept, Kept::Whole);
             assert_eq!(judge(&empty, &newer, 0, false, None).kept, Kept::Nothing);
         }
+    }
+
+    /// Judges at `now_ms` with an empty map, as the last word of nobody but `last_word`.
+    fn judge_void(batch: &Batch, now_ms: i64, must_stay: bool, last_word: Option<LastWord>) -> Kept {
+        let map = OffsetMap::new(1000, [1, 2]);
+        let last_words = last_word.map(|word| (ProducerId(7), word)).into_iter().collect();
+        let end = Offset(100);
+        let filter = Filter { map: &map, end, now_ms, delete_retention_ms: DAY_MS, last_words: &last_words };
+        filter.judge(batch, true, must_stay).unwrap().kept
+    }
+
+    #[test]
+    fn a_marker_of_nothing_goes_as_a_tombstone_does() {
+        let marker = EndMarker { kind: EndKind::Abort, coordinator_epoch: 3 };
+        let batch = stored(&marker.batch(ProducerId(7), ProducerEpoch(2), 5), 10);
+        assert_eq!(judge(&batch, &[], i64::MAX, false, None).kept, Kept::Whole, "it ends something");
+        let Kept::Part(marked) = judge_void(&batch, 1000, false, None) else { panic!() };
+        assert_eq!(marked.header().delete_horizon_ms(), Some(1000 + DAY_MS));
+        assert_eq!(marked.end_marker(), Ok(Some(marker)));
+        assert!(marked.header().is_control() && marked.header().is_transactional());
+        assert_eq!(judge_void(&marked, 999 + DAY_MS, false, None), Kept::Whole);
+        assert_eq!(judge_void(&marked, 1000 + DAY_MS, false, None), Kept::Nothing);
+        let epoch = |epoch| Some(LastWord::End(ProducerEpoch(epoch)));
+        for (must_stay, last_word) in [(true, None), (false, epoch(2))] {
+            let kept = judge_void(&marked, 1000 + DAY_MS, must_stay, last_word);
+            let Kept::Part(empty) = kept else { panic!("{kept:?}") };
+            assert_eq!((empty.end_marker(), empty.header().producer_epoch), (Ok(None), ProducerEpoch(2)));
+            assert_eq!(judge_void(&empty, 2 * DAY_MS, must_stay, last_word), Kept::Whole);
+            assert_eq!(judge_void(&empty, 2 * DAY_MS, false, epoch(3)), Kept::Nothing);
+        }
+        let other = Some(LastWord::Data(Offset(9)));
+        assert_eq!(judge_void(&marked, 1000 + DAY_MS, false, other), Kept::Nothing);
+    }
+
+    #[test]
+    fn what_was_aborted_goes_at_once_unless_it_is_the_last_word() {
+        let one = batch(10, &["a=1", "b="]);
+        assert_eq!(judge_void(&one, 0, false, None), Kept::Nothing);
+        assert_eq!(judge_void(&one, 0, false, Some(LastWord::End(ProducerEpoch(0)))), Kept::Nothing);
+        let Kept::Part(empty) = judge_void(&one, 0, false, Some(LastWord::Data(Offset(11)))) else {
+            panic!()
+        };
+        assert_eq!((empty.header().record_count, empty.header().last_offset()), (0, Offset(11)));
+        assert_eq!(
+            judge_void(&batch(100, &["a=1"]), 0, false, None),
+            Kept::Whole,
+            "a later pass comes to it"
+        );
     }
 }

@@ -6,7 +6,8 @@
 //! tear ([`swap`], `layout`). All of it happens off the writer's thread: appends and reads go on.
 //!
 //! What a pass never does:
-//! * touch the segment that is written to, or records that are not durable;
+//! * touch the segment that is written to, records that are not durable, or what is not decided: a transaction that is open,
+//!   and all that follows its beginning ([`transactions`]);
 //! * move an offset or a sequence number: batches keep their place and their producer;
 //! * leave a gap between segments: each keeps its last offset, by a batch without records if need be, so that recovery
 //!   still sees a segment that is missing;
@@ -17,6 +18,7 @@
 mod filter;
 mod map;
 mod swap;
+mod transactions;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -24,16 +26,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::batch::{Batch, BatchHeader};
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::{Offset, ProducerId};
 
 use crate::marks::CLEANED;
 use crate::partition::PartitionLog;
+use crate::producers::LastWord;
 use crate::removal::Settled;
 use crate::segment::{SCAN_WINDOW_BYTES, ScanError, Segment};
 use crate::{Fault, FaultCause, ReadError, UpkeepError};
 use filter::{Filter, Kept};
 use map::OffsetMap;
 use swap::Rewrite;
+use transactions::{AbortedSpans, Transactions};
 
 /// How a pass is done.
 #[derive(Debug, Clone)]
@@ -95,8 +100,11 @@ impl PartitionLog {
     /// [`UpkeepError`]. When the disk is full, what was half written is removed, and the pass may be tried again.
     pub fn compact(&self, settled: &Settled, how: &Compaction) -> Result<Compacted, UpkeepError> {
         let _cleaning = self.shared.cleaning.try_lock().map_err(|_| UpkeepError::Busy)?;
-        let pass = Pass { log: self, how, last_offsets: &settled.last_offsets };
-        pass.run(settled.durable)
+        // In this order: these segments have the markers of all that is decided by now.
+        let decided = self.offsets().last_stable;
+        let segments = self.shared.segments.read().clone();
+        let pass = Pass { log: self, how, last_words: &settled.last_words, segments };
+        pass.run(how.before.min(settled.durable).min(decided))
     }
 }
 
@@ -104,19 +112,18 @@ impl PartitionLog {
 struct Pass<'a> {
     log: &'a PartitionLog,
     how: &'a Compaction,
-    last_offsets: &'a HashMap<ProducerId, Offset>,
+    last_words: &'a HashMap<ProducerId, LastWord>,
+    /// All that there are.
+    segments: Vec<Arc<Segment>>,
 }
 
 impl Pass<'_> {
-    fn run(&self, durable: Offset) -> Result<Compacted, UpkeepError> {
+    fn run(&self, before: Offset) -> Result<Compacted, UpkeepError> {
         self.check()?;
-        let segments = self.log.shared.segments.read().clone();
-        // What is not decided must not take the place of what is.
-        let before = self.how.before.min(durable).min(self.log.offsets().last_stable);
         // The last one is written to: it is never among them. The base of each is the end of the one before.
-        let ends: Vec<Offset> = segments.iter().skip(1).map(|segment| segment.base).collect();
+        let ends: Vec<Offset> = self.segments.iter().skip(1).map(|segment| segment.base).collect();
         let whole = ends.iter().take_while(|end| **end <= before).count();
-        let (segments, ends) = (&segments[..whole], &ends[..whole]);
+        let (segments, ends) = (&self.segments[..whole], &ends[..whole]);
         let first_dirty = self.log.first_dirty();
         let mut done = Compacted { cleaned: first_dirty, ..Compacted::default() };
         let Some(end) = ends.last().copied().filter(|end| first_dirty < *end) else { return Ok(done) };
@@ -130,14 +137,16 @@ impl Pass<'_> {
             end: mapped,
             now_ms: self.how.now_ms,
             delete_retention_ms: self.how.delete_retention_ms,
-            last_offsets: self.last_offsets,
+            last_words: self.last_words,
         };
         let reached = segments.partition_point(|segment| segment.base < mapped);
         let segment_bytes = u64::from(self.log.shared.config.lock().segment_bytes);
         let sizes: Vec<u64> = segments[..reached].iter().map(|segment| segment.len()).collect();
         let bases: Vec<Offset> = segments[..reached].iter().map(|segment| segment.base).collect();
+        let mut transactions = Transactions::default();
         for group in groups(&bases, &ends[..reached], &sizes, segment_bytes) {
-            self.clean(&filter, &segments[group.clone()], ends[group.end - 1], &mut done)?;
+            let (end, group) = (ends[group.end - 1], &segments[group]);
+            self.clean(&filter, group, end, &mut transactions, &mut done)?;
         }
         let disk = self.log.store.disk().as_ref();
         let directory = &self.log.shared.directory;
@@ -160,12 +169,15 @@ impl Pass<'_> {
     ) -> Result<Offset, UpkeepError> {
         let mut mapped = first_dirty;
         for (segment, end) in segments.iter().zip(ends).filter(|(_, end)| first_dirty < **end) {
+            let aborted = self.aborted_in(segment, *end)?;
             let mut scan = segment.scan(0, segment.len(), SCAN_WINDOW_BYTES).after(segment.base);
             while let Some((position, batch)) =
                 scan.next_batch().map_err(|error| self.blame(segment, error))?
             {
                 self.check()?;
-                if batch.header().last_offset() < first_dirty || batch.header().is_control() {
+                let header = batch.header();
+                let is_aborted = aborted.hold(header) && !planted::is(Bug::AbortedValueInMap);
+                if header.last_offset() < first_dirty || header.is_control() || is_aborted {
                     continue;
                 }
                 let records = batch.records().map_err(|error| {
@@ -185,29 +197,28 @@ impl Pass<'_> {
         Ok(mapped)
     }
 
+    /// The aborted transactions of which there may be records in a segment. Their markers may stand in any that follows.
+    fn aborted_in(&self, segment: &Segment, end: Offset) -> Result<AbortedSpans, UpkeepError> {
+        let at = self.segments.partition_point(|other| other.base < segment.base);
+        let aborted = self.log.aborted_between(&self.segments[at..], segment.base, end);
+        Ok(aborted.map_err(|error| self.unreadable(segment, error))?.into_iter().collect())
+    }
+
     /// Writes what stays of a group of neighbours, up to `end`, into one segment, and lets it take their place.
     fn clean(
         &self,
         filter: &Filter<'_>,
         group: &[Arc<Segment>],
         end: Offset,
+        transactions: &mut Transactions,
         done: &mut Compacted,
     ) -> Result<(), UpkeepError> {
         let interval_bytes = self.log.shared.config.lock().index_interval_bytes;
         let disk = self.log.store.disk();
         swap::finish_last(self.log)?;
         let mut rewrite = Rewrite::begin(disk, &self.log.shared.directory, group[0].base, interval_bytes)?;
-        for segment in group {
-            match self.log.aborted_of(segment) {
-                Ok(aborted) => rewrite.abort(aborted),
-                Err(error) => {
-                    rewrite.discard();
-                    return Err(self.unreadable(segment, error));
-                }
-            }
-        }
         let mut part = Compacted::default();
-        let rewritten = self.rewrite(filter, group, end, &mut rewrite, &mut part);
+        let rewritten = self.rewrite(filter, group, end, transactions, &mut rewrite, &mut part);
         if !matches!(rewritten, Ok(true)) {
             rewrite.discard();
             return rewritten.map(|_| ());
@@ -229,12 +240,15 @@ impl Pass<'_> {
         filter: &Filter<'_>,
         group: &[Arc<Segment>],
         end: Offset,
+        transactions: &mut Transactions,
         rewrite: &mut Rewrite,
         part: &mut Compacted,
     ) -> Result<bool, UpkeepError> {
         let mut is_different = group.len() > 1;
         let mut next = group[0].base;
-        for segment in group {
+        for (at, segment) in group.iter().enumerate() {
+            transactions.aborted =
+                self.aborted_in(segment, group.get(at + 1).map_or(end, |next| next.base))?;
             let mut scan = segment.scan(0, segment.len(), SCAN_WINDOW_BYTES).after(next);
             while let Some((position, batch)) =
                 scan.next_batch().map_err(|error| self.blame(segment, error))?
@@ -242,9 +256,13 @@ impl Pass<'_> {
                 self.check()?;
                 let header: &BatchHeader = batch.header();
                 next = header.next_offset();
-                let filtered = filter.judge(&batch, next == end).map_err(|error| {
-                    self.blame(segment, ScanError::Damaged(position, FaultCause::Damaged(error)))
-                })?;
+                let damaged =
+                    |error| self.blame(segment, ScanError::Damaged(position, FaultCause::Damaged(error)));
+                let is_void = transactions.is_void(header);
+                let filtered = filter.judge(&batch, is_void, next == end).map_err(damaged)?;
+                if let Some(aborted) = transactions.pass(&batch).map_err(damaged)? {
+                    rewrite.abort(aborted);
+                }
                 part.records_removed += filtered.records_removed;
                 part.keyless_removed += filtered.keyless_removed;
                 is_different |= filtered.kept != Kept::Whole;
@@ -265,7 +283,8 @@ impl Pass<'_> {
             return Err(self.blame(last, ScanError::Damaged(last.len(), cause)));
         }
         if is_different {
-            rewrite.finish(end)?;
+            let has_aborted = group.iter().any(|segment| !segment.aborted.lock().is_empty());
+            rewrite.finish(end, has_aborted)?;
         }
         Ok(is_different)
     }

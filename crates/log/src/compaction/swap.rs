@@ -106,9 +106,9 @@ impl Rewrite {
         Ok(())
     }
 
-    /// Takes over which transactions were aborted.
-    pub(super) fn abort(&mut self, aborted: Vec<AbortedTransaction>) {
-        aborted.into_iter().for_each(|entry| self.aborted.push(entry));
+    /// Adds a transaction that the batch that was added last aborts, or would.
+    pub(super) fn abort(&mut self, aborted: AbortedTransaction) {
+        self.aborted.push(aborted);
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -121,16 +121,20 @@ impl Rewrite {
         }
     }
 
-    /// Makes all of it durable but for its name. It must have come to `end`: the next segment joins there.
-    pub(super) fn finish(&mut self, end: Offset) -> Result<(), UpkeepError> {
+    /// Makes all of it durable but for its name. It must have come to `end`: the next segment joins there. If there were
+    /// files of aborted transactions, there will be one: the snapshot of producers may name it.
+    pub(super) fn finish(&mut self, end: Offset, has_aborted: bool) -> Result<(), UpkeepError> {
         assert_eq!(self.next, end, "a segment keeps its last offset");
         let written = self.write().and_then(|()| match planted::is(Bug::SwapWithoutSync) {
             true => Ok(()),
             false => self.file.sync_data(),
         });
-        let sealed = written
-            .and_then(|()| self.index.seal(self.disk.as_ref()))
-            .and_then(|()| self.aborted.seal(self.disk.as_ref()));
+        let sealed = written.and_then(|()| self.index.seal(self.disk.as_ref())).and_then(|()| {
+            match has_aborted || !self.aborted.is_empty() {
+                true => self.aborted.seal(self.disk.as_ref()),
+                false => Ok(()),
+            }
+        });
         sealed.map_err(failed("writing", &self.path))
     }
 

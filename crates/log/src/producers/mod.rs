@@ -85,6 +85,15 @@ pub(crate) enum Verdict {
 /// What was known of a producer before a batch was noted.
 pub(crate) type Before = (ProducerId, Option<Producer>);
 
+/// What must stay of a producer in the log, if all else goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LastWord {
+    /// Its last batch, which ends here: a retry is known by the sequence number.
+    Data(Offset),
+    /// The end of a transaction, in this epoch, in which it has numbered nothing since: it refuses older ones.
+    End(ProducerEpoch),
+}
+
 /// A transaction that was aborted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AbortedTransaction {
@@ -253,6 +262,20 @@ impl Producers {
         (Some((id, before)), aborted)
     }
 
+    /// Takes note of a batch that stands in the log; `marker` is what it ends. The transaction that it aborts, if any.
+    pub(crate) fn pass(
+        &mut self,
+        batch: &BatchHeader,
+        marker: Option<EndMarker>,
+        now_ms: i64,
+    ) -> Option<AbortedTransaction> {
+        if batch.is_control() {
+            return self.note_end(batch, marker, batch.base_offset, 0, now_ms).1;
+        }
+        self.note(batch, batch.base_offset, now_ms);
+        None
+    }
+
     /// Undoes a [`Self::note`] or [`Self::note_end`]; the newest first when there are several.
     pub(crate) fn take_back(&mut self, (id, before): Before) {
         self.open.extend(before.as_ref().and_then(|producer| producer.open));
@@ -273,10 +296,18 @@ impl Producers {
         self.open.first().copied()
     }
 
-    /// Where each producer's last batch ends.
-    pub(crate) fn last_offsets(&self) -> HashMap<ProducerId, Offset> {
-        let last = |producer: &Producer| producer.batches.back().map(|written| written.last_offset);
-        self.by_id.iter().filter_map(|(id, producer)| Some((*id, last(producer)?))).collect()
+    /// Whether the producer has a transaction that has not ended.
+    pub(crate) fn is_open(&self, id: ProducerId) -> bool {
+        self.by_id.get(&id).is_some_and(|producer| producer.open.is_some())
+    }
+
+    /// What each producer is known by.
+    pub(crate) fn last_words(&self) -> HashMap<ProducerId, LastWord> {
+        let last = |producer: &Producer| match producer.batches.back() {
+            Some(written) => LastWord::Data(written.last_offset),
+            None => LastWord::End(producer.epoch),
+        };
+        self.by_id.iter().map(|(id, producer)| (*id, last(producer))).collect()
     }
 
     /// Forgets producers that have written nothing since `oldest_ms`, and have nothing open.
@@ -469,7 +500,11 @@ pub(super) mod tests {
         assert!(!out_of_order(&producers, 1, -1, 2));
         producers.note(&transactional(7, 1, -1), Offset(9), 1000);
         producers.note(&transactional(7, 1, -1), Offset(10), 1000);
-        assert_eq!((producers.first_open(), producers.last_offsets().len()), (Some(Offset(9)), 0));
+        let last_word = producers.last_words().remove(&ProducerId(7));
+        assert_eq!(
+            (producers.first_open(), last_word),
+            (Some(Offset(9)), Some(LastWord::End(ProducerEpoch(1))))
+        );
     }
 
     #[test]

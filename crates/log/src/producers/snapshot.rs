@@ -36,6 +36,13 @@ pub(crate) struct AbortedSegments {
     pub(crate) entries: u32,
 }
 
+impl AbortedSegments {
+    /// Entries of the segment that was written to; 0 if that was another.
+    pub(crate) fn entries_of(&self, base: Offset) -> u32 {
+        if self.bases.last() == Some(&base) { self.entries } else { 0 }
+    }
+}
+
 /// What a snapshot says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {

@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anabranch_core::batch::{BatchBuilder, Compression, EndKind, Record, check_batch};
 use anabranch_core::seam::RealDisk;
+use anabranch_core::{ProducerEpoch, ProducerId};
 use anabranch_log::{
     Absent, Ack, DumpCause, DumpItem, FileKind, JournalItem, LogConfig, Roll, Store, StoreConfig, dump,
 };
 
-use crate::support::{batch, config, offset, open, producer_batch};
+use crate::support::{batch, config, offset, open, producer_batch, verify};
+use crate::transactions::{appended, marker};
 
 fn items(path: &Path) -> Vec<DumpItem> {
     let mut items = Vec::new();
@@ -91,6 +94,50 @@ async fn everything_that_is_whole_is_printed() {
     );
     assert_eq!(FileKind::of(Path::new("x/00000000000000000007.tmp")), None);
     assert_eq!(FileKind::of(Path::new("x/7.log")), None);
+}
+
+#[tokio::test]
+async fn aborted_transactions_are_printed_and_damaged_ones_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
+    for epoch in 0..2 {
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.producer(ProducerId(7), ProducerEpoch(epoch), 0).transactional().push(&Record::new("k", "v"));
+        let data = check_batch(&builder.build().unwrap()).unwrap();
+        appended(&log, data, u64::from(epoch.unsigned_abs()) + 1).await;
+        appended(&log, marker(7, epoch + 1, EndKind::Abort), u64::from(epoch.unsigned_abs()) + 1).await;
+    }
+    log.settle(Roll::Now).await.unwrap();
+    store.close().await;
+    let path = dir.path().join("topics/t/0/00000000000000000000.aborted");
+    let told = |item: &DumpItem| match item {
+        DumpItem::Aborted { producer, first, last, stable } => (producer.0, first.0, last.0, stable.0),
+        DumpItem::AbortedCount(count) => (-1, *count as i64, 0, 0),
+        DumpItem::Damage { position, bytes, .. } => (-2, *position as i64, *bytes as i64, 0),
+        other => panic!("{other:?}"),
+    };
+    let all = || items(&path).iter().map(told).collect::<Vec<_>>();
+    assert_eq!(all(), [(7, 0, 1, 2), (7, 2, 3, 4), (-1, 2, 0, 0)]);
+    assert!(verify(dir.path()).derived_wrong.is_empty());
+    let whole = fs::read(&path).unwrap();
+    for at in 36..72 {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes[..]).unwrap();
+        assert_eq!(all(), [(7, 0, 1, 2), (-2, 36, 36, 0), (-1, 2, 0, 0)], "byte {at}");
+        assert_eq!(verify(dir.path()).derived_wrong, std::slice::from_ref(&path));
+    }
+    // An entry is missing, or twice there, or all of them are; each file is whole in itself.
+    let parts: Vec<&[u8]> = whole.chunks(36).collect();
+    for entries in [vec![parts[0]], vec![parts[0], parts[0], parts[2]], vec![parts[0], parts[1]], vec![]] {
+        fs::write(&path, entries.concat()).unwrap();
+        assert_eq!(verify(dir.path()).derived_wrong, std::slice::from_ref(&path));
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(verify(dir.path()).derived_wrong, std::slice::from_ref(&path));
+    fs::write(&path, &whole[..80]).unwrap();
+    assert_eq!(all(), [(7, 0, 1, 2), (7, 2, 3, 4), (-2, 72, 8, 0)]);
 }
 
 /// Whatever byte of a batch is changed, that batch is told as damage, and all others are printed.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 mod at_once;
+mod compacted_transactions;
 mod compaction;
 mod crash;
 mod damage;

@@ -26,34 +26,38 @@ fn data(producer: i64, epoch: i16, sequence: i32) -> Batch {
     check_batch(&builder.build().unwrap()).unwrap()
 }
 
-fn marker(producer: i64, epoch: i16, kind: EndKind) -> Batch {
+pub(crate) fn marker(producer: i64, epoch: i16, kind: EndKind) -> Batch {
     EndMarker { kind, coordinator_epoch: 0 }.batch(ProducerId(producer), ProducerEpoch(epoch), 2000)
 }
 
-fn part(ordinal: u64) -> Option<Part> {
+pub(crate) fn part(ordinal: u64) -> Option<Part> {
     Some(Part { ordinal, version: 2 })
 }
 
-async fn append(log: &PartitionLog, batch: Batch, part: Option<Part>) -> Result<Appended, AppendError> {
+pub(crate) async fn append(
+    log: &PartitionLog,
+    batch: Batch,
+    part: Option<Part>,
+) -> Result<Appended, AppendError> {
     log.submit_in(batch, Ack::Durable, part).await.unwrap().answer().await
 }
 
-async fn appended(log: &PartitionLog, batch: Batch, ordinal: u64) -> i64 {
+pub(crate) async fn appended(log: &PartitionLog, batch: Batch, ordinal: u64) -> i64 {
     append(log, batch, part(ordinal)).await.unwrap().base_offset.0
 }
 
 /// Producer, epoch and first offset.
-async fn opened(log: &PartitionLog) -> Vec<(i64, i16, i64)> {
+pub(crate) async fn opened(log: &PartitionLog) -> Vec<(i64, i16, i64)> {
     let open = log.open_transactions().await.unwrap();
     open.into_iter().map(|open| (open.producer.0, open.epoch.0, open.first.0)).collect()
 }
 
-fn stable(log: &PartitionLog) -> (i64, i64) {
+pub(crate) fn stable(log: &PartitionLog) -> (i64, i64) {
     let offsets = log.offsets();
     (offsets.last_stable.0, offsets.high_watermark.0)
 }
 
-fn files(root: &Path, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(root: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.join("topics/t/0")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> =
         entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
@@ -173,7 +177,7 @@ async fn a_directory_of_the_format_before_is_taken_over() {
 
 /// What a consumer of committed records makes of a slice: Kafka's `CompletedFetch`. Records at `from` and later; and where
 /// to go on.
-fn consume(batches: Bytes, aborted: &[Aborted], from: i64) -> (Vec<(i64, String)>, i64) {
+pub(crate) fn consume(batches: Bytes, aborted: &[Aborted], from: i64) -> (Vec<(i64, String)>, i64) {
     let mut aborted: Vec<&Aborted> = aborted.iter().collect();
     aborted.sort_by_key(|aborted| aborted.first);
     let mut aborted = aborted.into_iter().peekable();
@@ -186,11 +190,11 @@ fn consume(batches: Bytes, aborted: &[Aborted], from: i64) -> (Vec<(i64, String)
         }
         next = header.next_offset().0;
         if header.is_control() {
-            if batch.end_marker().unwrap().unwrap().kind == EndKind::Abort {
+            if batch.end_marker().unwrap().is_some_and(|marker| marker.kind == EndKind::Abort) {
                 left_out.remove(&header.producer_id);
             }
         } else if !header.is_transactional() || !left_out.contains(&header.producer_id) {
-            let value = |value: Option<Bytes>| String::from_utf8(value.unwrap().to_vec()).unwrap();
+            let value = |value: Option<Bytes>| String::from_utf8(value.unwrap_or_default().to_vec()).unwrap();
             let read = batch.records().unwrap().into_iter().map(|at| (at.offset.0, value(at.record.value)));
             records.extend(read.filter(|(at, _)| *at >= from));
         }
@@ -199,7 +203,7 @@ fn consume(batches: Bytes, aborted: &[Aborted], from: i64) -> (Vec<(i64, String)
 }
 
 /// All committed records from an offset on, in slices of so many bytes; read, and found first.
-fn committed(log: &PartitionLog, from: i64, bytes_max: usize) -> Vec<(i64, String)> {
+pub(crate) fn committed(log: &PartitionLog, from: i64, bytes_max: usize) -> Vec<(i64, String)> {
     let (mut records, mut next) = (Vec::new(), from);
     loop {
         let slice = log.read_within(offset(next), bytes_max, Isolation::Committed).unwrap();
@@ -324,29 +328,32 @@ enum Op {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Loss {
+pub(crate) enum Loss {
     Nothing,
     Snapshots,
     Aborted,
     Bit(usize),
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let producer = 0..3usize;
-    let kind = prop::sample::select(vec![EndKind::Abort, EndKind::Commit]);
-    let loss = prop_oneof![
+pub(crate) fn loss() -> impl Strategy<Value = Loss> {
+    prop_oneof![
         Just(Loss::Nothing),
         Just(Loss::Snapshots),
         Just(Loss::Aborted),
         (0..10_000usize).prop_map(Loss::Bit)
-    ];
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let producer = 0..3usize;
+    let kind = prop::sample::select(vec![EndKind::Abort, EndKind::Commit]);
     prop_oneof![
         2 => Just(Op::Plain),
         8 => producer.clone().prop_map(Op::Send),
         4 => (producer, kind).prop_map(|(producer, kind)| Op::End(producer, kind)),
         1 => Just(Op::Roll),
         1 => (0..100u8).prop_map(Op::Delete),
-        2 => loss.prop_map(Op::Kill),
+        2 => loss().prop_map(Op::Kill),
     ]
 }
 
@@ -382,7 +389,7 @@ impl Model {
     }
 }
 
-fn lose(root: &Path, loss: Loss) {
+pub(crate) fn lose(root: &Path, loss: Loss) {
     match loss {
         Loss::Nothing => {}
         Loss::Snapshots => files(root, "snapshot").iter().for_each(|file| fs::remove_file(file).unwrap()),
