@@ -72,6 +72,18 @@ bugs! {
     LargeWriteNotSynced,
     /// a failed sync of all files believed
     FailedSyncOfAllBelieved,
+    /// a transaction decided before what it wrote is durable
+    DecidedBeforeData,
+    /// markers before the decision is durable
+    MarkerBeforeDecision,
+    /// an end noted as completed before its markers are synced
+    CompletedBeforeMarkers,
+    /// last stable offset past an open transaction
+    StablePastOpen,
+    /// an aborted transaction forgotten by recovery
+    AbortedForgotten,
+    /// a batch that comes after the end of its transaction taken
+    LateBatchTaken,
     /// compaction that drops a marker before its records
     MarkerDroppedEarly,
     /// compaction that takes aborted values for the newest

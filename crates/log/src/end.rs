@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use anabranch_core::batch::Batch;
+use anabranch_core::planted::{self, Bug};
 use tokio::sync::oneshot;
 
 use crate::active::{Now, PartitionWriter};
@@ -120,7 +121,9 @@ impl Writer {
         let partitions = ends.iter().flat_map(|end| end.markers.iter().map(|marker| marker.partition));
         let is_unsynced = |number: &u64| self.partitions.get(number).is_some_and(PartitionWriter::is_busy);
         let unsynced: Vec<u64> = partitions.filter(is_unsynced).collect();
-        self.sync_now(unsynced);
+        if !planted::is(Bug::DecidedBeforeData) {
+            self.sync_now(unsynced);
+        }
 
         let mut deciding = Vec::with_capacity(ends.len());
         for end in ends {
@@ -132,10 +135,14 @@ impl Writer {
             deciding.push((end, outcome));
         }
         let staged = deciding.iter().filter(|(_, outcome)| outcome.is_some());
-        self.sync_now(staged.map(|(end, _)| end.decision).collect());
+        let decisions = staged.map(|(end, _)| end.decision).collect();
+        if !planted::is(Bug::MarkerBeforeDecision) {
+            self.sync_now(decisions);
+        }
 
         let mut marking = Vec::new();
         for (end, outcome) in deciding {
+            let outcome = outcome.filter(|_| !planted::is(Bug::MarkerBeforeDecision));
             match outcome.map_or(Ok(()), |outcome| self.outcome(end.decision, outcome)) {
                 Err(error) => drop(end.reply.send(Err(error))),
                 Ok(()) if end.markers.is_empty() => {
@@ -151,14 +158,17 @@ impl Writer {
             }
         }
         let markers = marking.iter().flat_map(|(end, _)| &end.markers);
-        self.sync_now(markers.map(|marker| marker.partition).collect());
+        let marked: Vec<u64> = markers.map(|marker| marker.partition).collect();
+        if !planted::is(Bug::CompletedBeforeMarkers) {
+            self.sync_now(marked.clone());
+        }
 
         let mut completing = Vec::new();
         for (end, outcomes) in marking {
             let all = end.markers.iter().zip(outcomes).enumerate();
             let missing: Vec<usize> =
                 all.filter_map(|(at, (marker, outcome))| is_missing(marker, outcome).then_some(at)).collect();
-            if missing.is_empty() {
+            if missing.is_empty() || planted::is(Bug::CompletedBeforeMarkers) {
                 let outcome = self.stage_in(end.decision, end.completed.clone(), None);
                 completing.push((end, outcome));
             } else {
@@ -166,6 +176,9 @@ impl Writer {
             }
         }
         self.sync_now(completing.iter().map(|(end, _)| end.decision).collect());
+        if planted::is(Bug::CompletedBeforeMarkers) {
+            self.sync_now(marked);
+        }
         for (end, outcome) in completing {
             let missing = match self.outcome(end.decision, outcome) {
                 Ok(()) => Vec::new(),

@@ -3,7 +3,8 @@
 //! [`run`] lives several lives of a broker. In each, simulated clients ask it for things through its public face, and the
 //! disk ([`disk`]) fails as the seed has it; at the end the process dies, or the power goes, or the broker is closed. The
 //! next life opens on what the disk kept, and everything is compared with what was acknowledged, and what was shown to
-//! readers. The same seed does the same, to the last write: a failure is replayed by its number.
+//! readers. The same seed does the same, to the last write: a failure is replayed by its number. Then the seed does the same
+//! to transactions in the log alone (`transactions`).
 //!
 //! Nothing here is a model of the log, of the broker or of the coordinator: these are the production code. There is one
 //! thread, tokio's paused clock for time, and the seams of `anabranch_core` for everything else.
@@ -23,6 +24,7 @@ mod model;
 mod plan;
 pub mod random;
 pub mod trace;
+mod transactions;
 mod workers;
 
 use std::cell::RefCell;
@@ -100,25 +102,41 @@ fn run_traced(seed: u64, trace: &Trace) -> Option<String> {
         before: End::Clean,
     };
     for life in 0..=lives {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime without I/O needs nothing");
-        runtime.block_on(async {
-            run.clock.begin();
-            run.live(life == lives).await;
-            run.clock.end();
-        });
-        // What is left of the life meets a dead disk.
-        run.disk.kill();
-        drop(runtime);
-        if world.lock().failure.is_some() || !PANICS.with_borrow(Vec::is_empty) {
+        let (clock, disk) = (Arc::clone(&run.clock), run.disk.clone());
+        live(&clock, &disk, run.live(life == lives));
+        if world.lock().failure.is_some() || has_panicked() {
             break;
         }
         run.between_lives();
     }
-    world.lock().failure.take()
+    let failure = world.lock().failure.take();
+    match failure.is_none() && !has_panicked() {
+        true => transactions::run(Chance::new(seed).fork(), trace),
+        false => failure,
+    }
+}
+
+/// Lives one life, in a runtime of its own.
+fn live<T>(clock: &SimClock, disk: &SimDisk, life: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O needs nothing");
+    let lived = runtime.block_on(async {
+        clock.begin();
+        let lived = life.await;
+        clock.end();
+        lived
+    });
+    // What is left of the life meets a dead disk.
+    disk.kill();
+    lived
+}
+
+/// Whether anything has panicked on this thread.
+fn has_panicked() -> bool {
+    !PANICS.with_borrow(Vec::is_empty)
 }
 
 /// Panics are kept instead of printed, for the thread that runs a seed.

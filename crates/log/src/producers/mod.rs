@@ -11,6 +11,7 @@ mod snapshot;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use anabranch_core::batch::{BatchHeader, EndKind, EndMarker};
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId};
 
 use crate::{AppendError, ProducerState};
@@ -142,7 +143,7 @@ impl Producers {
         let part = part.filter(|_| batch.is_transactional());
         let ended = known.map_or(0, |producer| producer.ended);
         let fits = match part {
-            Some(part) => id.is_some() && part.ordinal > ended,
+            Some(part) => id.is_some() && (part.ordinal > ended || planted::is(Bug::LateBatchTaken)),
             None => !batch.is_transactional() && known.is_none_or(|producer| producer.open.is_none()),
         };
         if !fits {
