@@ -294,6 +294,10 @@ impl PartitionWriter {
         if let Some(stopped) = self.shared.stopped() {
             return Err(stopped);
         }
+        // Whoever asks may remove segments then, and what they tell of producers: a snapshot that was lost is made good before.
+        if self.snapshots.last().map_or(Offset(0), |at| *at) < self.segment.base {
+            self.checkpoint(disk.as_ref());
+        }
         if rolls {
             self.is_full = true;
             self.roll(disk)?;

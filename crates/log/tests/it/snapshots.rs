@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_core::seam::Disk;
-use anabranch_log::{Absent, Ack, Appended, FaultCause, LogConfig, LogStatus, PartitionLog, Roll};
+use anabranch_log::{
+    Absent, Ack, Appended, FaultCause, LogConfig, LogStatus, PartitionLog, ProducerState, Roll,
+};
 
-use crate::support::{FailingDisk, config, offset, open, open_on, producer_batch, verify};
+use crate::support::{FailingDisk, config, copied, offset, open, open_on, producer_batch, verify};
 
 fn settings() -> LogConfig {
     LogConfig { segment_bytes: 400, ..config() }
@@ -126,6 +128,25 @@ async fn a_damaged_snapshot_is_made_good_while_the_records_since_are_there() {
         assert_eq!(append(&log, 30).await.base_offset, offset(30));
         store.close().await;
     }
+}
+
+/// What a lost snapshot knew was found out from the batches; then these were deleted, and after a crash nobody knew it any
+/// more: the producer was forgotten, and a transaction that it had open.
+#[tokio::test]
+async fn a_lost_snapshot_is_made_good_before_the_records_since_are_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), Roll::WhenDue, 0).await;
+    snapshots(dir.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
+    let log = open(dir.path()).open_partition("t", 0, settings(), Absent::Damage).unwrap();
+    let known = log.producers().await.unwrap();
+    let settled = log.settle(Roll::WhenDue).await.unwrap();
+    let last = log.segments(0).unwrap().last().unwrap().base;
+    log.remove_below(&settled, last).unwrap();
+    let killed = copied(dir.path());
+    let log = open(killed.path()).open_partition("t", 0, settings(), Absent::Damage).unwrap();
+    let batches = |states: &[ProducerState]| states[0].batches.clone();
+    assert_eq!(batches(&log.producers().await.unwrap()), batches(&known));
+    assert!(append(&log, 29).await.duplicate && !append(&log, 30).await.duplicate);
 }
 
 #[tokio::test]
