@@ -99,7 +99,7 @@ impl Clients<'_> {
     pub(crate) async fn step(&mut self) {
         match self.chance.below(100) {
             0..3 if self.plan.cleans => self.maintain().await,
-            3..5 if self.plan.wide => {
+            3..9 if self.plan.wide => {
                 for _ in 0..40 {
                     self.produce().await;
                 }
