@@ -77,6 +77,8 @@ pub(crate) struct PartitionWriter {
     is_cut: bool,
     /// How far space in the segment is set aside.
     reserved: u64,
+    /// What was shown and acknowledged before it was durable may be lost: a sync has failed.
+    pub(crate) is_lost: bool,
     /// The last write failed.
     is_short: bool,
     /// Stands among those that the group has to do with.
@@ -136,6 +138,7 @@ impl PartitionWriter {
             is_cut: true, // by whoever wrote before, perhaps
             is_full: false,
             reserved: 0,
+            is_lost: false,
             is_short: false,
         };
         writer.keep_reserve();
@@ -537,6 +540,7 @@ impl PartitionWriter {
         if outcome.is_ok() && grown {
             self.show_written();
         }
+        self.is_lost |= outcome.is_err() && grown && self.is_relaxed();
         for (reply, appended) in self.awaiting_sync.drain(..) {
             let _ = reply.send(outcome.clone().map(|()| appended));
         }

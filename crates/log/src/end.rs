@@ -4,7 +4,8 @@
 //! after, whoever opens the store again completes all of them before anybody reads, by an end of which nothing is prepared.
 //! So each step is durable before the next one begins:
 //!
-//! 1. what the transaction has written, also where durability is relaxed: it is decided about what is there;
+//! 1. what the transaction has written, also where durability is relaxed: it is decided about what is there, and nothing is
+//!    committed of which a part may be lost;
 //! 2. `prepared`. An end that fails up to here has not happened;
 //! 3. the markers. Where one cannot be written, it is [missing](Ended::missing);
 //! 4. `completed`, if nothing is missing. Until it is durable, the next start ends the transaction again, where it is open.
@@ -13,7 +14,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::batch::Batch;
+use anabranch_core::batch::{Batch, EndKind, EndMarker};
 use anabranch_core::planted::{self, Bug};
 use tokio::sync::oneshot;
 
@@ -58,7 +59,8 @@ impl PendingEnd {
     ///
     /// # Errors
     /// [`AppendError`]: nothing has happened, except after [`AppendError::Stopped`] and [`AppendError::Closed`], when it is
-    /// not known; the next start tells.
+    /// not known; the next start tells. A commit is refused as [`AppendError::Stopped`] where what was written without a
+    /// sync may be lost; an abort is not.
     pub async fn answer(self) -> Result<Ended, AppendError> {
         self.answer.await.unwrap_or(Err(AppendError::Closed))
     }
@@ -127,6 +129,10 @@ impl Writer {
 
         let mut deciding = Vec::with_capacity(ends.len());
         for end in ends {
+            if let Some(error) = self.lost(&end) {
+                let _ = end.reply.send(Err(error));
+                continue;
+            }
             let record = match end.markers.is_empty() {
                 true => Some(end.completed.clone()),
                 false => end.prepared.clone(),
@@ -186,6 +192,17 @@ impl Writer {
             };
             let _ = end.reply.send(Ok(Ended { missing }));
         }
+    }
+
+    /// Why a transaction must not be committed: what it wrote may not survive.
+    fn lost(&self, end: &QueuedEnd) -> Option<AppendError> {
+        end.prepared.as_ref()?;
+        let commits = |marker: &&Marker| {
+            matches!(marker.batch.end_marker(), Ok(Some(EndMarker { kind: EndKind::Commit, .. })))
+        };
+        let partitions =
+            end.markers.iter().filter(commits).map(|marker| self.partitions.get(&marker.partition));
+        partitions.flatten().find(|partition| partition.is_lost)?.shared.stopped()
     }
 
     /// Stages a batch that is not in the group: its own step makes it durable.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anabranch_core::batch::{
     Batch, BatchBuilder, BatchHeader, Compression, EndKind, EndMarker, Record, check_batch, split_batches,
@@ -14,7 +15,7 @@ use anabranch_log::{
 };
 
 use crate::crash::{CrashDisk, Loss, Plan};
-use crate::support::{config, copied, offset};
+use crate::support::{FailingDisk, config, copied, offset};
 
 const PARTITIONS: i32 = 3;
 
@@ -233,6 +234,31 @@ async fn an_end_that_a_full_disk_cuts_short_goes_on_when_there_is_room() {
         }
     }
     assert!(refused > 0 && missed > 2, "{refused} {missed}");
+}
+
+/// Found by the simulator: with relaxed durability the producer had its answer, the sync that comes before the decision failed,
+/// and the transaction was committed; the loss of power took a part of it.
+#[tokio::test]
+async fn what_may_be_lost_is_not_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FailingDisk::default();
+    let opened = open(Arc::new(disk.clone()), dir.path(), 0, PARTITIONS);
+    for log in &opened.logs {
+        log.submit_in(data(0), Ack::Durable, PART).await.unwrap().answer().await.unwrap();
+    }
+    disk.faults.syncs_fail.store(true, Ordering::SeqCst);
+    // Twice: the second time nothing is left to be synced.
+    for _ in 0..2 {
+        let refused = ended(&opened, end(&opened, &all(), false)).await;
+        assert!(matches!(refused, Err(AppendError::Stopped(_))), "{refused:?}");
+        disk.faults.syncs_fail.store(false, Ordering::SeqCst);
+    }
+    assert!(decisions(&opened).is_empty() && counts(&opened.logs[0]) == (1, 0));
+    let abort =
+        EndMarker { kind: EndKind::Abort, coordinator_epoch: 0 }.batch(ProducerId(7), ProducerEpoch(1), 5);
+    let mut aborting = end(&opened, &all(), false);
+    aborting.markers.iter_mut().for_each(|(_, marker)| *marker = abort.clone());
+    assert_eq!(ended(&opened, aborting).await.unwrap(), Ended { missing: vec![1] });
 }
 
 /// As many partitions as a flow may have, with and without the journal; and a partition that is damaged, or gone.
