@@ -364,7 +364,8 @@ impl World {
         let after_it = stream.batches[at + 1..].iter().any(|other| self.sent[*other].at.is_some());
         let rightly = match is_there {
             true => later >= producers::IN_FLIGHT_MAX,
-            false => !before_it || after_it || stream.broken,
+            // Another attempt was taken back with others, and that answer is on its way.
+            false => !before_it || after_it || stream.broken || self.sent[batch].open > 0,
         };
         if !is_there {
             stream.broken = true;
