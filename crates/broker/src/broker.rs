@@ -22,6 +22,7 @@ use crate::memory::Memory;
 use crate::partition::Partition;
 use crate::producers::ProducerIds;
 use crate::topics::TopicWriter;
+use crate::transactions::TransactionService;
 
 /// This node's id: there is one.
 pub const NODE_ID: i32 = 1;
@@ -43,10 +44,11 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) journal: Journal,
     /// Protects the pointer to the newest snapshot; held to copy or replace it only.
-    pub(crate) catalogue: RwLock<Arc<Catalogue>>,
+    pub(crate) catalogue: Arc<RwLock<Arc<Catalogue>>>,
     pub(crate) writer: TopicWriter,
-    pub(crate) producer_ids: ProducerIds,
+    pub(crate) producer_ids: Arc<ProducerIds>,
     pub(crate) groups: GroupService,
+    pub(crate) transactions: TransactionService,
     /// What was set on single groups; held to look or to replace only.
     pub(crate) group_configs: RwLock<BTreeMap<String, GroupConfigs>>,
     pub(crate) maintenance: Maintenance,
@@ -154,6 +156,7 @@ impl Broker {
         let close = async || {
             self.0.writer.close().await;
             self.0.close_maintenance().await;
+            self.0.transactions.close().await;
             self.0.groups.close().await;
             self.0.store.close().await;
         };
@@ -246,5 +249,11 @@ impl Broker {
     #[must_use]
     pub fn groups(&self) -> &GroupService {
         &self.0.groups
+    }
+
+    /// The transactions.
+    #[must_use]
+    pub fn transactions(&self) -> &TransactionService {
+        &self.0.transactions
     }
 }

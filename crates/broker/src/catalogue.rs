@@ -19,6 +19,8 @@ use crate::partition::Partition;
 pub(crate) const CATALOGUE_TOPIC: &str = "__anabranch_catalogue";
 /// Kafka's own name for the topic of groups and their offsets.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Kafka's own name for the topic of transactions.
+pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
 /// One topic. A change makes a new value; this one stays as it was, though its partitions are the same.
 #[derive(Debug)]

@@ -196,9 +196,6 @@ pub enum ProduceError {
     /// Internal topics are the broker's own.
     #[error("topic {0:?} is internal")]
     Internal(String),
-    /// Transactions are not there yet.
-    #[error("transactions are not supported")]
-    Transactional,
     /// The log refused, or failed.
     #[error(transparent)]
     Log(#[from] AppendError),

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::catalogue::Catalogue;
 use crate::config::broker::BrokerConfig;
 use crate::config::group::{GroupConfigs, consumer_config, overrides};
+use crate::driver::{Waiting, keep_time};
 use crate::error::{BrokerError, ConfigError};
 use crate::group::config::ConsumerOverrides;
 use crate::group::event::{Commit, DescribedGroup, Join, Joined, Leaver, ListedGroup, Sync, Synced};
@@ -56,12 +57,11 @@ struct Driver {
 
 struct State {
     groups: Groups,
-    waiting: HashMap<RequestId, oneshot::Sender<Response>>,
+    waiting: Waiting<Response>,
     /// Bounded by [`GroupConfig::stores_in_flight_max`], and by one more per group.
     stores: VecDeque<(StoreToken, Vec<EncodedRecord>)>,
     /// Who waits for a store without an answer.
     stored_watches: HashMap<StoreToken, oneshot::Sender<bool>>,
-    next_request: u64,
     /// What the timer waits for.
     timer_until: Option<Duration>,
     closed: bool,
@@ -102,10 +102,9 @@ impl GroupService {
         let (groups, effects) = restored.finish(group_config(config)?, random, Now::of(clock.as_ref()));
         let mut state = State {
             groups,
-            waiting: HashMap::new(),
+            waiting: Waiting::default(),
             stores: VecDeque::new(),
             stored_watches: HashMap::new(),
-            next_request: 0,
             timer_until: None,
             closed: false,
         };
@@ -357,20 +356,18 @@ impl Driver {
         &self,
         question: impl FnOnce(&mut Groups, RequestId, Now) -> Vec<Effect>,
     ) -> Option<Response> {
-        let (sender, answer) = oneshot::channel();
-        {
+        let answer = {
             let now = Now::of(self.clock.as_ref());
             let mut state = self.state.lock();
             if state.closed {
                 return None;
             }
-            let request = RequestId(state.next_request);
-            state.next_request += 1;
-            state.waiting.insert(request, sender);
+            let (request, answer) = state.waiting.add();
             let effects = question(&mut state.groups, request, now);
             state.perform(effects);
             self.wake(&state);
-        }
+            answer
+        };
         answer.await.ok()
     }
 
@@ -394,24 +391,12 @@ impl Driver {
     }
 
     async fn keep_time(&self) {
-        loop {
-            let due = {
-                let mut state = self.state.lock();
-                state.timer_until = state.groups.next_deadline();
-                state.timer_until
-            };
-            let wait = due.map(|due| due.saturating_sub(self.clock.monotonic()));
-            match wait {
-                Some(Duration::ZERO) => self.run(Groups::tick),
-                Some(wait) => {
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = self.timer_wake.notified() => {}
-                    }
-                }
-                None => self.timer_wake.notified().await,
-            }
-        }
+        let due = || {
+            let mut state = self.state.lock();
+            state.timer_until = state.groups.next_deadline();
+            state.timer_until
+        };
+        keep_time(self.clock.as_ref(), &self.timer_wake, due, || self.run(Groups::tick)).await;
     }
 
     async fn write_stores(&self) {
@@ -454,12 +439,7 @@ impl Driver {
                 continue;
             }
             bytes += store.iter().map(len_bytes).sum::<usize>();
-            records.extend(store.into_iter().map(|EncodedRecord { key, value }| Record {
-                key: Some(key),
-                value,
-                headers: Vec::new(),
-                timestamp_ms: now_ms,
-            }));
+            records.extend(store.into_iter().map(|record| record.at(now_ms)));
             tokens.push((token, Ok(())));
         }
         (!tokens.is_empty()).then_some((tokens, records))
@@ -470,12 +450,7 @@ impl State {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Answer { request, response } => {
-                    if let Some(waiting) = self.waiting.remove(&request) {
-                        // Nobody waits any more: the connection is gone.
-                        let _ = waiting.send(response);
-                    }
-                }
+                Effect::Answer { request, response } => self.waiting.answer(request, response),
                 Effect::Store { token, records } => self.stores.push_back((token, records)),
             }
         }

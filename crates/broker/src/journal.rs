@@ -1,7 +1,7 @@
 //! A topic with one partition that the broker keeps for itself: read whole at the start, appended to ever after.
 
 use anabranch_core::Offset;
-use anabranch_core::batch::{BatchBuilder, Compression, Record, RecordAt, check_batch, split_batches};
+use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, RecordAt, check_batch, split_batches};
 use anabranch_log::{Absent, Ack, AppendError, LogConfig, LogStatus, PartitionLog, ReadError, Store};
 
 use crate::error::BrokerError;
@@ -44,7 +44,7 @@ impl Journal {
         matches!(self.log.status(), LogStatus::Online)
     }
 
-    /// Gives every record to `each`, in order. Blocks on the disk.
+    /// Gives every record to `each`, in order, but for what ends transactions. Blocks on the disk.
     ///
     /// # Errors
     /// What `each` says of a record is told with its place.
@@ -69,7 +69,11 @@ impl Journal {
             }
             for batch in split_batches(slice.batches) {
                 let batch = batch.map_err(|error| unclear(next, error.to_string()))?;
-                for record in batch.records().map_err(|error| unclear(next, error.to_string()))? {
+                let records = match batch.header().is_control() {
+                    true => Vec::new(),
+                    false => batch.records().map_err(|error| unclear(next, error.to_string()))?,
+                };
+                for record in records {
                     each(&record).map_err(|reason| unclear(record.offset, reason))?;
                 }
                 next = batch.header().next_offset();
@@ -85,9 +89,7 @@ impl Journal {
         for (index, record) in records.iter().enumerate() {
             builder.push(record);
             if builder.len_bytes() >= BATCH_BYTES || index + 1 == records.len() {
-                let bytes = builder.build().expect("a journal's records are small, and there is one");
-                let batch = check_batch(&bytes).expect("what was just built is a batch");
-                pending.push(self.log.submit(batch, Ack::Durable).await?);
+                pending.push(self.log.submit(built(builder), Ack::Durable).await?);
                 builder = BatchBuilder::new(Compression::None);
             }
         }
@@ -96,4 +98,16 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// A batch of one record.
+pub(crate) fn batch_of(record: &Record) -> Batch {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(record);
+    built(builder)
+}
+
+fn built(mut builder: BatchBuilder) -> Batch {
+    let bytes = builder.build().expect("a journal's records are small, and there is one");
+    check_batch(&bytes).expect("what was just built is a batch")
 }

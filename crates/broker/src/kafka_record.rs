@@ -4,6 +4,7 @@
 //! null. The flexible one (KIP-482; methods named `compact`) has lengths as unsigned varints, one more than what they count
 //! and 0 for null, and tagged fields at the end of every struct, which readers that do not know a tag pass over.
 
+use anabranch_core::batch::Record;
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
@@ -48,6 +49,13 @@ pub struct EncodedRecord {
     pub key: Bytes,
     /// The new state; `None` deletes.
     pub value: Option<Bytes>,
+}
+
+impl EncodedRecord {
+    /// For the log.
+    pub(crate) fn at(self, now_ms: i64) -> Record {
+        Record { key: Some(self.key), value: self.value, headers: Vec::new(), timestamp_ms: now_ms }
+    }
 }
 
 pub(crate) struct Reader<'a> {

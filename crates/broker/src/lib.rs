@@ -48,6 +48,7 @@ mod broker;
 mod catalogue;
 pub mod config;
 mod consumer;
+mod driver;
 mod engine;
 pub mod error;
 pub mod group;
@@ -68,6 +69,7 @@ mod seeds;
 mod tasks;
 mod topics;
 pub mod transaction;
+mod transactions;
 
 pub use append::Appended;
 pub use broker::{Broker, BrokerBuilder, NODE_ID};
@@ -85,11 +87,12 @@ pub use memory::Memory;
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use read::{Consumed, Tail};
 pub use topics::NewTopic;
+pub use transactions::{Membership, TransactionService};
 
 pub use anabranch_core::batch::Record;
 pub use anabranch_core::engine::Place;
 /// The types of the log that show through.
 pub use anabranch_log::{
     Aborted, Ack, AppendError, BatchRange, Batches, FetchLimits, FetchSlice, FileCounts, Isolation,
-    LogStatus, Offsets, OpenError, ReadError, ReadSlice, Timestamped, UpkeepError, Waiter,
+    LogStatus, Offsets, OpenError, Part, ReadError, ReadSlice, Timestamped, UpkeepError, Waiter,
 };

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use crate::broker::{Broker, BrokerBuilder, Shared};
 use crate::catalogue::{
     CATALOGUE_TOPIC, Catalogue, ClusterRecord, GroupConfigsRecord, Key, OFFSETS_TOPIC, ProducerIdsRecord,
-    Topic, TopicRecord, Version,
+    TRANSACTIONS_TOPIC, Topic, TopicRecord, Version,
 };
 use crate::config::ConfigOp;
 use crate::config::broker::BrokerConfig;
@@ -29,6 +29,7 @@ use crate::partition::Partition;
 use crate::producers::ProducerIds;
 use crate::tasks::blocking;
 use crate::topics::TopicWriter;
+use crate::transactions::{Parts, TransactionService};
 
 /// What the catalogue's records come to.
 #[derive(Debug, Default)]
@@ -46,13 +47,14 @@ struct Internal {
     store: Store,
     catalogue: Journal,
     offsets: Journal,
+    transactions: Journal,
     restored: Restored,
 }
 
 pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> {
     let memory = Memory::new(&builder.config, &builder.machine);
     let (opening, open_files) = (builder.clone(), open_files_max(&builder, &memory));
-    let Internal { store, catalogue, offsets, mut restored } =
+    let Internal { store, catalogue, offsets, transactions, mut restored } =
         blocking(&builder.workers, move || open_internal(&opening, open_files)).await?;
     let cluster_id = write_first_records(&builder, &catalogue, &mut restored).await?;
 
@@ -67,12 +69,26 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
 
     // From here on nothing is wrong with the internal topics, so that what is left over may be removed.
     let (opening, opened_store, opened_memory) = (builder.clone(), store.clone(), memory.clone());
-    let producer_ids = ProducerIds::new(catalogue.clone(), restored.next_producer_id);
+    let producer_ids = Arc::new(ProducerIds::new(catalogue.clone(), restored.next_producer_id));
     let group_configs = std::mem::take(&mut restored.group_configs);
+    let own = [offsets, transactions.clone()];
     let (snapshot, mut refused) = blocking(&builder.workers, move || {
-        open_topics(&opening, &opened_store, &opened_memory, &offsets, &restored)
+        open_topics(&opening, &opened_store, &opened_memory, &own, &restored)
     })
     .await?;
+
+    let snapshot = Arc::new(snapshot);
+    let newest = Arc::new(RwLock::new(Arc::clone(&snapshot)));
+    let of_transactions = snapshot.get(TRANSACTIONS_TOPIC).and_then(|topic| topic.partition(0));
+    let transactions = Parts {
+        journal: transactions,
+        store: store.clone(),
+        producer_ids: Arc::clone(&producer_ids),
+        catalogue: Arc::clone(&newest),
+        clock: Arc::clone(&builder.clock),
+        message_bytes_max: of_transactions.expect("the catalogue has it").rules().message_bytes_max,
+    };
+    let transactions = TransactionService::open(transactions, &builder.config).await?;
 
     // Records that nobody explains may be explained again, and their offsets with them.
     let left = groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
@@ -85,10 +101,11 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         cluster_id,
         store,
         journal: catalogue,
-        catalogue: RwLock::new(Arc::new(snapshot)),
+        catalogue: newest,
         writer: TopicWriter::new(refused),
         producer_ids,
         groups,
+        transactions,
         group_configs: RwLock::new(group_configs),
         maintenance: Maintenance::default(),
         closed: OnceCell::new(),
@@ -128,15 +145,15 @@ fn open_internal(builder: &BrokerBuilder, open_files_max: usize) -> Result<Inter
     let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log, Absent::Create)?;
     let mut restored = Restored::default();
     catalogue.read_all(|record| restored.take(record, &builder.config))?;
-    let configs =
-        restored.topics.get(OFFSETS_TOPIC).map_or_else(internal_configs, |known| known.configs.clone());
-    let rules = TopicRules::of(&configs, &builder.config).internal();
-    let absent = match restored.topics.contains_key(OFFSETS_TOPIC) {
-        true => Absent::Damage,
-        false => Absent::Create,
+    let open_own = |name: &str| {
+        let known = restored.topics.get(name);
+        let configs = known.map_or_else(internal_configs, |known| known.configs.clone());
+        let rules = TopicRules::of(&configs, &builder.config).internal();
+        let absent = if known.is_some() { Absent::Damage } else { Absent::Create };
+        Journal::open(&store, name, rules.log, absent)
     };
-    let offsets = Journal::open(&store, OFFSETS_TOPIC, rules.log, absent)?;
-    Ok(Internal { store, catalogue, offsets, restored })
+    let (offsets, transactions) = (open_own(OFFSETS_TOPIC)?, open_own(TRANSACTIONS_TOPIC)?);
+    Ok(Internal { store, catalogue, offsets, transactions, restored })
 }
 
 impl Restored {
@@ -183,7 +200,8 @@ impl Restored {
     }
 }
 
-/// A new data directory gets its identity and the topic of offsets. The cluster's id.
+/// A new data directory gets its identity and its topics of offsets and of transactions; so does one of an older version. The
+/// cluster's id.
 async fn write_first_records(
     builder: &BrokerBuilder,
     catalogue: &Journal,
@@ -195,7 +213,10 @@ async fn write_first_records(
         records.push(Key::Cluster.record(&ClusterRecord { version: Version, id: id.clone() }));
         id
     });
-    if !restored.topics.contains_key(OFFSETS_TOPIC) {
+    for name in [OFFSETS_TOPIC, TRANSACTIONS_TOPIC] {
+        if restored.topics.contains_key(name) {
+            continue;
+        }
         let topic = TopicRecord {
             version: Version,
             id: TopicId(builder.random.uuid()),
@@ -203,8 +224,8 @@ async fn write_first_records(
             configs: internal_configs(),
             internal: true,
         };
-        records.push(Key::Topic(OFFSETS_TOPIC.to_owned()).record(&topic));
-        restored.topics.insert(OFFSETS_TOPIC.to_owned(), topic);
+        records.push(Key::Topic(name.to_owned()).record(&topic));
+        restored.topics.insert(name.to_owned(), topic);
     }
     if !records.is_empty() {
         let now_ms = builder.clock.now_ms();
@@ -215,7 +236,7 @@ async fn write_first_records(
     Ok(cluster_id)
 }
 
-/// Kafka's settings of `__consumer_offsets`, and durable whatever the broker's default is.
+/// Kafka's settings of `__consumer_offsets` and `__transaction_state`, and durable whatever the broker's default is.
 fn internal_configs() -> TopicConfigs {
     [("cleanup.policy", "compact"), ("flush.messages", "1"), ("segment.bytes", "104857600")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -232,7 +253,7 @@ fn open_topics(
     builder: &BrokerBuilder,
     store: &Store,
     memory: &Memory,
-    offsets: &Journal,
+    own: &[Journal],
     restored: &Restored,
 ) -> Result<(Catalogue, BTreeSet<String>), BrokerError> {
     let mut snapshot = Catalogue::default();
@@ -240,10 +261,10 @@ fn open_topics(
         let rules = TopicRules::of(&record.configs, &builder.config);
         let mut partitions = Vec::new();
         for number in 0..record.partitions {
-            let log = match name == OFFSETS_TOPIC {
-                true => offsets.log().clone(),
+            let log = match own.iter().find(|journal| journal.log().id().topic == *name) {
+                Some(journal) => journal.log().clone(),
                 // It was durable before the catalogue knew it.
-                false => store.open_partition(name, number, rules.log, Absent::Damage)?,
+                None => store.open_partition(name, number, rules.log, Absent::Damage)?,
             };
             if let LogStatus::Stopped(fault) = log.status() {
                 tracing::error!(topic = name, partition = number, %fault, "the partition is damaged and has stopped");

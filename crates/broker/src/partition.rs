@@ -11,8 +11,8 @@ use anabranch_core::budget::Permit;
 use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
-    Ack, Appended, FetchLimits, FetchSlice, Isolation, LogStatus, Offsets, PartitionLog, Pending, ReadError,
-    ReadSlice, Timestamped, Waiter,
+    Ack, Appended, FetchLimits, FetchSlice, Isolation, LogStatus, Offsets, Part, PartitionLog, Pending,
+    ReadError, ReadSlice, Timestamped, Waiter,
 };
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -153,8 +153,21 @@ impl Partition {
     /// # Errors
     /// [`ProduceError`]; nothing is queued then.
     pub async fn submit(&self, bytes: Bytes, ack: Ack) -> Result<Producing, ProduceError> {
+        self.submit_in(bytes, ack, None).await
+    }
+
+    /// The same for a batch that is part of a transaction ([`crate::TransactionService::join`]).
+    ///
+    /// # Errors
+    /// [`ProduceError`]; nothing is queued then.
+    pub async fn submit_in(
+        &self,
+        bytes: Bytes,
+        ack: Ack,
+        part: Option<Part>,
+    ) -> Result<Producing, ProduceError> {
         let (batch, log_append_time_ms) = self.checked(bytes).await?;
-        let pending = self.0.log.submit(batch, ack).await?;
+        let pending = self.0.log.submit_in(batch, ack, part).await?;
         Ok(Producing { pending, partition: self.clone(), log_append_time_ms })
     }
 
@@ -384,9 +397,6 @@ fn check(bytes: &Bytes, rules: &TopicRules, now_ms: i64, memory_bytes: usize) ->
     }
     if header.producer_id.is_some() && (header.base_sequence < 0 || header.producer_epoch.0 < 0) {
         return Err(ProduceError::InvalidRecord("a producer's batch needs an epoch and a sequence number"));
-    }
-    if header.is_transactional() {
-        return Err(ProduceError::Transactional);
     }
     let max_timestamp_ms = check_records(&batch, rules, now_ms, memory_bytes)?.max_timestamp_ms;
     let batch = recompress(batch, rules)?;

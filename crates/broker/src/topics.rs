@@ -24,8 +24,7 @@ use crate::partition::Partition;
 use crate::tasks::{blocking, to_the_end};
 
 /// Names that are the broker's own, or will be: a topic that is in the way then would have to be moved.
-const RESERVED: &[&str] =
-    &[CATALOGUE_TOPIC, "__cluster_metadata", "__share_group_state", "__transaction_state"];
+const RESERVED: &[&str] = &[CATALOGUE_TOPIC, "__cluster_metadata", "__share_group_state"];
 
 /// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]

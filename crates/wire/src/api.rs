@@ -135,6 +135,8 @@ apis! {
     DeleteTopics, DeleteTopicsRequest, DeleteTopicsResponse, DELETE_TOPICS, 1, 1..=6;
     DeleteRecords, DeleteRecordsRequest, DeleteRecordsResponse, DELETE_RECORDS, 0, 0..=2;
     InitProducerId, InitProducerIdRequest, InitProducerIdResponse, INIT_PRODUCER_ID, 0, 0..=5;
+    AddPartitionsToTxn, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ADD_PARTITIONS_TO_TXN, 0, 0..=5;
+    EndTxn, EndTxnRequest, EndTxnResponse, END_TXN, 0, 0..=5;
     DescribeAcls, DescribeAclsRequest, DescribeAclsResponse, DESCRIBE_ACLS, 1, 1..=3;
     DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse, DESCRIBE_CONFIGS, 1, 1..=4;
     AlterConfigs, AlterConfigsRequest, AlterConfigsResponse, ALTER_CONFIGS, 0, 0..=2;

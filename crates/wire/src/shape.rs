@@ -204,6 +204,16 @@ pub(crate) const DELETE_RECORDS: &[Field] = &[
     always(I32),
 ];
 pub(crate) const INIT_PRODUCER_ID: &[Field] = &[always(Text), always(I32), since(3, I64), since(3, I16)];
+/// Of a topic's name and partitions.
+const PARTITIONS: Kind = List(&Struct(&[always(Text), always(List(&I32))]));
+pub(crate) const ADD_PARTITIONS_TO_TXN: &[Field] = &[
+    since(4, List(&Struct(&[always(Text), always(I64), always(I16), always(BYTE), always(PARTITIONS)]))),
+    within(0, 3, Text),
+    within(0, 3, I64),
+    within(0, 3, I16),
+    within(0, 3, PARTITIONS),
+];
+pub(crate) const END_TXN: &[Field] = &[always(Text), always(I64), always(I16), always(BYTE)];
 pub(crate) const DESCRIBE_CONFIGS: &[Field] = &[
     always(List(&Struct(&[always(BYTE), always(Text), always(List(&Text))]))),
     always(BYTE),

@@ -58,6 +58,10 @@ const UNITS: &[(&str, &str, i64)] = &[
 /// Every setting of the broker, by name.
 #[rustfmt::skip]
 pub const BROKER_SETTINGS: &[BrokerSetting] = &[
+    setting("add.partitions.to.txn.retry.backoff.max.ms", Int, "100", Range::Between(0, I32_MAX),
+        "How long a producer's records wait for the end of its last transaction; then it is told to try again."),
+    setting("add.partitions.to.txn.retry.backoff.ms", Int, "20", Range::Between(1, I32_MAX),
+        "How often it is looked for meanwhile."),
     setting("auto.create.topics.enable", Boolean, "true", Range::Boolean,
         "Whether a topic that does not exist is created when a client first asks for it."),
     setting("compression.gzip.level", Int, "-1", Range::OneOrBetween(-1, 1, 9),
@@ -174,6 +178,16 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "Whether a replication factor above 1 is taken as 1 instead of refused, for tools that insist."),
     setting("topic.partitions.max", Int, "10000", Range::Between(1, 1_000_000),
         "How many partitions a topic may have."),
+    setting("transaction.abort.timed.out.transaction.cleanup.interval.ms", Int, "10000", Range::Between(1, I32_MAX),
+        "How often transactions are looked for that have lasted longer than their timeout."),
+    setting("transaction.max.timeout.ms", Int, "900000", Range::Between(1, I32_MAX),
+        "The longest timeout that a producer may ask for its transactions."),
+    setting("transaction.remove.expired.transaction.cleanup.interval.ms", Int, "3600000", Range::Between(1, I32_MAX),
+        "How often transactional ids are looked for that nobody has used for long."),
+    setting("transactional.id.expiration.ms", Int, "604800000", Range::Between(1, I32_MAX),
+        "How long a transactional id is kept that nobody uses."),
+    setting("transactional.ids.max", Int, "100000", Range::Between(1, I32_MAX),
+        "How many transactional ids there may be."),
 ];
 
 impl BrokerConfig {

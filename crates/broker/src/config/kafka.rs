@@ -8,7 +8,9 @@ const DATA: &str = "there is one data directory, an option of its own: --data DI
 const SECURITY: &str = "there is no TLS, authentication or authorisation yet";
 const ONE_NODE: &str = "there is one node, which replicates nothing and elects nobody";
 const NO_CONTROLLER: &str = "there is no controller: the broker keeps the catalogue of topics itself";
-const TRANSACTIONS: &str = "there are no transactions yet";
+const TRANSACTIONS: &str = "the topic of transactions has one partition, and what it acknowledges is durable";
+const MEMBERSHIP: &str = "it is always so: a partition takes no records of a transaction that it is not in";
+const TWO_PHASES: &str = "there are no transactions that another coordinator decides";
 const GROUPS: &str = "there are no share groups and no streams groups yet";
 const HERE: &str = "it is done while the heartbeat waits, and when topics change";
 const TIERED: &str = "there is no remote storage";
@@ -76,9 +78,9 @@ const REASONS: &[(&str, &str)] = &[
     ("follower.*", ONE_NODE),
     ("alter.log.dirs.*", ONE_NODE),
     ("unclean.leader.election.enable", ONE_NODE),
-    ("transaction.*", TRANSACTIONS),
-    ("transactional.id.expiration.ms", TRANSACTIONS),
-    ("add.partitions.to.txn.*", TRANSACTIONS),
+    ("transaction.partition.verification.enable", MEMBERSHIP),
+    ("transaction.two.phase.commit.enable", TWO_PHASES),
+    ("transaction.state.log.*", TRANSACTIONS),
     ("group.consumer.*", HERE),
     ("group.share.*", GROUPS),
     ("group.streams.*", GROUPS),

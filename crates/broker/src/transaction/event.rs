@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+pub use anabranch_core::batch::EndKind;
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 
 use super::error::TransactionError;
@@ -53,19 +54,7 @@ pub enum Effect {
     },
 }
 
-/// How a transaction ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EndKind {
-    /// Nothing of it is there.
-    Abort,
-    /// All of it is there.
-    Commit,
-}
-
-/// The end of a transaction: its markers, and the record that decides it.
-///
-/// With all markers, `completed` is written; where one cannot be, `prepared`, and what is missing is reported. If there is
-/// nothing prepared, the end is decided already, and without all markers nothing is written to the coordinator's topic.
+/// The end of a transaction: its markers, and the records that decide it (`anabranch_log::End`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndTransaction {
     /// The producer of the markers.

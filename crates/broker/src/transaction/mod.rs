@@ -24,7 +24,7 @@
 //! * Partitions that join are in the transaction at once, and their record is queued. All writes are in one order, so the
 //!   end of the transaction stands behind them. A store that fails leaves them in: to end a partition that has nothing of
 //!   the transaction harms nobody.
-//! * Markers are written with the decision, so a transaction that is ended is complete as a rule. It stays prepared only
+//! * Markers are written behind the decision, so a transaction that is ended is complete as a rule. It stays prepared only
 //!   where a partition could not take its marker; that is tried again until it can.
 //! * A transaction has an ordinal, which is never used again. The partitions refuse whatever comes with the ordinal of a
 //!   transaction that has ended, so a late batch cannot open one that nobody would end.

@@ -116,7 +116,8 @@ pub enum TransactionVersion {
 
 impl TransactionVersion {
     /// Kafka's feature level.
-    pub(super) const fn level(self) -> i16 {
+    #[must_use]
+    pub const fn level(self) -> i16 {
         match self {
             Self::V0 => 0,
             Self::V2 => 2,

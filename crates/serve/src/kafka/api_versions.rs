@@ -12,7 +12,7 @@ use super::text;
 const KEY: i16 = 18;
 
 /// Name and level; each is supported from 0, which is off.
-const FEATURES: &[(&str, i16)] = &[("group.version", 1)];
+const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 
 pub(super) fn answer(version: i16) -> ApiVersionsResponse {
     let served = apis().iter().map(|api| {

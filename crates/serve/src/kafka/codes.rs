@@ -1,6 +1,7 @@
 //! Kafka's error code for each of the broker's errors (`org.apache.kafka.common.protocol.Errors`).
 
 use anabranch_broker::group::GroupError;
+use anabranch_broker::transaction::TransactionError;
 use anabranch_broker::{AppendError, ConfigError, FetchError, ProduceError, ReadError, TopicError};
 use anabranch_core::batch::BatchError;
 use anabranch_wire::ErrorCode;
@@ -57,16 +58,10 @@ pub(super) fn produce(error: &ProduceError) -> ErrorCode {
         | ProduceError::Undecompressable { .. } => ErrorCode::MessageTooLarge,
         ProduceError::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
         ProduceError::Internal(_) => ErrorCode::InvalidTopicException,
-        ProduceError::Transactional => TRANSACTIONS_UNSUPPORTED,
         ProduceError::Log(error) => append(error),
         _ => ErrorCode::UnknownServerError,
     }
 }
-
-/// There is no transaction coordinator. Kafka always has one, so no code is made for this; UNSUPPORTED_VERSION is what
-/// brokers say that lack a feature, and it ends the client's attempt at once where COORDINATOR_NOT_AVAILABLE would have it
-/// try until it times out.
-pub(super) const TRANSACTIONS_UNSUPPORTED: ErrorCode = ErrorCode::UnsupportedVersion;
 
 fn batch(error: &BatchError) -> ErrorCode {
     match error {
@@ -133,4 +128,36 @@ pub(super) fn group(error: &GroupError) -> ErrorCode {
 
 pub(super) fn group_outcome(outcome: &Result<(), GroupError>) -> i16 {
     outcome.as_ref().map_or_else(|error| group(error).code(), |()| anabranch_wire::NO_ERROR)
+}
+
+/// `knows_fencing`: to older clients, who is fenced is of an invalid epoch.
+pub(super) fn transaction(error: TransactionError, knows_fencing: bool) -> ErrorCode {
+    match error {
+        TransactionError::InvalidRequest => ErrorCode::InvalidRequest,
+        TransactionError::InvalidTransactionTimeout => ErrorCode::InvalidTransactionTimeout,
+        TransactionError::InvalidProducerIdMapping => ErrorCode::InvalidProducerIdMapping,
+        TransactionError::ProducerFenced if knows_fencing => ErrorCode::ProducerFenced,
+        TransactionError::ProducerFenced => ErrorCode::InvalidProducerEpoch,
+        TransactionError::ConcurrentTransactions => ErrorCode::ConcurrentTransactions,
+        TransactionError::InvalidTxnState => ErrorCode::InvalidTxnState,
+        TransactionError::TransactionAbortable => ErrorCode::TransactionAbortable,
+        TransactionError::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
+        TransactionError::NotCoordinator => ErrorCode::NotCoordinator,
+        TransactionError::PolicyViolation => ErrorCode::PolicyViolation,
+        TransactionError::UnknownServerError => ErrorCode::UnknownServerError,
+    }
+}
+
+/// What a producer is told whose batch is not in a transaction, as Kafka's `ReplicaManager` has it.
+pub(super) fn produce_in_transaction(error: TransactionError, version: i16) -> ErrorCode {
+    match error {
+        // TRANSACTION_ABORTABLE came with version 11; CONCURRENT_TRANSACTIONS with 12.
+        TransactionError::TransactionAbortable if version < 11 => ErrorCode::InvalidTxnState,
+        TransactionError::ConcurrentTransactions if version >= 12 => ErrorCode::ConcurrentTransactions,
+        // Which every producer tries again.
+        TransactionError::ConcurrentTransactions
+        | TransactionError::CoordinatorNotAvailable
+        | TransactionError::NotCoordinator => ErrorCode::NotEnoughReplicas,
+        error => transaction(error, false),
+    }
 }

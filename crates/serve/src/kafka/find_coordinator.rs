@@ -1,14 +1,14 @@
-//! FindCoordinator (key 10, versions 0 to 6): this node coordinates every group.
+//! FindCoordinator (key 10, versions 0 to 6): this node coordinates every group and every
+//! transaction.
 //!
-//! From version 4 one request asks for many keys (KIP-699). Transactions have no coordinator yet: see
-//! [`super::codes::TRANSACTIONS_UNSUPPORTED`].
+//! From version 4 one request asks for many keys (KIP-699).
 
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::find_coordinator_response::Coordinator;
 use anabranch_wire::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 
 use super::Door;
-use super::codes::{NO_REFUSAL, TRANSACTIONS_UNSUPPORTED, refusal};
+use super::codes::{NO_REFUSAL, refusal};
 
 /// `CoordinatorType` of `FindCoordinatorRequest.java`.
 const GROUP: i8 = 0;
@@ -16,12 +16,11 @@ const TRANSACTION: i8 = 1;
 
 pub(super) fn answer(door: &Door, version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let (code, message) = match request.key_type {
-        GROUP => NO_REFUSAL,
-        TRANSACTION => refusal(TRANSACTIONS_UNSUPPORTED, "transactions are not supported"),
+        GROUP | TRANSACTION => NO_REFUSAL,
         kind => refusal(ErrorCode::InvalidRequest, format!("unknown coordinator type {kind}")),
     };
     let (node, host, port) = match request.key_type {
-        GROUP => (door.node_id(), door.host.clone(), door.port),
+        GROUP | TRANSACTION => (door.node_id(), door.host.clone(), door.port),
         _ => (BrokerId(-1), Default::default(), -1),
     };
     if version < 4 {

@@ -3,6 +3,7 @@
 //! Requests of a connection are served one after the other, as Kafka serves them, but for Produce: its batches are
 //! queued in order, and their answers awaited while the next request is read (see `connection`).
 
+mod add_partitions_to_txn;
 mod alter_configs;
 mod api_versions;
 mod codes;
@@ -19,6 +20,7 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_topic_partitions;
+mod end_txn;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -241,7 +243,11 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::ApiVersions(_) => api_versions::answer(version).into(),
         Request::Metadata(request) => metadata::answer(door, version, request).await.into(),
         Request::ListOffsets(request) => list_offsets::answer(door, version, request).await.into(),
-        Request::InitProducerId(request) => init_producer_id::answer(door, &request).await.into(),
+        Request::InitProducerId(request) => init_producer_id::answer(door, version, &request).await.into(),
+        Request::AddPartitionsToTxn(request) => {
+            add_partitions_to_txn::answer(door, version, request).await.into()
+        }
+        Request::EndTxn(request) => end_txn::answer(door, version, &request).await.into(),
         Request::CreateTopics(request) => create_topics::answer(door, request).await.into(),
         Request::DeleteTopics(request) => delete_topics::answer(door, version, request).await.into(),
         Request::DeleteRecords(request) => delete_records::answer(door, request).await.into(),

@@ -1,11 +1,18 @@
 //! Produce (key 0, versions 3 to 13). Batches go to the log as the bytes that came.
 //!
 //! From version 13 topics are addressed by id (KIP-516); from version 8 errors come with a message, and name the records
-//! that are wrong (KIP-467).
+//! that are wrong (KIP-467). From version 12 on, a partition joins its producer's transaction by what is produced to it;
+//! before, it must have joined by AddPartitionsToTxn (KIP-890).
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use anabranch_broker::{Ack, Partition, ProduceError, Produced, Producing as Queued, RecordsRefused};
+use anabranch_broker::transaction::event::{How, Join};
+use anabranch_broker::transaction::{TransactionError, TransactionVersion};
+use anabranch_broker::{
+    Ack, Membership, Part, Partition, ProduceError, Produced, Producing as Queued, RecordsRefused,
+};
+use anabranch_core::TopicPartition;
 use anabranch_core::batch::{BatchHeader, Compression, NO_TIMESTAMP};
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -24,6 +31,9 @@ use super::{Door, find_topic, text};
 #[derive(Debug)]
 pub(super) struct Producing {
     topics: Vec<(TopicName, Uuid, Vec<Partitioned>)>,
+    /// The record by which the partitions join is on its way.
+    joining: Option<Membership>,
+    version: i16,
     is_answered: bool,
     held_back: Duration,
 }
@@ -56,6 +66,11 @@ impl Producing {
 
     /// Waits until every batch is as safe as was asked for.
     pub(super) async fn answer(self) -> ProduceResponse {
+        let joined = match self.joining {
+            None => Ok(()),
+            Some(joining) => joining.answer().await.map(|_| ()),
+        };
+        let joined = joined.map_err(|error| outside(error, self.version));
         let mut responses = Vec::with_capacity(self.topics.len());
         for (name, topic_id, partitions) in self.topics {
             let mut answered = Vec::with_capacity(partitions.len());
@@ -64,6 +79,10 @@ impl Producing {
                     Ok(queued) => queued.answer().await.map_err(|error| refused(&error)),
                     Err(refused) => Err(refused),
                 };
+                let produced = produced.and_then(|produced| match &joined {
+                    Ok(()) => Ok(produced),
+                    Err(outside) => Err((outside.clone(), Vec::new())),
+                });
                 answered.push(partition_response(index, produced));
             }
             responses.push(
@@ -90,7 +109,10 @@ pub(super) async fn submit(
         -1 => Ok(Ack::Durable),
         acks => Err(refusal(ErrorCode::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1"))),
     };
-    let is_transactional = request.transactional_id.is_some();
+    let (ack, part, outside, joining) = match join(door, version, &request).await {
+        Ok(InTransaction { part, outside, joining }) => (ack, part, outside, joining),
+        Err(refused) => (ack.and(Err(refused)), None, HashMap::new(), None),
+    };
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for TopicProduceData { name, topic_id, partition_data, .. } in request.topic_data {
         let topic = find_topic(door, version >= 13, &name, topic_id);
@@ -98,24 +120,86 @@ pub(super) async fn submit(
         for PartitionProduceData { index, records, .. } in partition_data {
             let target = match (&ack, &topic) {
                 (Err(refused), _) => Err(refused.clone()),
-                _ if is_transactional => {
-                    Err(refusal(codes::TRANSACTIONS_UNSUPPORTED, "transactions are not supported"))
-                }
                 (_, Err(code)) => Err(refusal(*code, "there is no such topic")),
                 (Ok(ack), Ok(topic)) => match topic.partition(index) {
-                    Some(partition) => Ok((partition, *ack)),
+                    Some(partition) => match outside.get(partition.id()) {
+                        Some(outside) => Err(outside.clone()),
+                        None => Ok((partition, *ack)),
+                    },
                     None => Err(refusal(ErrorCode::UnknownTopicOrPartition, "there is no such partition")),
                 },
             };
             let queued = match target {
-                Ok((partition, ack)) => queue(door, version, partition, records, ack).await,
+                Ok((partition, ack)) => queue(door, version, partition, records, ack, part).await,
                 Err(refused) => Err((refused, Vec::new())),
             };
             partitions.push((index, queued));
         }
         topics.push((name, topic_id, partitions));
     }
-    Producing { topics, is_answered: request.acks != 0, held_back }
+    Producing { topics, joining, version, is_answered: request.acks != 0, held_back }
+}
+
+/// What the coordinator says of a request.
+#[derive(Debug, Default)]
+struct InTransaction {
+    part: Option<Part>,
+    /// Partitions that must not be appended to.
+    outside: HashMap<TopicPartition, Refusal>,
+    joining: Option<Membership>,
+}
+
+/// Asks the coordinator for leave to append what is transactional, in the order of Kafka's checks.
+async fn join(door: &Door, version: i16, request: &ProduceRequest) -> Result<InTransaction, Refusal> {
+    let mut producers = BTreeSet::new();
+    let mut partitions = Vec::new();
+    for TopicProduceData { name, topic_id, partition_data, .. } in &request.topic_data {
+        let topic = find_topic(door, version >= 13, name, *topic_id);
+        for PartitionProduceData { index, records, .. } in partition_data {
+            let header = records.as_ref().and_then(|records| BatchHeader::parse(records).ok());
+            let Some(header) = header.filter(BatchHeader::is_transactional) else { continue };
+            if request.transactional_id.is_none() {
+                let why = "records of a transaction need a transactional id";
+                return Err(refusal(ErrorCode::TransactionalIdAuthorizationFailed, why));
+            }
+            producers.insert((header.producer_id, header.producer_epoch));
+            let partition = topic.as_ref().ok().and_then(|topic| topic.partition(*index));
+            partitions.extend(partition.map(|partition| partition.id().clone()));
+        }
+    }
+    let mut producers = producers.into_iter();
+    let (producer, epoch) = match (producers.next(), producers.next()) {
+        (None, _) => return Ok(InTransaction::default()),
+        (Some(only), None) => only,
+        (Some(_), Some(_)) => {
+            let why = "the request has records of several producers";
+            return Err(refusal(ErrorCode::InvalidProducerIdMapping, why));
+        }
+    };
+    let id = request.transactional_id.as_ref().map(|id| id.to_string()).unwrap_or_default();
+    let transactions = door.broker.transactions();
+    let asked = |how| Join { id, producer, epoch, partitions: partitions.clone(), how };
+    let refused = |error| outside(error, version);
+    if version >= 12 {
+        let joining =
+            transactions.join_in_turn(asked(How::Add(TransactionVersion::V2))).await.map_err(refused)?;
+        return Ok(InTransaction {
+            part: Some(joining.part()),
+            joining: Some(joining),
+            ..Default::default()
+        });
+    }
+    let verified = transactions.join(asked(How::Verify)).await.map_err(refused)?;
+    let part = Some(verified.part());
+    let each = verified.answer().await.map_err(refused)?;
+    let outside = partitions.into_iter().zip(each);
+    let outside = outside.filter_map(|(partition, each)| Some((partition, refused(each.err()?)))).collect();
+    Ok(InTransaction { part, outside, joining: None })
+}
+
+/// What is said of a partition that is not in the transaction.
+fn outside(error: TransactionError, version: i16) -> Refusal {
+    refusal(codes::produce_in_transaction(error, version), error.to_string())
 }
 
 async fn queue(
@@ -124,6 +208,7 @@ async fn queue(
     partition: &Partition,
     records: Option<Bytes>,
     ack: Ack,
+    part: Option<Part>,
 ) -> Result<Queued, Refused> {
     let records = records.unwrap_or_default();
     let header = BatchHeader::parse(&records).ok();
@@ -132,7 +217,7 @@ async fn queue(
         let refused = refusal(ErrorCode::UnsupportedCompressionType, "zstd needs produce version 7");
         return Err((refused, Vec::new()));
     }
-    let queued = partition.submit(records, ack).await.map_err(|error| refused(&error))?;
+    let queued = partition.submit_in(records, ack, part).await.map_err(|error| refused(&error))?;
     door.metrics.records_in.add(header.map_or(0, |header| header.record_count.unsigned_abs().into()));
     Ok(queued)
 }

@@ -60,6 +60,13 @@ fn codes(response: &Response) -> Vec<i16> {
         Response::DeleteTopics(r) => each!(r.responses, error_code),
         Response::DeleteRecords(r) => each!(r.topics, partitions, error_code),
         Response::InitProducerId(r) => vec![r.error_code],
+        Response::AddPartitionsToTxn(r) => {
+            let new = r.results_by_transaction.iter().flat_map(|transaction| &transaction.topic_results);
+            let topics = r.results_by_topic_v3_and_below.iter().chain(new);
+            let partitions = topics.flat_map(|topic| &topic.results_by_partition);
+            partitions.map(|each| each.partition_error_code).collect()
+        }
+        Response::EndTxn(r) => vec![r.error_code],
         Response::DescribeAcls(r) => vec![r.error_code],
         Response::DescribeConfigs(r) => each!(r.results, error_code),
         Response::AlterConfigs(r) => each!(r.responses, error_code),
