@@ -89,7 +89,7 @@ async fn what_is_wrong_with_a_new_topic_is_told() {
     assert!(matches!(refusal(new("a.b")).await, TopicError::Exists(_)));
     assert!(matches!(refusal(new("a_b")).await, TopicError::Collides { .. }));
     assert!(matches!(refusal(new("__anabranch_catalogue")).await, TopicError::Internal(_)));
-    assert!(matches!(refusal(new("__transaction_state")).await, TopicError::Internal(_)));
+    assert!(matches!(refusal(new("__transaction_state")).await, TopicError::Exists(_)));
     assert!(matches!(refusal(new("__consumer_offsets")).await, TopicError::Exists(_)));
     assert!(matches!(refusal(new("t").partitions(0)).await, TopicError::InvalidPartitions(_)));
     assert!(matches!(refusal(new("t").partitions(10_001)).await, TopicError::InvalidPartitions(_)));
@@ -165,8 +165,8 @@ async fn a_crash_between_any_two_steps_leaves_no_half_topic() {
         assert!(deleted != Some(true) || !known("old"), "change {changes}: an acknowledged deletion stays");
         assert!(deleted.is_some() || known("old"), "change {changes}: what nobody deleted is there");
         let on_disk: Vec<String> = directories(&dir.path().join("topics"));
-        let expected = ["__anabranch_catalogue", "__consumer_offsets"].map(str::to_owned).into_iter();
-        let expected: Vec<String> = expected.chain(names(&broker)).collect();
+        let expected = ["__anabranch_catalogue", "__consumer_offsets", "__transaction_state"];
+        let expected: Vec<String> = expected.map(str::to_owned).into_iter().chain(names(&broker)).collect();
         assert_eq!(on_disk, expected, "change {changes}: no directory is left over");
         // Whatever happened, both names can be used.
         for name in ["old", "new"] {

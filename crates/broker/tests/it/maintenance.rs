@@ -142,7 +142,7 @@ async fn compacted_topics_keep_the_newest_of_each_key_the_brokers_own_too() {
     broker.close().await;
     let broker = open(dir.path(), &clock).await;
     let names: Vec<String> = broker.topics().iter().map(|topic| topic.name().to_owned()).collect();
-    assert_eq!(names, ["__consumer_offsets", "lagging", "table"]);
+    assert_eq!(names, ["__consumer_offsets", "__transaction_state", "lagging", "table"]);
     assert_eq!(broker.maintained().failures, 0);
     broker.close().await;
 }

@@ -87,7 +87,9 @@ async fn bad_batches_are_refused_and_leave_nothing_behind() {
             |e| matches!(e, ProduceError::InvalidRecord(_)),
         ),
         ("control", forged(&good, |b| b[22] |= 0x20), |e| matches!(e, ProduceError::InvalidRecord(_))),
-        ("transactional", forged(&good, |b| b[22] |= 0x10), |e| matches!(e, ProduceError::Transactional)),
+        ("transactional", forged(&good, |b| b[22] |= 0x10), |e| {
+            matches!(e, ProduceError::Log(AppendError::NotInTransaction { .. }))
+        }),
         ("sequence missing", idempotent.build().unwrap(), |e| matches!(e, ProduceError::InvalidRecord(_))),
         ("no key", plain(Record::keyless("v").at(NOW_MS)), |e| matches!(e, ProduceError::InvalidRecords(_))),
         ("the broker's bit", forged(&good, |b| b[22] |= 0x08), |e| {

@@ -334,11 +334,7 @@ async fn topics_page_by_page() {
 async fn what_is_not_there_is_said_honestly() {
     let node = Node::start().await;
     let mut client = node.connect().await;
-    let transactional = TransactionalId(text("tx"));
-    let request = InitProducerIdRequest::default().with_transactional_id(Some(transactional));
-    let response = client.call(4, &request).await;
-    assert_eq!((response.error_code, response.producer_id.0), (UNSUPPORTED_VERSION, -1));
-    for (kind, code) in [(0, 0), (1, UNSUPPORTED_VERSION), (2, INVALID_REQUEST)] {
+    for (kind, code) in [(0, 0), (1, 0), (2, INVALID_REQUEST)] {
         let request =
             FindCoordinatorRequest::default().with_key_type(kind).with_coordinator_keys(vec![text("x")]);
         let found = &client.call(6, &request).await.coordinators[0];

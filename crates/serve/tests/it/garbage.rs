@@ -65,7 +65,7 @@ async fn an_unknown_version_of_api_versions_is_answered_in_version_0() {
     bytes.clear();
     let answer = client.call(3, &ApiVersionsRequest::default()).await;
     assert_eq!(answer.api_keys.len(), anabranch_wire::apis().len());
-    assert_eq!(answer.finalized_features.len(), 1);
+    assert_eq!(answer.finalized_features.len(), 2);
 }
 
 #[tokio::test]

@@ -12,4 +12,5 @@ mod http;
 mod large;
 mod limits;
 mod peer;
+mod transactions;
 mod versions;

@@ -1,5 +1,8 @@
 //! Every API in every version that is advertised: what comes back decodes, and is no refusal of the version.
 
+use anabranch_wire::messages::add_partitions_to_txn_request::{
+    AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
+};
 use anabranch_wire::messages::alter_configs_request::AlterConfigsResource as AlterResource;
 use anabranch_wire::messages::create_partitions_request::CreatePartitionsTopic;
 use anabranch_wire::messages::create_topics_request::CreatableTopic;
@@ -191,6 +194,46 @@ async fn configs_and_handshakes() {
         assert_eq!((response.error_code, response.producer_epoch), (0, 0), "{version}");
         assert!(response.producer_id.0 > last, "an id is never given twice");
         last = response.producer_id.0;
+    }
+    let id = TransactionalId(text("id"));
+    for version in 0..=5 {
+        let init = InitProducerIdRequest::default()
+            .with_transactional_id(Some(id.clone()))
+            .with_transaction_timeout_ms(60_000);
+        let began = client.call(version, &init).await;
+        assert_eq!(began.error_code, 0, "{version}");
+        let asked = AddPartitionsToTxnTopic::default().with_name(topic("t")).with_partitions(vec![0, 1]);
+        let add = match version {
+            4.. => AddPartitionsToTxnRequest::default().with_transactions(vec![
+                AddPartitionsToTxnTransaction::default()
+                    .with_transactional_id(id.clone())
+                    .with_producer_id(began.producer_id)
+                    .with_producer_epoch(began.producer_epoch)
+                    .with_topics(vec![asked]),
+            ]),
+            _ => AddPartitionsToTxnRequest::default()
+                .with_v3_and_below_transactional_id(id.clone())
+                .with_v3_and_below_producer_id(began.producer_id)
+                .with_v3_and_below_producer_epoch(began.producer_epoch)
+                .with_v3_and_below_topics(vec![asked]),
+        };
+        let mut added = client.call(version, &add).await;
+        let topics = match version {
+            4.. => added.results_by_transaction.remove(0).topic_results,
+            _ => added.results_by_topic_v3_and_below,
+        };
+        let codes: Vec<i16> =
+            topics[0].results_by_partition.iter().map(|each| each.partition_error_code).collect();
+        assert_eq!(codes, [0, 0], "{version}");
+        let end = EndTxnRequest::default()
+            .with_transactional_id(id.clone())
+            .with_producer_id(began.producer_id)
+            .with_producer_epoch(began.producer_epoch)
+            .with_committed(true);
+        let ended = client.call(version, &end).await;
+        let next =
+            if version >= 5 { (began.producer_id, began.producer_epoch + 1) } else { (ProducerId(-1), -1) };
+        assert_eq!((ended.error_code, (ended.producer_id, ended.producer_epoch)), (0, next), "{version}");
     }
     const SECURITY_DISABLED: i16 = 54;
     for version in 1..=3 {
