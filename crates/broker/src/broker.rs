@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) catalogue: Arc<RwLock<Arc<Catalogue>>>,
     pub(crate) writer: TopicWriter,
     pub(crate) producer_ids: Arc<ProducerIds>,
-    pub(crate) groups: GroupService,
+    pub(crate) groups: Arc<GroupService>,
     pub(crate) transactions: TransactionService,
     /// What was set on single groups; held to look or to replace only.
     pub(crate) group_configs: RwLock<BTreeMap<String, GroupConfigs>>,

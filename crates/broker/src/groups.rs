@@ -9,8 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::batch::Record;
+use anabranch_core::batch::{EndKind, Record};
 use anabranch_core::seam::{Clock, Random};
+use anabranch_core::{ProducerId, TopicPartition};
+use anabranch_log::AppendError;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -24,8 +26,8 @@ use crate::group::config::ConsumerOverrides;
 use crate::group::event::{Commit, DescribedGroup, Join, Joined, Leaver, ListedGroup, Sync, Synced};
 use crate::group::record::{CommittedOffset, EncodedRecord};
 use crate::group::{
-    Beat, ConsumerHeartbeat, DescribedConsumerGroup, Effect, GroupConfig, GroupError, Groups, Heartbeat, Now,
-    RequestId, Response, Restore,
+    Beat, ConsumerHeartbeat, DescribedConsumerGroup, Effect, GroupConfig, GroupError, Groups, Heartbeat,
+    InTransaction, Now, RequestId, Response, Restore,
 };
 use crate::group::{StoreError, StoreToken};
 use crate::journal::Journal;
@@ -59,12 +61,26 @@ struct State {
     groups: Groups,
     waiting: Waiting<Response>,
     /// Bounded by [`GroupConfig::stores_in_flight_max`], and by one more per group.
-    stores: VecDeque<(StoreToken, Vec<EncodedRecord>)>,
+    stores: VecDeque<Store>,
     /// Who waits for a store without an answer.
     stored_watches: HashMap<StoreToken, oneshot::Sender<bool>>,
     /// What the timer waits for.
     timer_until: Option<Duration>,
     closed: bool,
+}
+
+struct Store {
+    token: StoreToken,
+    records: Vec<EncodedRecord>,
+    transaction: Option<InTransaction>,
+}
+
+/// What goes into one append: stores in their order, each with whether it fits the log.
+#[derive(Default)]
+struct Round {
+    tokens: Vec<(StoreToken, Result<(), StoreError>)>,
+    records: Vec<Record>,
+    transaction: Option<InTransaction>,
 }
 
 /// Calls the coordinator, and takes the answer of the kind that belongs to the question.
@@ -90,9 +106,20 @@ impl GroupService {
         let reading = journal.clone();
         let restored = blocking(journal.log().workers(), move || {
             let mut restore = Restore::default();
-            reading.read_all(|at| {
-                let key = at.record.key.as_deref().ok_or("it has no key")?;
-                restore.apply(key, at.record.value.as_deref()).map_err(|error| error.to_string())
+            reading.read_all(|batch, at| {
+                let header = batch.header();
+                if header.is_control() {
+                    let marker = batch.end_marker().map_err(|error| error.to_string())?;
+                    marker.into_iter().for_each(|marker| restore.ended(header.producer_id, marker.kind));
+                    return Ok(());
+                }
+                let (key, value) =
+                    (at.record.key.as_deref().ok_or("it has no key")?, at.record.value.as_deref());
+                let applied = match header.is_transactional() {
+                    true => restore.apply_in(header.producer_id, key, value),
+                    false => restore.apply(key, value),
+                };
+                applied.map_err(|error| error.to_string())
             })?;
             Ok::<_, BrokerError>(restore)
         })
@@ -261,12 +288,35 @@ impl GroupService {
         ask!(self, Leave, |groups, request, now| groups.leave(request, group, &leavers, now))
     }
 
+    /// Where offsets are stored: what is in a transaction when its offsets are.
+    #[must_use]
+    pub fn partition(&self) -> TopicPartition {
+        self.driver.journal.log().id().clone()
+    }
+
     /// OffsetCommit; an answer for each offset, durable.
     ///
     /// # Errors
     /// [`GroupError`], when none of them could be looked at.
     pub async fn commit(&self, commit: Commit) -> Result<Vec<Result<(), GroupError>>, GroupError> {
         ask!(self, Commit, |groups, request, now| groups.commit(request, commit, now))
+    }
+
+    /// TxnOffsetCommit; an answer for each offset, durable. They are visible when the transaction has committed.
+    ///
+    /// # Errors
+    /// [`GroupError`], when none of them could be looked at.
+    pub async fn commit_in(
+        &self,
+        commit: Commit,
+        transaction: InTransaction,
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        ask!(self, Commit, |groups, request, now| groups.commit_in(request, commit, transaction, now))
+    }
+
+    /// A producer's transaction has ended, durably.
+    pub(crate) fn transaction_ended(&self, producer: ProducerId, kind: EndKind) {
+        self.driver.state.lock().groups.transaction_ended(producer, kind);
     }
 
     /// OffsetDelete; an answer for each partition, durable.
@@ -401,21 +451,23 @@ impl Driver {
 
     async fn write_stores(&self) {
         loop {
-            let Some((tokens, records)) = self.next_round() else {
+            let Some(round) = self.next_round() else {
                 if self.state.lock().closed {
                     return;
                 }
                 self.stores_wake.notified().await;
                 continue;
             };
-            let outcome = match self.journal.append(&records).await {
+            let outcome = match self.journal.append_in(round.transaction, &round.records).await {
                 Ok(()) => Ok(()),
+                Err(AppendError::NotInTransaction { .. }) => Err(StoreError::NotInTransaction),
+                Err(AppendError::InvalidProducerEpoch { .. }) => Err(StoreError::InvalidProducerEpoch),
                 Err(error) => {
                     tracing::error!(%error, "the groups' offsets cannot be stored");
                     Err(StoreError::Unavailable)
                 }
             };
-            for (token, fits) in tokens {
+            for (token, fits) in round.tokens {
                 self.run(|groups, now| groups.stored(token, fits.and(outcome), now));
                 let watch = self.state.lock().stored_watches.remove(&token);
                 if let Some(watch) = watch {
@@ -425,24 +477,24 @@ impl Driver {
         }
     }
 
-    /// The stores that have gathered, up to a number of bytes: in order, each with whether it fits the log.
-    #[allow(clippy::type_complexity)]
-    fn next_round(&self) -> Option<(Vec<(StoreToken, Result<(), StoreError>)>, Vec<Record>)> {
+    /// The stores that have gathered, up to a number of bytes, as far as they are of one transaction or of none.
+    fn next_round(&self) -> Option<Round> {
         let now_ms = self.clock.now_ms();
-        let (mut tokens, mut records, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut state = self.state.lock();
+        let mut round = Round { transaction: state.stores.front()?.transaction, ..Round::default() };
+        let mut bytes = 0;
         while bytes < ROUND_BYTES
-            && let Some((token, store)) = state.stores.pop_front()
+            && let Some(store) = state.stores.pop_front_if(|store| store.transaction == round.transaction)
         {
-            if store.iter().any(|record| len_bytes(record) > RECORD_BYTES_MAX) {
-                tokens.push((token, Err(StoreError::TooLarge)));
+            if store.records.iter().any(|record| len_bytes(record) > RECORD_BYTES_MAX) {
+                round.tokens.push((store.token, Err(StoreError::TooLarge)));
                 continue;
             }
-            bytes += store.iter().map(len_bytes).sum::<usize>();
-            records.extend(store.into_iter().map(|record| record.at(now_ms)));
-            tokens.push((token, Ok(())));
+            bytes += store.records.iter().map(len_bytes).sum::<usize>();
+            round.records.extend(store.records.into_iter().map(|record| record.at(now_ms)));
+            round.tokens.push((store.token, Ok(())));
         }
-        (!tokens.is_empty()).then_some((tokens, records))
+        Some(round)
     }
 }
 
@@ -451,7 +503,9 @@ impl State {
         for effect in effects {
             match effect {
                 Effect::Answer { request, response } => self.waiting.answer(request, response),
-                Effect::Store { token, records } => self.stores.push_back((token, records)),
+                Effect::Store { token, records, transaction } => {
+                    self.stores.push_back(Store { token, records, transaction });
+                }
             }
         }
     }

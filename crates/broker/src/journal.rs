@@ -5,9 +5,12 @@ use anabranch_core::batch::{Batch, BatchBuilder, Compression, Record, RecordAt, 
 use anabranch_log::{Absent, Ack, AppendError, LogConfig, LogStatus, PartitionLog, ReadError, Store};
 
 use crate::error::BrokerError;
+use crate::group::InTransaction;
 
 /// A batch is closed when it has grown to this.
 const BATCH_BYTES: usize = 1 << 20;
+/// The sequence of batches that the broker writes in a producer's name.
+const UNNUMBERED: i32 = -1;
 /// How much is read at a time.
 const READ_BYTES: usize = 4 << 20;
 
@@ -44,13 +47,13 @@ impl Journal {
         matches!(self.log.status(), LogStatus::Online)
     }
 
-    /// Gives every record to `each`, in order, but for what ends transactions. Blocks on the disk.
+    /// Gives every record to `each`, with its batch, in order. Blocks on the disk.
     ///
     /// # Errors
     /// What `each` says of a record is told with its place.
     pub(crate) fn read_all(
         &self,
-        mut each: impl FnMut(&RecordAt) -> Result<(), String>,
+        mut each: impl FnMut(&Batch, &RecordAt) -> Result<(), String>,
     ) -> Result<(), BrokerError> {
         let topic = || self.log.id().topic.clone();
         let unclear =
@@ -69,12 +72,8 @@ impl Journal {
             }
             for batch in split_batches(slice.batches) {
                 let batch = batch.map_err(|error| unclear(next, error.to_string()))?;
-                let records = match batch.header().is_control() {
-                    true => Vec::new(),
-                    false => batch.records().map_err(|error| unclear(next, error.to_string()))?,
-                };
-                for record in records {
-                    each(&record).map_err(|reason| unclear(record.offset, reason))?;
+                for record in batch.records().map_err(|error| unclear(next, error.to_string()))? {
+                    each(&batch, &record).map_err(|reason| unclear(record.offset, reason))?;
                 }
                 next = batch.header().next_offset();
             }
@@ -84,12 +83,25 @@ impl Journal {
     /// Appends `records`, as many to a batch as fit [`BATCH_BYTES`]; they survive power loss when this returns. After an
     /// error some of them may be there.
     pub(crate) async fn append(&self, records: &[Record]) -> Result<(), AppendError> {
+        self.append_in(None, records).await
+    }
+
+    /// The same for records that are part of a transaction.
+    pub(crate) async fn append_in(
+        &self,
+        transaction: Option<InTransaction>,
+        records: &[Record],
+    ) -> Result<(), AppendError> {
+        let part = transaction.map(|transaction| transaction.part);
         let mut pending = Vec::new();
         let mut builder = BatchBuilder::new(Compression::None);
         for (index, record) in records.iter().enumerate() {
             builder.push(record);
             if builder.len_bytes() >= BATCH_BYTES || index + 1 == records.len() {
-                pending.push(self.log.submit(built(builder), Ack::Durable).await?);
+                if let Some(InTransaction { producer, epoch, .. }) = transaction {
+                    builder.producer(producer, epoch, UNNUMBERED).transactional();
+                }
+                pending.push(self.log.submit_in(built(builder), Ack::Durable, part).await?);
                 builder = BatchBuilder::new(Compression::None);
             }
         }

@@ -64,8 +64,8 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         &restored.group_configs,
         Arc::clone(&builder.clock),
         Arc::clone(&builder.random),
-    )
-    .await?;
+    );
+    let groups = Arc::new(groups.await?);
 
     // From here on nothing is wrong with the internal topics, so that what is left over may be removed.
     let (opening, opened_store, opened_memory) = (builder.clone(), store.clone(), memory.clone());
@@ -85,6 +85,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         store: store.clone(),
         producer_ids: Arc::clone(&producer_ids),
         catalogue: Arc::clone(&newest),
+        groups: Arc::clone(&groups),
         clock: Arc::clone(&builder.clock),
         message_bytes_max: of_transactions.expect("the catalogue has it").rules().message_bytes_max,
     };
@@ -144,7 +145,7 @@ fn open_internal(builder: &BrokerBuilder, open_files_max: usize) -> Result<Inter
     let rules = catalogue_rules();
     let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log, Absent::Create)?;
     let mut restored = Restored::default();
-    catalogue.read_all(|record| restored.take(record, &builder.config))?;
+    catalogue.read_all(|_, record| restored.take(record, &builder.config))?;
     let open_own = |name: &str| {
         let known = restored.topics.get(name);
         let configs = known.map_or_else(internal_configs, |known| known.configs.clone());

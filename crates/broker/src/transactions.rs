@@ -21,10 +21,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, OFFSETS_TOPIC};
 use crate::config::broker::BrokerConfig;
 use crate::driver::{Waiting, keep_time};
 use crate::error::BrokerError;
+use crate::groups::GroupService;
 use crate::journal::{Journal, batch_of};
 use crate::kafka_record::EncodedRecord;
 use crate::producers::ProducerIds;
@@ -66,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) producer_ids: Arc<ProducerIds>,
     pub(crate) catalogue: Arc<RwLock<Arc<Catalogue>>>,
+    /// Whose offsets are part of transactions.
+    pub(crate) groups: Arc<GroupService>,
     pub(crate) clock: Arc<dyn Clock>,
     /// The largest batch that the coordinator's topic takes.
     pub(crate) message_bytes_max: usize,
@@ -106,8 +109,15 @@ enum Step {
 /// What is in the log's queue.
 enum Submitted {
     Store(Token, Result<Pending, StoreError>),
-    /// With the partitions of the markers.
-    End(Token, Vec<TopicPartition>, Result<PendingEnd, StoreError>),
+    End(Token, Ending, Result<PendingEnd, StoreError>),
+}
+
+/// An end under way.
+struct Ending {
+    producer: ProducerId,
+    kind: EndKind,
+    /// Of the markers.
+    partitions: Vec<TopicPartition>,
 }
 
 /// Leave to append in a transaction.
@@ -147,7 +157,10 @@ impl TransactionService {
         let reading = parts.journal.clone();
         let restored = blocking(parts.journal.log().workers(), move || {
             let mut restore = Restore::default();
-            reading.read_all(|at| {
+            reading.read_all(|batch, at| {
+                if batch.header().is_control() {
+                    return Ok(()); // somebody had this partition in a transaction
+                }
                 let key = at.record.key.as_deref().ok_or("it has no key")?;
                 restore.apply(key, at.record.value.as_deref()).map_err(|error| error.to_string())
             })?;
@@ -411,8 +424,8 @@ impl Driver {
             }
             Step::Store(token, record) => Some(Submitted::Store(token, self.submit_record(record).await)),
             Step::End(token, end) => {
-                let (partitions, pending) = self.submit_end(end).await;
-                Some(Submitted::End(token, partitions, pending))
+                let (ending, pending) = self.submit_end(end).await;
+                Some(Submitted::End(token, ending, pending))
             }
         };
         self.state.lock().steps_left -= 1;
@@ -429,7 +442,7 @@ impl Driver {
     }
 
     /// Queues an end, with markers for the partitions that are there.
-    async fn submit_end(&self, end: EndTransaction) -> (Vec<TopicPartition>, Result<PendingEnd, StoreError>) {
+    async fn submit_end(&self, end: EndTransaction) -> (Ending, Result<PendingEnd, StoreError>) {
         let now_ms = self.now().unix_ms;
         let marker = EndMarker { kind: end.kind, coordinator_epoch: COORDINATOR_EPOCH };
         let marker = marker.batch(end.producer, end.epoch, now_ms);
@@ -450,7 +463,8 @@ impl Driver {
             version: end.version.level() as i8,
             ordinal: end.ordinal,
         });
-        (partitions, submitted.await.map_err(|error| store_error(&error)))
+        let ending = Ending { producer: end.producer, kind: end.kind, partitions };
+        (ending, submitted.await.map_err(|error| store_error(&error)))
     }
 
     fn log(&self, partition: &TopicPartition) -> Option<PartitionLog> {
@@ -472,25 +486,31 @@ impl Driver {
                 };
                 self.run(|transactions, now| transactions.stored(token, outcome, now));
             }
-            Submitted::End(token, partitions, pending) => {
+            Submitted::End(token, ending, pending) => {
                 let outcome = match pending {
                     Ok(pending) => pending.answer().await.map(|ended| ended.missing).map_err(told),
                     Err(error) => Err(error),
                 };
-                let missing = outcome.map(|missing| {
-                    let missing: Vec<TopicPartition> =
-                        missing.into_iter().map(|at| partitions[at].clone()).collect();
-                    if let Some(partition) = missing.first() {
-                        tracing::warn!(
-                            %partition, partitions = missing.len(),
-                            "the end of a transaction is decided, and cannot be written yet"
-                        );
-                    }
-                    missing
-                });
-                self.run(|transactions, now| transactions.ended(token, missing, now));
+                let outcome = outcome.map(|missing| self.marked(&ending, &missing));
+                self.run(|transactions, now| transactions.ended(token, outcome, now));
             }
         }
+    }
+
+    /// The end is decided, and carried out but where markers are missing: which partitions those are.
+    fn marked(&self, ending: &Ending, missing: &[usize]) -> Vec<TopicPartition> {
+        let missing: Vec<TopicPartition> = missing.iter().map(|at| ending.partitions[*at].clone()).collect();
+        if let Some(partition) = missing.first() {
+            tracing::warn!(
+                %partition, partitions = missing.len(),
+                "the end of a transaction is decided, and cannot be written yet"
+            );
+        }
+        // Before the producer is told, and may ask what its group has committed.
+        if missing.iter().all(|partition| partition.topic != OFFSETS_TOPIC) {
+            self.parts.groups.transaction_ended(ending.producer, ending.kind);
+        }
+        missing
     }
 
     /// Brings together what the partitions have open and what the coordinator knows, when the ends that were decided are done.
@@ -534,6 +554,9 @@ impl Driver {
             Ok(pending) => pending.answer().await,
             Err(error) => Err(error),
         };
+        if outcome.is_ok() && partition.topic == OFFSETS_TOPIC {
+            self.parts.groups.transaction_ended(producer, EndKind::Abort);
+        }
         match outcome {
             Ok(_) => tracing::warn!(
                 %partition, producer = producer.0, epoch = epoch.0, "aborted what nobody would have ended"

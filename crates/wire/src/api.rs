@@ -136,7 +136,9 @@ apis! {
     DeleteRecords, DeleteRecordsRequest, DeleteRecordsResponse, DELETE_RECORDS, 0, 0..=2;
     InitProducerId, InitProducerIdRequest, InitProducerIdResponse, INIT_PRODUCER_ID, 0, 0..=5;
     AddPartitionsToTxn, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ADD_PARTITIONS_TO_TXN, 0, 0..=5;
+    AddOffsetsToTxn, AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, ADD_OFFSETS_TO_TXN, 0, 0..=4;
     EndTxn, EndTxnRequest, EndTxnResponse, END_TXN, 0, 0..=5;
+    TxnOffsetCommit, TxnOffsetCommitRequest, TxnOffsetCommitResponse, TXN_OFFSET_COMMIT, 0, 0..=5;
     DescribeAcls, DescribeAclsRequest, DescribeAclsResponse, DESCRIBE_ACLS, 1, 1..=3;
     DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse, DESCRIBE_CONFIGS, 1, 1..=4;
     AlterConfigs, AlterConfigsRequest, AlterConfigsResponse, ALTER_CONFIGS, 0, 0..=2;

@@ -213,6 +213,20 @@ pub(crate) const ADD_PARTITIONS_TO_TXN: &[Field] = &[
     within(0, 3, I16),
     within(0, 3, PARTITIONS),
 ];
+pub(crate) const ADD_OFFSETS_TO_TXN: &[Field] = &[always(Text), always(I64), always(I16), always(Text)];
+pub(crate) const TXN_OFFSET_COMMIT: &[Field] = &[
+    always(Text),
+    always(Text),
+    always(I64),
+    always(I16),
+    since(3, I32),
+    since(3, Text),
+    since(3, Text),
+    always(List(&Struct(&[
+        always(Text),
+        always(List(&Struct(&[always(I32), always(I64), since(2, I32), always(Text)]))),
+    ]))),
+];
 pub(crate) const END_TXN: &[Field] = &[always(Text), always(I64), always(I16), always(BYTE)];
 pub(crate) const DESCRIBE_CONFIGS: &[Field] = &[
     always(List(&Struct(&[always(BYTE), always(Text), always(List(&Text))]))),

@@ -82,6 +82,12 @@ pub enum GroupError {
     /// The request is too old for what its sender is.
     #[error("{0}")]
     UnsupportedVersion(&'static str),
+    /// The transaction of a commit has ended.
+    #[error("the transaction has ended")]
+    InvalidTxnState,
+    /// A newer incarnation of the transaction's producer is there.
+    #[error("the producer has a newer epoch")]
+    InvalidProducerEpoch,
     /// What must be stored is larger than the log takes.
     #[error("the group's state is too large to be stored")]
     UnknownServerError,
@@ -93,6 +99,12 @@ pub enum StoreError {
     /// The log refuses records of this size.
     #[error("the records are too large for the log")]
     TooLarge,
+    /// The transaction of the records has ended.
+    #[error("the transaction has ended")]
+    NotInTransaction,
+    /// The producer of the records has a newer epoch.
+    #[error("the producer has a newer epoch")]
+    InvalidProducerEpoch,
     /// The log failed or is closed.
     #[error("the log is not available")]
     Unavailable,
@@ -102,6 +114,8 @@ impl From<StoreError> for GroupError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::TooLarge => Self::UnknownServerError,
+            StoreError::NotInTransaction => Self::InvalidTxnState,
+            StoreError::InvalidProducerEpoch => Self::InvalidProducerEpoch,
             StoreError::Unavailable => Self::CoordinatorNotAvailable,
         }
     }

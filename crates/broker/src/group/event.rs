@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anabranch_core::seam::Clock;
+use anabranch_core::{ProducerEpoch, ProducerId};
+use anabranch_log::Part;
 use bytes::Bytes;
 
 use super::consumer::Beat;
@@ -50,7 +52,20 @@ pub enum Effect {
         token: StoreToken,
         /// For the offsets topic.
         records: Vec<EncodedRecord>,
+        /// Of which transaction they are part.
+        transaction: Option<InTransaction>,
     },
+}
+
+/// Offsets that count when a transaction commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InTransaction {
+    /// Whose.
+    pub producer: ProducerId,
+    /// In which incarnation.
+    pub epoch: ProducerEpoch,
+    /// From the coordinator of transactions.
+    pub part: Part,
 }
 
 /// JoinGroup. Bytes of protocols go through untouched.

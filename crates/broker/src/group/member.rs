@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::config::GroupConfig;
 use super::error::GroupError;
-use super::event::{Join, JoinedMember, Now, RequestId, Response, Synced};
+use super::event::{InTransaction, Join, JoinedMember, Now, RequestId, Response, Synced};
 use super::record::{GroupRecord, MemberMetadata};
 
 /// A new member cannot send heartbeats while its join waits, so its join may wait only this long. Kafka's constant.
@@ -25,7 +25,7 @@ pub(super) struct Turn<'a> {
 /// What an event brings about; becomes an [`super::Effect`] once a store has its token.
 pub(super) enum Act {
     Answer(RequestId, Response),
-    Store(Vec<GroupRecord>, Then),
+    Store(Vec<GroupRecord>, Then, Option<InTransaction>),
 }
 
 /// What to do when a store has ended.
@@ -75,7 +75,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn store(&mut self, records: Vec<GroupRecord>, then: Then) {
-        self.acts.push(Act::Store(records, then));
+        self.acts.push(Act::Store(records, then, None));
     }
 
     /// Answers once `records` are durable; at once if there are none.
@@ -95,7 +95,7 @@ impl Turn<'_> {
     /// Answers once everything that this event stores is durable; at once if it stores nothing.
     pub(super) fn answer_when_stored(&mut self, request: RequestId, response: Response) {
         match self.acts.last_mut() {
-            Some(Act::Store(_, then @ Then::Nothing)) => *then = Then::Answer(request, response),
+            Some(Act::Store(_, then @ Then::Nothing, _)) => *then = Then::Answer(request, response),
             _ => self.answer(request, response),
         }
     }

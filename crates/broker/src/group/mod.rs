@@ -42,15 +42,18 @@ pub use config::{ConsumerConfig, GroupConfig};
 pub use consumer::{Assignor, Beat, ConsumerHeartbeat, DescribedConsumer, DescribedConsumerGroup, Topics};
 pub use error::{GroupError, StoreError};
 pub use event::{
-    ConsumerState, Effect, GroupKind, GroupState, Heartbeat, Now, RequestId, Response, StoreToken,
+    ConsumerState, Effect, GroupKind, GroupState, Heartbeat, InTransaction, Now, RequestId, Response,
+    StoreToken,
 };
 pub use restore::Restore;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::ProducerId;
+use anabranch_core::batch::EndKind;
 use anabranch_core::seam::Random;
 
 use classic::Group;
@@ -78,13 +81,26 @@ pub struct Groups {
     /// In the order of the log.
     in_flight: VecDeque<InFlight>,
     next_token: u64,
+    /// Where offsets wait for the end of a producer's transaction.
+    pending: HashMap<ProducerId, BTreeSet<Place>>,
 }
 
 struct InFlight {
     token: StoreToken,
     records: Vec<GroupRecord>,
     then: Then,
+    open: Option<Open>,
 }
+
+/// The transaction of a store that is under way.
+struct Open {
+    producer: ProducerId,
+    /// The end may be told before the store.
+    ended: Option<EndKind>,
+}
+
+/// Group, topic and partition.
+type Place = (String, String, i32);
 
 impl Groups {
     /// No groups. To have those of before, use [`Restore`].
@@ -100,6 +116,7 @@ impl Groups {
             next_sweep,
             in_flight: VecDeque::new(),
             next_token: 0,
+            pending: HashMap::new(),
         }
     }
 
@@ -268,22 +285,60 @@ impl Groups {
     /// legal here, as in Kafka.
     #[must_use]
     pub fn commit(&mut self, request: RequestId, commit: Commit, now: Now) -> Vec<Effect> {
+        self.commit_within(request, commit, None, now)
+    }
+
+    /// TxnOffsetCommit: the same, and they become visible when the transaction commits.
+    #[must_use]
+    pub fn commit_in(
+        &mut self,
+        request: RequestId,
+        commit: Commit,
+        transaction: InTransaction,
+        now: Now,
+    ) -> Vec<Effect> {
+        if commit.group.is_empty() {
+            return answer(request, Response::Commit(Err(GroupError::InvalidGroupId)));
+        }
+        self.commit_within(request, commit, Some(transaction), now)
+    }
+
+    fn commit_within(
+        &mut self,
+        request: RequestId,
+        commit: Commit,
+        transaction: Option<InTransaction>,
+        now: Now,
+    ) -> Vec<Effect> {
         let group_id = commit.group.clone();
         if let Err(error) = self.check_load() {
             return answer(request, Response::Commit(Err(error)));
         }
         if !self.groups.contains_key(&group_id) {
             // Who names a generation means a group that was.
-            let created = if commit.generation >= 0 {
-                Err(GroupError::GroupIdNotFound)
-            } else {
-                self.create(&group_id, now)
+            let created = match (commit.generation >= 0, transaction) {
+                (true, None) => Err(GroupError::GroupIdNotFound),
+                (true, Some(_)) => Err(GroupError::IllegalGeneration),
+                (false, _) => self.create(&group_id, now),
             };
             if let Err(error) = created {
                 return answer(request, Response::Commit(Err(error)));
             }
         }
-        self.with_group(&group_id, now, |group, turn| group.commit(request, commit, turn))
+        self.with_group(&group_id, now, |group, turn| group.commit(request, commit, transaction, turn))
+    }
+
+    /// A producer's transaction has ended: what it committed is visible, or gone. Told before its next one begins.
+    pub fn transaction_ended(&mut self, producer: ProducerId, kind: EndKind) {
+        let under_way = self.in_flight.iter_mut().filter_map(|store| store.open.as_mut());
+        for open in under_way.filter(|open| open.producer == producer) {
+            open.ended = Some(kind);
+        }
+        for (group, topic, partition) in self.pending.remove(&producer).unwrap_or_default() {
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.offsets.resolve(&topic, partition, producer, kind);
+            }
+        }
     }
 
     /// OffsetDelete; answered with [`Response::DeleteOffsets`].
@@ -330,7 +385,7 @@ impl Groups {
         if records.is_empty() {
             return answer(request, response);
         }
-        self.perform(vec![Act::Store(records, Then::Answer(request, response))])
+        self.perform(vec![Act::Store(records, Then::Answer(request, response), None)])
     }
 
     /// A topic is gone, and so is what groups have read of it.
@@ -341,7 +396,7 @@ impl Groups {
         if records.is_empty() {
             return Vec::new();
         }
-        self.perform(vec![Act::Store(records, Then::Nothing)])
+        self.perform(vec![Act::Store(records, Then::Nothing, None)])
     }
 
     /// The outcome of an [`Effect::Store`].
@@ -351,11 +406,17 @@ impl Groups {
     #[must_use]
     pub fn stored(&mut self, token: StoreToken, outcome: Result<(), StoreError>, now: Now) -> Vec<Effect> {
         let store = self.in_flight.pop_front();
-        let InFlight { records, then, .. } = store
+        let InFlight { records, then, open, .. } = store
             .filter(|store| store.token == token)
             .expect("stores are reported once, in the order in which they were asked for");
         for record in records {
-            self.land(record, outcome.is_ok());
+            match (&open, record) {
+                (Some(open), GroupRecord::Offset { group, topic, partition, value: Some(value) }) => {
+                    let value = outcome.is_ok().then_some(value);
+                    self.land_in(open, token, (group, topic, partition), value);
+                }
+                (_, record) => self.land(record, token, outcome.is_ok()),
+            }
         }
         let outcome = outcome.map_err(GroupError::from);
         match then {
@@ -546,7 +607,7 @@ impl Groups {
     fn perform(&mut self, acts: Vec<Act>) -> Vec<Effect> {
         let effect = |act| match act {
             Act::Answer(request, response) => Effect::Answer { request, response },
-            Act::Store(records, then) => {
+            Act::Store(records, then, transaction) => {
                 let token = StoreToken(self.next_token);
                 self.next_token += 1;
                 for record in &records {
@@ -564,19 +625,34 @@ impl Groups {
                     }
                 }
                 let encoded = records.iter().map(GroupRecord::encode).collect();
-                self.in_flight.push_back(InFlight { token, records, then });
-                Effect::Store { token, records: encoded }
+                let open =
+                    transaction.map(|transaction| Open { producer: transaction.producer, ended: None });
+                self.in_flight.push_back(InFlight { token, records, then, open });
+                Effect::Store { token, records: encoded, transaction }
             }
         };
         acts.into_iter().map(effect).collect()
     }
 
+    /// An offset of a transaction is durable, or will never be.
+    fn land_in(&mut self, open: &Open, token: StoreToken, place: Place, value: Option<CommittedOffset>) {
+        let (group, topic, partition) = &place;
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let is_pending = value.is_some() && open.ended.is_none();
+        group.offsets.end_in(topic, *partition, open.producer, token.0, value);
+        match open.ended {
+            Some(kind) => group.offsets.resolve(topic, *partition, open.producer, kind),
+            None if is_pending => drop(self.pending.entry(open.producer).or_default().insert(place)),
+            None => {}
+        }
+    }
+
     /// A record is durable, or will never be.
-    fn land(&mut self, record: GroupRecord, is_durable: bool) {
+    fn land(&mut self, record: GroupRecord, token: StoreToken, is_durable: bool) {
         match record {
             GroupRecord::Offset { group, topic, partition, value } => {
                 if let Some(group) = self.groups.get_mut(&group) {
-                    group.offsets.end(&topic, partition, is_durable.then_some(value));
+                    group.offsets.end(&topic, partition, token.0, is_durable.then_some(value));
                 }
             }
             GroupRecord::Group { group: id, value: None } => {

@@ -1,16 +1,20 @@
 //! Committed offsets: what a group has read. Follows Kafka's `OffsetMetadataManager`.
 //!
 //! An offset becomes visible when it is durable. Until then its partition counts what is under way, so that a fetch that
-//! wants stable offsets can tell.
+//! wants stable offsets can tell. One that is part of a transaction becomes visible when that commits, unless a newer one
+//! has been committed meanwhile; what is newer is what stands further on in the log.
 
 use std::collections::BTreeMap;
+
+use anabranch_core::ProducerId;
+use anabranch_core::batch::EndKind;
 
 use super::classic::Group;
 use super::config::{GroupConfig, TEXT_BYTES_MAX};
 use super::entry::{Entry, Kind};
 use super::error::GroupError;
-use super::event::{Commit, CommitOffset, GroupState, RequestId, Response};
-use super::member::{Then, Turn};
+use super::event::{Commit, CommitOffset, GroupState, InTransaction, RequestId, Response};
+use super::member::{Act, Then, Turn};
 use super::record::{CommittedOffset, GroupRecord};
 
 /// By topic and partition.
@@ -22,13 +26,17 @@ pub(super) struct Offsets {
 #[derive(Debug, Default)]
 struct Slot {
     committed: Option<CommittedOffset>,
+    /// The number of the store that said so, in the order of the log.
+    committed_at: u64,
     /// Stores under way, commits and deletions.
     in_flight: u32,
+    /// What open transactions have said last, and the number of the store.
+    pending: BTreeMap<ProducerId, (u64, CommittedOffset)>,
 }
 
 impl Slot {
     fn visible(&self, require_stable: bool) -> Result<Option<&CommittedOffset>, GroupError> {
-        if require_stable && self.in_flight > 0 {
+        if require_stable && (self.in_flight > 0 || !self.pending.is_empty()) {
             return Err(GroupError::UnstableOffsetCommit);
         }
         Ok(self.committed.as_ref())
@@ -71,18 +79,55 @@ impl Offsets {
     }
 
     /// It ends; `landed` is what is durable now, if it went well.
-    pub(super) fn end(&mut self, topic: &str, partition: i32, landed: Option<Option<CommittedOffset>>) {
+    pub(super) fn end(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        at: u64,
+        landed: Option<Option<CommittedOffset>>,
+    ) {
         let slot = self.slot(topic, partition);
         slot.in_flight = slot.in_flight.saturating_sub(1);
         if let Some(value) = landed {
-            slot.committed = value;
+            self.restore(topic, partition, at, value);
         }
         self.prune(topic, partition);
     }
 
-    /// What the log says.
-    pub(super) fn restore(&mut self, topic: &str, partition: i32, value: Option<CommittedOffset>) {
-        self.slot(topic, partition).committed = value;
+    /// The same of a store that is part of a transaction.
+    pub(super) fn end_in(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        producer: ProducerId,
+        at: u64,
+        landed: Option<CommittedOffset>,
+    ) {
+        let slot = self.slot(topic, partition);
+        slot.in_flight = slot.in_flight.saturating_sub(1);
+        slot.pending.extend(landed.map(|value| (producer, (at, value))));
+        self.prune(topic, partition);
+    }
+
+    /// The transaction of a producer has ended.
+    pub(super) fn resolve(&mut self, topic: &str, partition: i32, producer: ProducerId, kind: EndKind) {
+        let slot = self.slot(topic, partition);
+        if let Some((at, value)) = slot.pending.remove(&producer)
+            && kind == EndKind::Commit
+            && at >= slot.committed_at
+        {
+            (slot.committed, slot.committed_at) = (Some(value), at);
+        }
+        self.prune(topic, partition);
+    }
+
+    /// What the log says. Who deletes an offset deletes what is pending, too.
+    pub(super) fn restore(&mut self, topic: &str, partition: i32, at: u64, value: Option<CommittedOffset>) {
+        let slot = self.slot(topic, partition);
+        if value.is_none() {
+            slot.pending.clear();
+        }
+        (slot.committed, slot.committed_at) = (value, at);
         self.prune(topic, partition);
     }
 
@@ -96,7 +141,9 @@ impl Offsets {
 
     fn prune(&mut self, topic: &str, partition: i32) {
         let Some(partitions) = self.topics.get_mut(topic) else { return };
-        if partitions.get(&partition).is_some_and(|slot| slot.committed.is_none() && slot.in_flight == 0) {
+        let is_idle =
+            |slot: &Slot| slot.committed.is_none() && slot.in_flight == 0 && slot.pending.is_empty();
+        if partitions.get(&partition).is_some_and(is_idle) {
             partitions.remove(&partition);
             if partitions.is_empty() {
                 self.topics.remove(topic);
@@ -121,10 +168,26 @@ fn tombstone(group_id: &str, topic: &str, partition: i32) -> GroupRecord {
 }
 
 impl Entry {
-    pub(super) fn commit(&mut self, request: RequestId, commit: Commit, turn: &mut Turn<'_>) {
+    pub(super) fn commit(
+        &mut self,
+        request: RequestId,
+        commit: Commit,
+        transaction: Option<InTransaction>,
+        turn: &mut Turn<'_>,
+    ) {
+        // Producers of before version 3 say no more than the group.
+        let is_anonymous = transaction.is_some()
+            && commit.generation < 0
+            && commit.member_id.is_empty()
+            && commit.instance_id.is_none();
         let checked = match &mut self.kind {
+            _ if is_anonymous => Ok(()),
+            Kind::Classic(group) if transaction.is_some() => group.check_commit_in(&commit),
             Kind::Classic(group) => group.check_commit(&commit, turn),
-            Kind::Consumer(group) => group.check_commit(&commit),
+            Kind::Consumer(group) => group.check_commit(&commit).map_err(|error| match error {
+                GroupError::StaleMemberEpoch if transaction.is_some() => GroupError::IllegalGeneration,
+                error => error,
+            }),
         };
         if let Err(error) = checked {
             return turn.answer(request, Response::Commit(Err(error)));
@@ -143,7 +206,11 @@ impl Entry {
             }
             results.push(result);
         }
-        turn.store_then_answer(records, request, Response::Commit(Ok(results)));
+        let response = Response::Commit(Ok(results));
+        match records.is_empty() {
+            true => turn.answer(request, response),
+            false => turn.acts.push(Act::Store(records, Then::Answer(request, response), transaction)),
+        }
     }
 
     pub(super) fn delete_offsets(
@@ -184,6 +251,7 @@ impl Entry {
         let mut all_expired = true;
         for (topic, partition, slot) in self.offsets.slots() {
             let expired = slot.in_flight == 0
+                && slot.pending.is_empty()
                 && slot.committed.as_ref().is_some_and(|offset| self.is_expired(topic, offset, turn));
             if expired {
                 records.push(tombstone(turn.group_id, topic, partition));
@@ -236,6 +304,14 @@ impl Group {
         }
         self.heard_of(&commit.member_id, turn);
         Ok(())
+    }
+
+    /// The same for a commit of a transaction, whose member need not be there to be alive.
+    fn check_commit_in(&self, commit: &Commit) -> Result<(), GroupError> {
+        if commit.generation < 0 && self.state == GroupState::Empty {
+            return Ok(());
+        }
+        self.check_generation(&commit.member_id, commit.instance_id.as_deref(), commit.generation)
     }
 
     /// From when on the retention of an offset counts that no member reads; `None`: not yet.

@@ -1,11 +1,12 @@
 //! From the log back to the groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use anabranch_core::ProducerId;
+use anabranch_core::batch::EndKind;
 use anabranch_core::seam::Random;
 
-use super::Groups;
 use super::classic::Group;
 use super::config::{ConsumerOverrides, GroupConfig};
 use super::consumer;
@@ -14,6 +15,7 @@ use super::entry::{Entry, Kind};
 use super::event::{Effect, Now};
 use super::offsets::Offsets;
 use super::record::{Decoded, GroupMetadata, GroupRecord, RecordError};
+use super::{Groups, Place};
 
 /// Reads the offsets topic from its beginning; the last record of a key is what counts.
 #[derive(Debug, Default)]
@@ -21,6 +23,9 @@ pub struct Restore {
     groups: BTreeMap<String, Restored>,
     overrides: BTreeMap<String, ConsumerOverrides>,
     skipped: u64,
+    /// How many records there were.
+    read: u64,
+    pending: HashMap<ProducerId, BTreeSet<Place>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,13 +43,53 @@ impl Restore {
     /// # Errors
     /// [`RecordError`] when the record is damaged; nothing of it is taken.
     pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), RecordError> {
-        match GroupRecord::decode(key, value)? {
-            Decoded::Unknown { .. } => self.skipped += 1,
-            Decoded::Record(GroupRecord::Offset { group, topic, partition, value }) => {
-                let group = self.groups.entry(group).or_default();
-                group.offsets.restore(&topic, partition, value);
+        self.take(key, value, None)
+    }
+
+    /// The same for a record that is part of a producer's transaction.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn apply_in(
+        &mut self,
+        producer: ProducerId,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), RecordError> {
+        self.take(key, value, Some(producer))
+    }
+
+    /// Takes the end of a producer's transaction. What none ends stays pending.
+    pub fn ended(&mut self, producer: ProducerId, kind: EndKind) {
+        for (group, topic, partition) in self.pending.remove(&producer).unwrap_or_default() {
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.offsets.resolve(&topic, partition, producer, kind);
             }
-            Decoded::Record(GroupRecord::Group { group, value }) => {
+        }
+    }
+
+    fn take(
+        &mut self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        producer: Option<ProducerId>,
+    ) -> Result<(), RecordError> {
+        self.read += 1;
+        match (GroupRecord::decode(key, value)?, producer) {
+            (Decoded::Unknown { .. }, _) => self.skipped += 1,
+            (
+                Decoded::Record(GroupRecord::Offset { group, topic, partition, value: Some(value) }),
+                Some(producer),
+            ) => {
+                let offsets = &mut self.groups.entry(group.clone()).or_default().offsets;
+                offsets.end_in(&topic, partition, producer, self.read, Some(value));
+                self.pending.entry(producer).or_default().insert((group, topic, partition));
+            }
+            (Decoded::Record(GroupRecord::Offset { group, topic, partition, value }), _) => {
+                let group = self.groups.entry(group).or_default();
+                group.offsets.restore(&topic, partition, self.read, value);
+            }
+            (Decoded::Record(GroupRecord::Group { group, value }), _) => {
                 let group = self.groups.entry(group).or_default();
                 if value.is_some() {
                     // Nobody was in the other group any more: what is left of it could not be deleted.
@@ -52,7 +97,7 @@ impl Restore {
                 }
                 group.metadata = value;
             }
-            Decoded::Record(GroupRecord::Consumer { group, record }) => {
+            (Decoded::Record(GroupRecord::Consumer { group, record }), _) => {
                 let group = self.groups.entry(group).or_default();
                 group.is_consumer |= matches!(record, ConsumerRecord::Epoch(Some(_)));
                 group.consumer.apply(record);
@@ -80,6 +125,9 @@ impl Restore {
     pub fn finish(self, config: GroupConfig, random: Arc<dyn Random>, now: Now) -> (Groups, Vec<Effect>) {
         let mut groups = Groups::new(config, random, now);
         groups.overrides = self.overrides;
+        groups.pending = self.pending;
+        // What is stored from now on is newer.
+        groups.next_token = self.read + 1;
         for (id, Restored { metadata, consumer, is_consumer, offsets }) in self.groups {
             let kind = if !consumer.is_empty() && (is_consumer || metadata.is_none()) {
                 let group = consumer::Group::restored(

@@ -122,6 +122,8 @@ pub(super) fn group(error: &GroupError) -> ErrorCode {
         GroupError::UnsupportedAssignor { .. } => ErrorCode::UnsupportedAssignor,
         GroupError::InvalidRegularExpression(_) => ErrorCode::InvalidRegularExpression,
         GroupError::UnsupportedVersion(_) => ErrorCode::UnsupportedVersion,
+        GroupError::InvalidTxnState => ErrorCode::InvalidTxnState,
+        GroupError::InvalidProducerEpoch => ErrorCode::InvalidProducerEpoch,
         GroupError::UnknownServerError => ErrorCode::UnknownServerError,
     }
 }
@@ -158,6 +160,19 @@ pub(super) fn produce_in_transaction(error: TransactionError, version: i16) -> E
         TransactionError::ConcurrentTransactions
         | TransactionError::CoordinatorNotAvailable
         | TransactionError::NotCoordinator => ErrorCode::NotEnoughReplicas,
+        error => transaction(error, false),
+    }
+}
+
+/// What a producer is told whose offsets are not in a transaction, as Kafka's `GroupCoordinatorService` has it.
+pub(super) fn commit_in_transaction(error: TransactionError, version: i16) -> ErrorCode {
+    match error {
+        // TRANSACTION_ABORTABLE came with version 4; CONCURRENT_TRANSACTIONS with 5.
+        TransactionError::TransactionAbortable if version < 4 => ErrorCode::InvalidTxnState,
+        TransactionError::ConcurrentTransactions if version >= 5 => ErrorCode::ConcurrentTransactions,
+        TransactionError::ConcurrentTransactions
+        | TransactionError::CoordinatorNotAvailable
+        | TransactionError::NotCoordinator => ErrorCode::CoordinatorNotAvailable,
         error => transaction(error, false),
     }
 }

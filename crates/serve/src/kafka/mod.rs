@@ -3,6 +3,7 @@
 //! Requests of a connection are served one after the other, as Kafka serves them, but for Produce: its batches are
 //! queued in order, and their answers awaited while the next request is read (see `connection`).
 
+mod add_offsets_to_txn;
 mod add_partitions_to_txn;
 mod alter_configs;
 mod api_versions;
@@ -41,6 +42,7 @@ mod oversized;
 mod produce;
 mod sync_group;
 mod tally;
+mod txn_offset_commit;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -247,6 +249,8 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::AddPartitionsToTxn(request) => {
             add_partitions_to_txn::answer(door, version, request).await.into()
         }
+        Request::AddOffsetsToTxn(request) => add_offsets_to_txn::answer(door, version, &request).await.into(),
+        Request::TxnOffsetCommit(request) => txn_offset_commit::answer(door, version, request).await.into(),
         Request::EndTxn(request) => end_txn::answer(door, version, &request).await.into(),
         Request::CreateTopics(request) => create_topics::answer(door, request).await.into(),
         Request::DeleteTopics(request) => delete_topics::answer(door, version, request).await.into(),

@@ -66,6 +66,8 @@ fn codes(response: &Response) -> Vec<i16> {
             let partitions = topics.flat_map(|topic| &topic.results_by_partition);
             partitions.map(|each| each.partition_error_code).collect()
         }
+        Response::AddOffsetsToTxn(r) => vec![r.error_code],
+        Response::TxnOffsetCommit(r) => each!(r.topics, partitions, error_code),
         Response::EndTxn(r) => vec![r.error_code],
         Response::DescribeAcls(r) => vec![r.error_code],
         Response::DescribeConfigs(r) => each!(r.results, error_code),

@@ -11,6 +11,13 @@ use anabranch_core::{ProducerEpoch, ProducerId as Id};
 use anabranch_wire::messages::add_partitions_to_txn_request::{
     AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
 };
+use anabranch_wire::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use anabranch_wire::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use anabranch_wire::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use anabranch_wire::messages::*;
 use bytes::Bytes;
 
@@ -20,6 +27,9 @@ const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 const COORDINATOR_NOT_AVAILABLE: i16 = 15;
 const NOT_COORDINATOR: i16 = 16;
+const ILLEGAL_GENERATION: i16 = 22;
+const INVALID_GROUP_ID: i16 = 24;
+const UNKNOWN_MEMBER_ID: i16 = 25;
 const INVALID_REQUEST: i16 = 42;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
@@ -29,15 +39,21 @@ const INVALID_TRANSACTION_TIMEOUT: i16 = 50;
 const CONCURRENT_TRANSACTIONS: i16 = 51;
 const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
 const OPERATION_NOT_ATTEMPTED: i16 = 55;
+const UNSTABLE_OFFSET_COMMIT: i16 = 88;
 const PRODUCER_FENCED: i16 = 90;
 const TRANSACTION_ABORTABLE: i16 = 120;
 
+const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 
 /// Each test has a transactional id and a topic of its own, on the peer anew each time.
 fn own_name() -> String {
     let test = std::thread::current().name().unwrap_or("t").replace("::", "-");
     format!("{test}-{}", std::process::id())
+}
+
+fn group() -> GroupId {
+    GroupId(text(&own_name()))
 }
 
 fn id() -> TransactionalId {
@@ -80,10 +96,12 @@ async fn place() -> Place {
         }
     };
     client.create_topic(&own_name(), 2).await;
-    let keys = vec![text(&own_name())];
-    let find = FindCoordinatorRequest::default().with_key_type(TRANSACTION).with_coordinator_keys(keys);
+    let find = FindCoordinatorRequest::default().with_coordinator_keys(vec![text(&own_name())]);
     let ready = async {
-        while client.call(4, &find).await.coordinators[0].error_code != 0 {}
+        for key_type in [GROUP, TRANSACTION] {
+            let find = find.clone().with_key_type(key_type);
+            while client.call(4, &find).await.coordinators[0].error_code != 0 {}
+        }
         while client.fetch(&own_name(), 0).await.error_code != 0 {}
     };
     tokio::time::timeout(SOON, ready).await.expect("the peer gets ready");
@@ -185,6 +203,81 @@ impl Place {
         let aborted = found.aborted_transactions.unwrap_or_default();
         let aborted = aborted.iter().map(|aborted| (aborted.producer_id.0, aborted.first_offset)).collect();
         (values.collect(), found.last_stable_offset, aborted)
+    }
+
+    async fn add_offsets(&mut self, version: i16, producer: Producer) -> i16 {
+        let request = AddOffsetsToTxnRequest::default()
+            .with_transactional_id(id())
+            .with_producer_id(ProducerId(producer.id))
+            .with_producer_epoch(producer.epoch)
+            .with_group_id(group());
+        self.settled(version, &request, |response| response.error_code).await.error_code
+    }
+
+    /// Commits for partition 0, as a member of nothing unless the request is changed.
+    async fn commit(
+        &mut self,
+        version: i16,
+        producer: Producer,
+        offset: i64,
+        change: impl FnOnce(&mut TxnOffsetCommitRequest),
+    ) -> i16 {
+        let partition = TxnOffsetCommitRequestPartition::default()
+            .with_committed_offset(offset)
+            .with_committed_metadata(Some(text("m")));
+        let topic = TxnOffsetCommitRequestTopic::default()
+            .with_name(topic(&own_name()))
+            .with_partitions(vec![partition]);
+        let mut request = TxnOffsetCommitRequest::default()
+            .with_transactional_id(id())
+            .with_group_id(group())
+            .with_producer_id(ProducerId(producer.id))
+            .with_producer_epoch(producer.epoch)
+            .with_topics(vec![topic]);
+        change(&mut request);
+        let code = |response: &TxnOffsetCommitResponse| response.topics[0].partitions[0].error_code;
+        code(&self.settled(version, &request, code).await)
+    }
+
+    /// Without a transaction.
+    async fn commit_plainly(&mut self, offset: i64) {
+        let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset);
+        let topic = OffsetCommitRequestTopic::default().with_name(topic(&own_name()));
+        let topic = topic.with_partitions(vec![partition.with_committed_metadata(Some(text("")))]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(group())
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic]);
+        assert_eq!(self.client.call(8, &request).await.topics[0].partitions[0].error_code, 0);
+    }
+
+    /// Code and offset.
+    async fn committed(&mut self, require_stable: bool) -> (i16, i64) {
+        let topic = OffsetFetchRequestTopics::default().with_name(topic(&own_name()));
+        let asked = OffsetFetchRequestGroup::default()
+            .with_group_id(group())
+            .with_topics(Some(vec![topic.with_partition_indexes(vec![0])]));
+        let request =
+            OffsetFetchRequest::default().with_groups(vec![asked]).with_require_stable(require_stable);
+        let mut response = self.client.call(8, &request).await;
+        let found = response.groups.remove(0).topics.remove(0).partitions.remove(0);
+        (found.error_code, found.committed_offset)
+    }
+
+    /// Waits until the group's offsets wait for nothing: what is committed.
+    async fn stable_offset(&mut self) -> i64 {
+        let stable = async {
+            loop {
+                match self.committed(true).await {
+                    (UNSTABLE_OFFSET_COMMIT, _) => {}
+                    (code, offset) => {
+                        assert_eq!(code, 0);
+                        return offset;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(SOON, stable).await.expect("the transaction ends")
     }
 
     /// Waits until everything has ended: up to where.
@@ -350,6 +443,65 @@ async fn partitions_are_added_and_verified_for_others() {
             assert_eq!(codes, expected, "{version} {verify_only}");
         }
     }
+}
+
+#[tokio::test]
+async fn offsets_count_when_their_transaction_commits() {
+    let mut place = place().await;
+    let first = place.begin().await;
+    assert_eq!(place.add_offsets(3, first).await, 0);
+    assert_eq!(place.commit(3, first, 5, |_| {}).await, 0);
+    assert_eq!(place.committed(true).await.0, UNSTABLE_OFFSET_COMMIT);
+    assert_eq!(place.committed(false).await, (0, -1));
+    assert_eq!(place.end(4, first, true).await.0, 0);
+    assert_eq!(place.stable_offset().await, 5);
+
+    // By the second rules the offsets join by themselves. What is aborted was never there.
+    assert_eq!(place.commit(5, first, 3, |_| {}).await, 0);
+    assert_eq!(place.committed(true).await.0, UNSTABLE_OFFSET_COMMIT);
+    assert_eq!(place.committed(false).await, (0, 5));
+    let (code, second) = place.end(5, first, false).await;
+    assert_eq!(code, 0);
+    assert_eq!(place.stable_offset().await, 5);
+
+    // The last word counts, in the order in which they were said.
+    assert_eq!(place.commit(5, second, 6, |_| {}).await, 0);
+    assert_eq!(place.commit(5, second, 7, |_| {}).await, 0);
+    let (code, third) = place.end(5, second, true).await;
+    assert_eq!((code, place.stable_offset().await), (0, 7));
+    assert_eq!(place.commit(5, third, 8, |_| {}).await, 0);
+    place.commit_plainly(9).await;
+    assert_eq!(place.committed(false).await, (0, 9));
+    assert_eq!(place.end(5, third, true).await.0, 0);
+    assert_eq!(place.stable_offset().await, 9);
+}
+
+#[tokio::test]
+async fn each_refusal_of_offsets_has_its_code() {
+    let mut place = place().await;
+    let producer = place.begin().await;
+    assert_eq!(place.commit(4, producer, 5, |_| {}).await, TRANSACTION_ABORTABLE);
+    assert_eq!(place.commit(3, producer, 5, |_| {}).await, INVALID_TXN_STATE);
+    let newer = Producer { epoch: producer.epoch + 1, ..producer };
+    assert_eq!(place.add_offsets(3, newer).await, PRODUCER_FENCED);
+    assert_eq!(place.add_offsets(1, newer).await, INVALID_PRODUCER_EPOCH);
+    assert_eq!(place.commit(5, newer, 5, |_| {}).await, INVALID_PRODUCER_EPOCH);
+    let other = Producer { id: producer.id + 1, ..producer };
+    assert_eq!(place.add_offsets(3, other).await, INVALID_PRODUCER_ID_MAPPING);
+    assert_eq!(place.commit(5, other, 5, |_| {}).await, INVALID_PRODUCER_ID_MAPPING);
+    let nameless = |request: &mut TxnOffsetCommitRequest| request.group_id = GroupId::default();
+    assert_eq!(place.commit(5, producer, 5, nameless).await, INVALID_GROUP_ID);
+    let elsewhere =
+        |request: &mut TxnOffsetCommitRequest| request.topics[0].partitions[0].partition_index = 2;
+    assert_eq!(place.commit(5, producer, 5, elsewhere).await, UNKNOWN_TOPIC_OR_PARTITION);
+    let generation = |request: &mut TxnOffsetCommitRequest| {
+        request.generation_id = 1;
+        request.member_id = text("m");
+    };
+    assert_eq!(place.commit(5, producer, 5, generation).await, ILLEGAL_GENERATION, "there is no group");
+    place.commit_plainly(1).await;
+    assert_eq!(place.commit(5, producer, 5, generation).await, UNKNOWN_MEMBER_ID);
+    assert_eq!(place.committed(true).await, (0, 1));
 }
 
 #[tokio::test]

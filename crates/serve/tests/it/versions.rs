@@ -25,6 +25,9 @@ use anabranch_wire::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
 };
 use anabranch_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use anabranch_wire::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use anabranch_wire::messages::*;
 use anabranch_wire::protocol::StrBytes;
 
@@ -225,6 +228,23 @@ async fn configs_and_handshakes() {
         let codes: Vec<i16> =
             topics[0].results_by_partition.iter().map(|each| each.partition_error_code).collect();
         assert_eq!(codes, [0, 0], "{version}");
+        let offsets = AddOffsetsToTxnRequest::default()
+            .with_transactional_id(id.clone())
+            .with_producer_id(began.producer_id)
+            .with_producer_epoch(began.producer_epoch)
+            .with_group_id(group());
+        assert_eq!(client.call(version.min(4), &offsets).await.error_code, 0, "{version}");
+        let partition = TxnOffsetCommitRequestPartition::default().with_committed_offset(version.into());
+        let asked =
+            TxnOffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+        let commit = TxnOffsetCommitRequest::default()
+            .with_transactional_id(id.clone())
+            .with_group_id(group())
+            .with_producer_id(began.producer_id)
+            .with_producer_epoch(began.producer_epoch)
+            .with_topics(vec![asked]);
+        let committed = client.call(version, &commit).await;
+        assert_eq!(committed.topics[0].partitions[0].error_code, 0, "{version}");
         let end = EndTxnRequest::default()
             .with_transactional_id(id.clone())
             .with_producer_id(began.producer_id)

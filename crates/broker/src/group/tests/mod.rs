@@ -69,7 +69,7 @@ impl Driver {
                     let before = self.answers.insert(request, response);
                     assert_eq!(before, None, "{request:?} is answered twice");
                 }
-                Effect::Store { token, records } => self.stores.push_back((token, records)),
+                Effect::Store { token, records, .. } => self.stores.push_back((token, records)),
             }
         }
         while self.is_prompt && !self.stores.is_empty() {
