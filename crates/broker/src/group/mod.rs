@@ -332,7 +332,8 @@ impl Groups {
     pub fn transaction_ended(&mut self, producer: ProducerId, kind: EndKind) {
         let under_way = self.in_flight.iter_mut().filter_map(|store| store.open.as_mut());
         for open in under_way.filter(|open| open.producer == producer) {
-            open.ended = Some(kind);
+            // If another transaction of the producer has ended since, it was not that one's.
+            open.ended.get_or_insert(kind);
         }
         for (group, topic, partition) in self.pending.remove(&producer).unwrap_or_default() {
             if let Some(group) = self.groups.get_mut(&group) {

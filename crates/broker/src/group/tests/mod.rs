@@ -7,6 +7,7 @@ mod offsets;
 mod rebalances;
 mod simulation;
 mod statics;
+mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
