@@ -14,6 +14,7 @@ mod maintenance;
 mod produce;
 mod producers;
 mod settings;
+mod transactions;
 
 use std::future::Future;
 use std::path::Path;
