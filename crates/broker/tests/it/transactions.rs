@@ -253,7 +253,7 @@ async fn what_lasts_too_long_is_aborted_also_after_a_restart() {
     .await;
     assert_eq!(committed(&broker, 0), Vec::<String>::new());
     let late = producer.end(&broker, EndKind::Commit).await;
-    assert_eq!(late, Err(TransactionError::ProducerFenced));
+    assert_eq!(late, Err(TransactionError::InvalidTxnState));
 
     // By a clock that has gone back an hour since.
     let clock = Arc::new(ManualClock::at(broker.clock().now_ms() - 3_600_000));
