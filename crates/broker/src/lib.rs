@@ -62,6 +62,7 @@ mod memory;
 mod names;
 mod open;
 mod partition;
+mod pattern;
 mod producers;
 mod read;
 #[cfg(test)]
@@ -85,6 +86,7 @@ pub use groups::GroupService;
 pub use maintenance::{Before, Maintained};
 pub use memory::Memory;
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
+pub use pattern::{Pattern, PatternError};
 pub use read::{Consumed, Tail};
 pub use topics::NewTopic;
 pub use transactions::{Membership, TransactionService};
@@ -94,5 +96,6 @@ pub use anabranch_core::engine::Place;
 /// The types of the log that show through.
 pub use anabranch_log::{
     Aborted, Ack, AppendError, BatchRange, Batches, FetchLimits, FetchSlice, FileCounts, Isolation,
-    LogStatus, Offsets, OpenError, Part, ReadError, ReadSlice, Timestamped, UpkeepError, Waiter,
+    LogStatus, Offsets, OpenError, Part, ProducerState, ReadError, ReadSlice, Timestamped, UpkeepError,
+    Waiter,
 };

@@ -12,7 +12,7 @@ use anabranch_core::seam::{Clock, Workers};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{
     Ack, Appended, FetchLimits, FetchSlice, Isolation, LogStatus, Offsets, Part, PartitionLog, Pending,
-    ReadError, ReadSlice, Timestamped, Waiter,
+    ProducerState, ReadError, ReadSlice, Timestamped, Waiter,
 };
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -325,6 +325,15 @@ impl Partition {
             LogStatus::Stopped(fault) => Err(ReadError::Fault(fault).into()),
             LogStatus::Closed => Err(ReadError::Closed.into()),
         }
+    }
+
+    /// What is remembered of producers, by id.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn producers(&self) -> Result<Vec<ProducerState>, FetchError> {
+        self.check_status()?;
+        self.0.log.producers().await.map_err(|_| ReadError::Closed.into())
     }
 
     /// Bytes of all segments.

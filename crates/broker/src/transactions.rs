@@ -24,13 +24,13 @@ use tokio::task::JoinHandle;
 use crate::catalogue::{Catalogue, OFFSETS_TOPIC};
 use crate::config::broker::BrokerConfig;
 use crate::driver::{Waiting, keep_time};
-use crate::error::BrokerError;
+use crate::error::{BrokerError, ProduceError};
 use crate::groups::GroupService;
 use crate::journal::{Journal, batch_of};
 use crate::kafka_record::EncodedRecord;
 use crate::producers::ProducerIds;
 use crate::tasks::blocking;
-use crate::transaction::event::{End, How, InitProducer, Join, Joined};
+use crate::transaction::event::{DescribedTransaction, End, Filter, How, InitProducer, Join, Joined};
 use crate::transaction::restore::Open;
 use crate::transaction::{
     Effect, EndKind, EndTransaction, Now, RequestId, Response, Restore, StoreError, Token, TransactionConfig,
@@ -285,6 +285,33 @@ impl TransactionService {
             Ok(other) => unreachable!("an End was answered with {other:?}"),
             Err(_) => Err(TransactionError::CoordinatorNotAvailable),
         }
+    }
+}
+
+impl TransactionService {
+    /// WriteTxnMarkers: ends in one partition what is open there of a producer, whatever its transaction comes to.
+    ///
+    /// # Errors
+    /// [`ProduceError`].
+    pub async fn mark(
+        &self,
+        partition: &TopicPartition,
+        producer: ProducerId,
+        epoch: ProducerEpoch,
+        marker: EndMarker,
+    ) -> Result<(), ProduceError> {
+        self.driver.mark(partition, producer, epoch, marker).await
+    }
+
+    /// DescribeTransactions, one transactional id, if there is such: what `show` makes of it.
+    pub fn describe<T>(&self, id: &str, show: impl FnOnce(DescribedTransaction<'_>) -> T) -> Option<T> {
+        self.driver.state.lock().transactions.describe(id).map(show)
+    }
+
+    /// ListTransactions, by id: what `show` makes of each, if anything.
+    pub fn list<T>(&self, filter: &Filter, show: impl Fn(DescribedTransaction<'_>) -> Option<T>) -> Vec<T> {
+        let now = self.driver.now();
+        self.driver.state.lock().transactions.list(filter, now).filter_map(show).collect()
     }
 }
 
@@ -545,20 +572,9 @@ impl Driver {
 
     /// Aborts what no transactional id stands for.
     async fn abort(&self, Open { partition, producer, epoch }: Open) {
-        let Some(log) = self.log(&partition) else { return };
         let marker = EndMarker { kind: EndKind::Abort, coordinator_epoch: COORDINATOR_EPOCH };
-        let marker = marker.batch(producer, epoch, self.now().unix_ms);
-        // In its own epoch, by the rules that let it keep that.
-        let part = Part { ordinal: 0, version: TransactionVersion::V0.level() as i8 };
-        let outcome = match log.submit_in(marker, Ack::Durable, Some(part)).await {
-            Ok(pending) => pending.answer().await,
-            Err(error) => Err(error),
-        };
-        if outcome.is_ok() && partition.topic == OFFSETS_TOPIC {
-            self.parts.groups.transaction_ended(producer, EndKind::Abort);
-        }
-        match outcome {
-            Ok(_) => tracing::warn!(
+        match self.mark(&partition, producer, epoch, marker).await {
+            Ok(()) => tracing::warn!(
                 %partition, producer = producer.0, epoch = epoch.0, "aborted what nobody would have ended"
             ),
             Err(error) => tracing::error!(
@@ -566,6 +582,24 @@ impl Driver {
                 "what nobody will end cannot be aborted before the next start: readers of committed records wait"
             ),
         }
+    }
+
+    /// Writes a marker by itself, in the epoch of the records, by the rules that let it have that.
+    async fn mark(
+        &self,
+        partition: &TopicPartition,
+        producer: ProducerId,
+        epoch: ProducerEpoch,
+        marker: EndMarker,
+    ) -> Result<(), ProduceError> {
+        let log = self.log(partition).ok_or_else(|| ProduceError::Unknown(partition.clone()))?;
+        let batch = marker.batch(producer, epoch, self.now().unix_ms);
+        let part = Part { ordinal: 0, version: TransactionVersion::V0.level() as i8 };
+        log.submit_in(batch, Ack::Durable, Some(part)).await?.answer().await?;
+        if partition.topic == OFFSETS_TOPIC {
+            self.parts.groups.transaction_ended(producer, marker.kind);
+        }
+        Ok(())
     }
 }
 

@@ -115,7 +115,7 @@ macro_rules! apis {
 
 // Name, messages, shape, reported minimum, served versions. Produce reports 0, for older librdkafka switches compression
 // off or refuses when it does not (KAFKA-18659); what is older than 3 is refused when it comes, as Kafka 4 does.
-// ListOffsets 11, OffsetCommit 10 and OffsetFetch 10 are Kafka's newest, and not decoded by the messages' crate.
+// ListOffsets 11, OffsetCommit 10, OffsetFetch 10 and WriteTxnMarkers 2 are Kafka's newest, and not decoded by the messages' crate.
 apis! {
     Produce, ProduceRequest, ProduceResponse, PRODUCE, 0, 3..=13;
     Fetch, FetchRequest, FetchResponse, FETCH, 4, 4..=18;
@@ -138,6 +138,7 @@ apis! {
     AddPartitionsToTxn, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ADD_PARTITIONS_TO_TXN, 0, 0..=5;
     AddOffsetsToTxn, AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, ADD_OFFSETS_TO_TXN, 0, 0..=4;
     EndTxn, EndTxnRequest, EndTxnResponse, END_TXN, 0, 0..=5;
+    WriteTxnMarkers, WriteTxnMarkersRequest, WriteTxnMarkersResponse, WRITE_TXN_MARKERS, 1, 1..=1;
     TxnOffsetCommit, TxnOffsetCommitRequest, TxnOffsetCommitResponse, TXN_OFFSET_COMMIT, 0, 0..=5;
     DescribeAcls, DescribeAclsRequest, DescribeAclsResponse, DESCRIBE_ACLS, 1, 1..=3;
     DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse, DESCRIBE_CONFIGS, 1, 1..=4;
@@ -147,6 +148,9 @@ apis! {
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, INCREMENTAL_ALTER_CONFIGS, 0, 0..=1;
     OffsetDelete, OffsetDeleteRequest, OffsetDeleteResponse, OFFSET_DELETE, 0, 0..=0;
     DescribeCluster, DescribeClusterRequest, DescribeClusterResponse, DESCRIBE_CLUSTER, 0, 0..=2;
+    DescribeProducers, DescribeProducersRequest, DescribeProducersResponse, DESCRIBE_PRODUCERS, 0, 0..=0;
+    DescribeTransactions, DescribeTransactionsRequest, DescribeTransactionsResponse, DESCRIBE_TRANSACTIONS, 0, 0..=0;
+    ListTransactions, ListTransactionsRequest, ListTransactionsResponse, LIST_TRANSACTIONS, 0, 0..=2;
     ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, CONSUMER_GROUP_HEARTBEAT, 0, 0..=1;
     ConsumerGroupDescribe, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, CONSUMER_GROUP_DESCRIBE, 0, 0..=1;
     DescribeTopicPartitions, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, DESCRIBE_TOPIC_PARTITIONS, 0, 0..=0;

@@ -214,6 +214,12 @@ pub(crate) const ADD_PARTITIONS_TO_TXN: &[Field] = &[
     within(0, 3, PARTITIONS),
 ];
 pub(crate) const ADD_OFFSETS_TO_TXN: &[Field] = &[always(Text), always(I64), always(I16), always(Text)];
+pub(crate) const WRITE_TXN_MARKERS: &[Field] =
+    &[always(List(&Struct(&[always(I64), always(I16), always(BYTE), always(PARTITIONS), always(I32)])))];
+pub(crate) const DESCRIBE_PRODUCERS: &[Field] = &[always(PARTITIONS)];
+pub(crate) const DESCRIBE_TRANSACTIONS: &[Field] = &[always(List(&Text))];
+pub(crate) const LIST_TRANSACTIONS: &[Field] =
+    &[always(List(&Text)), always(List(&I64)), since(1, I64), since(2, Text)];
 pub(crate) const TXN_OFFSET_COMMIT: &[Field] = &[
     always(Text),
     always(Text),

@@ -20,7 +20,9 @@ mod describe_acls;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_producers;
 mod describe_topic_partitions;
+mod describe_transactions;
 mod end_txn;
 mod fetch;
 mod find_coordinator;
@@ -31,6 +33,7 @@ mod join_group;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
+mod list_transactions;
 pub(crate) mod memory;
 mod metadata;
 mod offset_commit;
@@ -43,6 +46,7 @@ mod produce;
 mod sync_group;
 mod tally;
 mod txn_offset_commit;
+mod write_txn_markers;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -251,6 +255,10 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         }
         Request::AddOffsetsToTxn(request) => add_offsets_to_txn::answer(door, version, &request).await.into(),
         Request::TxnOffsetCommit(request) => txn_offset_commit::answer(door, version, request).await.into(),
+        Request::WriteTxnMarkers(request) => write_txn_markers::answer(door, request).await.into(),
+        Request::DescribeProducers(request) => describe_producers::answer(door, request).await.into(),
+        Request::DescribeTransactions(request) => describe_transactions::answer(door, request).into(),
+        Request::ListTransactions(request) => list_transactions::answer(door, request).into(),
         Request::EndTxn(request) => end_txn::answer(door, version, &request).await.into(),
         Request::CreateTopics(request) => create_topics::answer(door, request).await.into(),
         Request::DeleteTopics(request) => delete_topics::answer(door, version, request).await.into(),

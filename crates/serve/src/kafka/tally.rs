@@ -68,6 +68,13 @@ fn codes(response: &Response) -> Vec<i16> {
         }
         Response::AddOffsetsToTxn(r) => vec![r.error_code],
         Response::TxnOffsetCommit(r) => each!(r.topics, partitions, error_code),
+        Response::WriteTxnMarkers(r) => {
+            let topics = r.markers.iter().flat_map(|marker| &marker.topics);
+            topics.flat_map(|topic| &topic.partitions).map(|each| each.error_code).collect()
+        }
+        Response::DescribeProducers(r) => each!(r.topics, partitions, error_code),
+        Response::DescribeTransactions(r) => each!(r.transaction_states, error_code),
+        Response::ListTransactions(r) => vec![r.error_code],
         Response::EndTxn(r) => vec![r.error_code],
         Response::DescribeAcls(r) => vec![r.error_code],
         Response::DescribeConfigs(r) => each!(r.results, error_code),

@@ -12,6 +12,7 @@ use anabranch_serve::Limits;
 use anabranch_wire::messages::add_partitions_to_txn_request::{
     AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
 };
+use anabranch_wire::messages::describe_producers_request::TopicRequest;
 use anabranch_wire::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -19,6 +20,7 @@ use anabranch_wire::messages::offset_fetch_request::{OffsetFetchRequestGroup, Of
 use anabranch_wire::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
+use anabranch_wire::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use anabranch_wire::messages::*;
 use bytes::Bytes;
 
@@ -42,7 +44,9 @@ const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
 const OPERATION_NOT_ATTEMPTED: i16 = 55;
 const UNSTABLE_OFFSET_COMMIT: i16 = 88;
 const PRODUCER_FENCED: i16 = 90;
+const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 const TRANSACTION_ABORTABLE: i16 = 120;
+const INVALID_REGULAR_EXPRESSION: i16 = 128;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
@@ -520,6 +524,76 @@ async fn each_refusal_of_offsets_has_its_code() {
     place.commit_plainly(1).await;
     assert_eq!(place.commit(5, producer, 5, generation).await, UNKNOWN_MEMBER_ID);
     assert_eq!(place.committed(true).await, (0, 1));
+}
+
+#[tokio::test]
+async fn an_administrator_sees_them_and_ends_what_is_open() {
+    let mut place = place().await;
+    let old = place.begin().await;
+    let producer = place.begin().await;
+    assert_eq!(place.produce(12, 0, producer.batch(0, "a")).await, (0, 0));
+
+    let ids = vec![id(), TransactionalId(text("no such id")), TransactionalId(text(""))];
+    let request = DescribeTransactionsRequest::default().with_transactional_ids(ids);
+    let described = place.client.call(0, &request).await.transaction_states;
+    let codes: Vec<i16> = described.iter().map(|described| described.error_code).collect();
+    assert_eq!(codes, [0, TRANSACTIONAL_ID_NOT_FOUND, INVALID_REQUEST]);
+    let ours = &described[0];
+    assert_eq!((ours.transaction_state.as_str(), ours.transaction_timeout_ms), ("Ongoing", 60_000));
+    assert_eq!((ours.producer_id.0, ours.producer_epoch), (producer.id, producer.epoch));
+    assert!(ours.transaction_start_time_ms > 0);
+    assert_eq!((&ours.topics[0].topic, &ours.topics[0].partitions[..]), (&topic(&own_name()), &[0][..]));
+
+    let pattern = |pattern: &str| Some(text(pattern));
+    let own = format!("{}.*", &own_name()[..own_name().len() - 1]);
+    for (states, producers, running_ms, pattern, expected) in [
+        (vec![], vec![], -1, None, (0, true, 0)),
+        (vec!["Ongoing"], vec![producer.id], 0, pattern(&own), (0, true, 0)),
+        (vec!["Empty", "Dead"], vec![], -1, None, (0, false, 0)),
+        (vec!["Ongoing", "ongoing"], vec![], -1, None, (0, true, 1)),
+        (vec!["nonsense"], vec![], -1, None, (0, false, 1)),
+        (vec![], vec![producer.id + 1_000_000], -1, None, (0, false, 0)),
+        (vec![], vec![], 3_600_000, None, (0, false, 0)),
+        (vec![], vec![], -1, pattern(&own_name()[1..]), (0, false, 0)),
+        (vec![], vec![], -1, pattern("["), (INVALID_REGULAR_EXPRESSION, false, 0)),
+    ] {
+        let told = format!("{states:?} {producers:?} {running_ms} {pattern:?}");
+        let request = ListTransactionsRequest::default()
+            .with_state_filters(states.into_iter().map(text).collect())
+            .with_producer_id_filters(producers.into_iter().map(ProducerId).collect())
+            .with_duration_filter(running_ms)
+            .with_transactional_id_pattern(pattern);
+        let listed = place.client.call(2, &request).await;
+        let is_there = listed.transaction_states.iter().any(|listed| {
+            let found = (listed.transaction_state.as_str(), listed.producer_id.0);
+            listed.transactional_id == id() && found == ("Ongoing", producer.id)
+        });
+        assert_eq!((listed.error_code, is_there, listed.unknown_state_filters.len()), expected, "{told}");
+    }
+
+    let asked = TopicRequest::default().with_name(topic(&own_name())).with_partition_indexes(vec![0, 2]);
+    let request = DescribeProducersRequest::default().with_topics(vec![asked]);
+    let partitions = place.client.call(0, &request).await.topics.remove(0).partitions;
+    assert_eq!(partitions[1].error_code, UNKNOWN_TOPIC_OR_PARTITION);
+    let active = &partitions[0].active_producers[0];
+    assert_eq!((active.producer_id.0, active.producer_epoch), (producer.id, producer.epoch.into()));
+    assert_eq!((active.last_sequence, active.coordinator_epoch, active.current_txn_start_offset), (0, -1, 0));
+
+    for (by, expected) in [(old, INVALID_PRODUCER_EPOCH), (producer, 0)] {
+        let marked = WritableTxnMarkerTopic::default()
+            .with_name(topic(&own_name()))
+            .with_partition_indexes(vec![0, 2]);
+        let marker = WritableTxnMarker::default()
+            .with_producer_id(ProducerId(by.id))
+            .with_producer_epoch(by.epoch)
+            .with_topics(vec![marked]);
+        let request = WriteTxnMarkersRequest::default().with_markers(vec![marker]);
+        let mut marked = place.client.call(1, &request).await.markers.remove(0).topics.remove(0).partitions;
+        marked.sort_by_key(|marked| marked.partition_index);
+        let codes: Vec<i16> = marked.iter().map(|marked| marked.error_code).collect();
+        assert_eq!(codes, [expected, UNKNOWN_TOPIC_OR_PARTITION]);
+    }
+    assert_eq!(place.read(0, 1).await.2, [(producer.id, 0)]);
 }
 
 #[tokio::test]

@@ -255,6 +255,15 @@ async fn configs_and_handshakes() {
             if version >= 5 { (began.producer_id, began.producer_epoch + 1) } else { (ProducerId(-1), -1) };
         assert_eq!((ended.error_code, (ended.producer_id, ended.producer_epoch)), (0, next), "{version}");
     }
+    for version in 0..=2 {
+        let listed = client.call(version, &ListTransactionsRequest::default()).await;
+        assert_eq!((listed.error_code, listed.transaction_states.len()), (0, 1), "{version}");
+    }
+    let asked = DescribeTransactionsRequest::default().with_transactional_ids(vec![id]);
+    assert_eq!(client.call(0, &asked).await.transaction_states[0].error_code, 0);
+    let asked = DescribeProducersRequest::default();
+    assert!(client.call(0, &asked).await.topics.is_empty());
+    assert!(client.call(1, &WriteTxnMarkersRequest::default()).await.markers.is_empty());
     const SECURITY_DISABLED: i16 = 54;
     for version in 1..=3 {
         let any = DescribeAclsRequest::default()

@@ -9,13 +9,13 @@ use anabranch_core::TopicId;
 use super::assign::{Assignor, GroupView, Subscriber};
 use super::event::{Beat, ConsumerHeartbeat, Topics};
 use super::member::{Member, partitions_of};
-use super::patterns::Pattern;
 use super::reconcile::{Goal, Owned};
 use super::record::{CurrentValue, Held, PatternValue};
 use super::{Changes, Group, Key, LEFT_FOR_A_WHILE, hash};
 use crate::group::config::{ConsumerConfig, GroupConfig, TEXT_BYTES_MAX};
 use crate::group::error::GroupError;
 use crate::group::event::Now;
+use crate::pattern::Pattern;
 
 const JOINING: i32 = 0;
 const LEAVING: i32 = -1;
@@ -113,7 +113,7 @@ impl Group {
         if let Some(pattern) = beat.pattern.as_ref().filter(|pattern| !pattern.is_empty())
             && !self.patterns.contains_key(pattern)
         {
-            Pattern::new(pattern)?;
+            Pattern::new(pattern).map_err(|error| GroupError::InvalidRegularExpression(error.to_string()))?;
         }
 
         let mut changes = Changes::new();

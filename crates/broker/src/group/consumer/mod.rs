@@ -16,7 +16,6 @@ pub(super) mod assign;
 mod event;
 mod heartbeat;
 mod member;
-mod patterns;
 mod reconcile;
 pub mod record;
 mod restore;
@@ -31,12 +30,13 @@ use std::time::Duration;
 
 use anabranch_core::TopicId;
 
+use crate::pattern::Pattern;
+
 use super::config::ConsumerConfig;
 use super::error::GroupError;
 use super::event::{Commit, ConsumerState, Now};
 use super::record::GroupRecord;
 use member::Member;
-use patterns::Pattern;
 use record::{ConsumerRecord, EpochValue, Partitions, PatternValue, TargetEpochValue, TargetValue};
 
 /// What a static member says that leaves for a while, and what stands for its epoch meanwhile.

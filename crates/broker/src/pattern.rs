@@ -1,34 +1,44 @@
-//! Subscriptions by regular expression. The syntax is RE2's, as far as the crate `regex` has it, which is of the same kind: no
+//! Names by regular expression. The syntax is RE2's, as far as the crate `regex` has it, which is of the same kind: no
 //! expression takes more than linear time.
 
 use std::collections::BTreeSet;
 
 use regex::{Regex, RegexBuilder};
 
-use crate::group::error::GroupError;
-
 /// What a compiled expression may take.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
 
 /// An expression that matches whole names.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
+pub struct Pattern {
     regex: Regex,
 }
 
+/// It does not compile, or takes too much compiled.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct PatternError(#[from] regex::Error);
+
 impl Pattern {
-    pub(super) fn new(pattern: &str) -> Result<Self, GroupError> {
-        let compile = |pattern: &str| {
-            let built = RegexBuilder::new(pattern).size_limit(COMPILED_BYTES_MAX).build();
-            built.map_err(|error| GroupError::InvalidRegularExpression(error.to_string()))
-        };
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    /// [`PatternError`].
+    pub fn new(pattern: &str) -> Result<Self, PatternError> {
+        let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(COMPILED_BYTES_MAX).build();
         // By itself first: what closes a group that it has not opened must not close ours.
         compile(pattern)?;
         Ok(Self { regex: compile(&format!(r"\A(?:{pattern})\z"))? })
     }
 
-    pub(super) fn matching<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-        names.filter(|name| self.regex.is_match(name)).map(str::to_owned).collect()
+    /// Whether it matches all of a name.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.regex.is_match(name)
+    }
+
+    pub(crate) fn matching<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+        names.filter(|name| self.matches(name)).map(str::to_owned).collect()
     }
 }
 
@@ -57,8 +67,7 @@ mod tests {
     #[test]
     fn what_is_no_expression_is_refused() {
         for pattern in ["[", "a)|(b", "(?=a)", "(a)\\1", "*", "(a{500}){500}"] {
-            let refused = Pattern::new(pattern);
-            assert!(matches!(refused, Err(GroupError::InvalidRegularExpression(_))), "{pattern}");
+            assert!(Pattern::new(pattern).is_err(), "{pattern}");
         }
     }
 }
