@@ -4,7 +4,7 @@
 //!
 //! * The wide one is for the Kafka server, and for applications that hold the broker inside: everything that Kafka can
 //!   say about topics ([`Broker::create_topic`]), settings ([`config`]), batches ([`Partition`]), idempotent producers
-//!   ([`Broker::init_producer_id`]) and groups ([`GroupService`]).
+//!   ([`Broker::init_producer_id`]), transactions ([`TransactionService`]) and groups ([`GroupService`]).
 //! * The narrow one is [`anabranch_core::engine::Engine`], which `Broker` implements: what is written against it runs on
 //!   other systems too.
 //!
@@ -35,9 +35,10 @@
 //! [`Broker::tail`] follows a topic without a group; [`blocking`] is for programs without a runtime.
 //!
 //! What it keeps of itself, it keeps in topics: `__anabranch_catalogue` has the topics with their settings, the cluster's
-//! id, and how many producer ids were given; `__consumer_offsets` has the groups, in Kafka's own records. What a request
+//! id, and how many producer ids were given; `__consumer_offsets` has the groups and `__transaction_state` the transactions, in
+//! Kafka's own records. What a request
 //! changes is durable there before it is acknowledged, and visible after that: readers hold an immutable [`Catalogue`],
-//! which one writer replaces. If one of the two is damaged the broker does not open; a damaged partition of another topic
+//! which one writer replaces. If one of them is damaged the broker does not open; a damaged partition of another topic
 //! stops alone.
 //!
 //! There is one node, with id [`NODE_ID`], which leads every partition in epoch 0.
