@@ -197,7 +197,7 @@ fn ends(acknowledged: &Acknowledged) -> Positions {
     ends
 }
 
-fn client(bootstrap: &str) -> ClientConfig {
+pub(crate) fn client(bootstrap: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", bootstrap)
@@ -213,7 +213,7 @@ fn client(bootstrap: &str) -> ClientConfig {
     config
 }
 
-fn group_client(bootstrap: &str, group: &str) -> BaseConsumer {
+pub(crate) fn group_client(bootstrap: &str, group: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", bootstrap)
@@ -232,10 +232,10 @@ const PLAIN: &[(&str, &str)] =
     &[("acks", "1"), ("max.in.flight.requests.per.connection", "1"), ("retries", "1000000")];
 
 /// Small numbers from a seed (xorshift).
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -243,12 +243,12 @@ impl Dice {
     }
 }
 
-fn from_environment(name: &str, default: u64) -> u64 {
+pub(crate) fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
 /// A port that the system does not give to outgoing connections while the server is away.
-fn quiet_port(dice: &mut Dice) -> String {
+pub(crate) fn quiet_port(dice: &mut Dice) -> String {
     loop {
         let addr = format!("127.0.0.1:{}", 10_000 + dice.below(20_000));
         if TcpListener::bind(&addr).is_ok() {

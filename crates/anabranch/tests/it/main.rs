@@ -11,3 +11,4 @@ mod harness;
 mod help;
 mod kill9;
 mod serve;
+mod transactions_kill;
