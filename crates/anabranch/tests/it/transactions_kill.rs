@@ -41,7 +41,9 @@ fn copy(addr: &str, stop: &AtomicBool, done: &AtomicU64) -> Result<(), KafkaErro
     producer.init_transactions(PATIENCE)?;
     let consumer: BaseConsumer = group_client(addr, GROUP);
     let mut asked = TopicPartitionList::new();
-    (0..PARTITIONS).for_each(|partition| drop(asked.add_partition(SOURCE, partition)));
+    for partition in 0..PARTITIONS {
+        asked.add_partition(SOURCE, partition);
+    }
     let mut from = TopicPartitionList::new();
     for element in consumer.committed_offsets(asked, PATIENCE)?.elements() {
         let offset = match element.offset() {
@@ -103,7 +105,9 @@ fn read(addr: &str, topic: &str) -> Vec<Vec<String>> {
                 let value = String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
                 found[message.partition() as usize].push(value);
             }
-            Err(KafkaError::PartitionEOF(partition)) => drop(ended.insert(partition)),
+            Err(KafkaError::PartitionEOF(partition)) => {
+                ended.insert(partition);
+            }
             Err(error) => panic!("{error}"),
         }
     }

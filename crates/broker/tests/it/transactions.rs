@@ -250,7 +250,7 @@ async fn what_lasts_too_long_is_aborted_also_after_a_restart() {
     for broker in [&broker, &again] {
         let aborted = async {
             while !is_stable(broker) {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         soon(aborted).await;

@@ -109,9 +109,13 @@ pub(super) async fn submit(
         -1 => Ok(Ack::Durable),
         acks => Err(refusal(ErrorCode::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1"))),
     };
-    let (ack, part, outside, joining) = match join(door, version, &request).await {
-        Ok(InTransaction { part, outside, joining }) => (ack, part, outside, joining),
-        Err(refused) => (ack.and(Err(refused)), None, HashMap::new(), None),
+    let joined = match ack {
+        Ok(ack) => join(door, version, &request).await.map(|within| (ack, within)),
+        Err(refused) => Err(refused),
+    };
+    let (ack, InTransaction { part, outside, joining }) = match joined {
+        Ok((ack, within)) => (Ok(ack), within),
+        Err(refused) => (Err(refused), InTransaction::default()),
     };
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for TopicProduceData { name, topic_id, partition_data, .. } in request.topic_data {
@@ -154,7 +158,6 @@ async fn join(door: &Door, version: i16, request: &ProduceRequest) -> Result<InT
     let mut producers = BTreeSet::new();
     let mut partitions = Vec::new();
     for TopicProduceData { name, topic_id, partition_data, .. } in &request.topic_data {
-        let topic = find_topic(door, version >= 13, name, *topic_id);
         for PartitionProduceData { index, records, .. } in partition_data {
             let header = records.as_ref().and_then(|records| BatchHeader::parse(records).ok());
             let Some(header) = header.filter(BatchHeader::is_transactional) else { continue };
@@ -163,8 +166,9 @@ async fn join(door: &Door, version: i16, request: &ProduceRequest) -> Result<InT
                 return Err(refusal(ErrorCode::TransactionalIdAuthorizationFailed, why));
             }
             producers.insert((header.producer_id, header.producer_epoch));
-            let partition = topic.as_ref().ok().and_then(|topic| topic.partition(*index));
-            partitions.extend(partition.map(|partition| partition.id().clone()));
+            if let Ok(topic) = find_topic(door, version >= 13, name, *topic_id) {
+                partitions.extend(topic.partition(*index).map(|partition| partition.id().clone()));
+            }
         }
     }
     let mut producers = producers.into_iter();

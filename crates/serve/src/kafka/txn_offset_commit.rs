@@ -39,8 +39,12 @@ pub(super) async fn answer(
             });
         }
     }
-    let codes = commit(door, version, &request, offsets).await;
-    let mut codes = codes.into_iter();
+    let count = offsets.len();
+    let codes = match count {
+        0 => Ok(Vec::new()),
+        _ => commit(door, version, &request, offsets).await,
+    };
+    let mut codes = codes.unwrap_or_else(|code| vec![code.code(); count]).into_iter();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let partitions = topic.partitions.iter().map(|asked| {
@@ -60,39 +64,32 @@ pub(super) async fn answer(
     TxnOffsetCommitResponse::default().with_topics(topics)
 }
 
-/// A code for each offset.
+/// A code for each offset, or one for all.
 async fn commit(
     door: &Door,
     version: i16,
     request: &TxnOffsetCommitRequest,
     offsets: Vec<CommitOffset>,
-) -> Vec<i16> {
-    let count = offsets.len();
-    let of_group = |error: &GroupError| codes::group(error).code();
-    let of_transaction = |error: TransactionError| codes::commit_in_transaction(error, version).code();
-    if offsets.is_empty() {
-        return Vec::new();
-    }
+) -> Result<Vec<i16>, ErrorCode> {
     if request.group_id.is_empty() {
-        return vec![of_group(&GroupError::InvalidGroupId); count];
+        return Err(codes::group(&GroupError::InvalidGroupId));
     }
+    let outside = |error: TransactionError| codes::commit_in_transaction(error, version);
     let (producer, epoch) = (ProducerId(request.producer_id.0), ProducerEpoch(request.producer_epoch));
     let (transactions, groups) = (door.broker.transactions(), door.broker.groups());
+    let joins = version >= 5;
     let join = Join {
         id: request.transactional_id.to_string(),
         producer,
         epoch,
         partitions: vec![groups.partition()],
-        how: if version >= 5 { How::Add(TransactionVersion::V2) } else { How::Verify },
+        how: if joins { How::Add(TransactionVersion::V2) } else { How::Verify },
     };
-    let joined = match version >= 5 {
+    let membership = match joins {
         true => transactions.join_in_turn(join).await,
         false => transactions.join(join).await,
     };
-    let membership = match joined {
-        Ok(membership) => membership,
-        Err(error) => return vec![of_transaction(error); count],
-    };
+    let membership = membership.map_err(outside)?;
     let transaction = InTransaction { producer, epoch, part: membership.part() };
     let commit = Commit {
         group: request.group_id.to_string(),
@@ -103,24 +100,16 @@ async fn commit(
         retention_ms: None,
         offsets,
     };
-    if version < 5 {
-        // There is nothing to wait for.
-        let verified = membership.answer().await.and_then(|each| each.into_iter().collect::<Result<(), _>>());
-        if let Err(error) = verified {
-            return vec![of_transaction(error); count];
-        }
-        return each(groups.commit_in(commit, transaction).await, count);
-    }
-    let (committed, joined) = tokio::join!(groups.commit_in(commit, transaction), membership.answer());
-    match joined {
-        Ok(_) => each(committed, count),
-        Err(error) => vec![of_transaction(error); count],
-    }
-}
-
-fn each(outcomes: Result<Vec<Result<(), GroupError>>, GroupError>, count: usize) -> Vec<i16> {
-    match outcomes {
-        Ok(outcomes) => outcomes.iter().map(codes::group_outcome).collect(),
-        Err(error) => vec![codes::group(&error).code(); count],
-    }
+    let committed = if joins {
+        // One sync makes both durable.
+        let (committed, joined) = tokio::join!(groups.commit_in(commit, transaction), membership.answer());
+        joined.map_err(outside)?;
+        committed
+    } else {
+        let verified = membership.answer().await.map_err(outside)?;
+        verified.into_iter().collect::<Result<(), _>>().map_err(outside)?;
+        groups.commit_in(commit, transaction).await
+    };
+    let each = committed.map_err(|error| codes::group(&error))?;
+    Ok(each.iter().map(codes::group_outcome).collect())
 }
