@@ -21,19 +21,23 @@ use crate::soon;
 
 const ID: &str = "id";
 
-/// Two partitions; no journal, so that files say all there is; transactions that are too old end at once.
+/// Two partitions; transactions that are too old end at once.
 async fn start(path: &Path) -> Broker {
-    let broker = builder(path).open().await.unwrap();
+    start_with(path, "4194304").await
+}
+
+async fn start_with(path: &Path, journal_bytes: &str) -> Broker {
+    let broker = builder(path, journal_bytes).open().await.unwrap();
     if broker.topic("t").is_err() {
         broker.create_topic(NewTopic::new("t").partitions(2), Apply::Now).await.unwrap();
     }
     broker
 }
 
-fn builder(path: &Path) -> anabranch_broker::BrokerBuilder {
+fn builder(path: &Path, journal_bytes: &str) -> anabranch_broker::BrokerBuilder {
     let interval = "transaction.abort.timed.out.transaction.cleanup.interval.ms";
     let config = BrokerConfig::default().with(interval, "1").unwrap();
-    Broker::builder().data(path).config(config.with("log.journal.file.bytes", "0").unwrap())
+    Broker::builder().data(path).config(config.with("log.journal.file.bytes", journal_bytes).unwrap())
 }
 
 /// The data directory as a kill would leave it.
@@ -197,21 +201,27 @@ async fn a_transaction_goes_on_after_a_kill() {
 /// nothing; all if its end was acknowledged; and nothing waits for ever.
 #[tokio::test]
 async fn a_death_at_any_change_leaves_all_of_a_transaction_or_nothing() {
+    for journal_bytes in ["4194304", "0"] {
+        die_at_any_change(journal_bytes).await;
+    }
+}
+
+async fn die_at_any_change(journal_bytes: &str) {
     let (mut wholes, mut nothings) = (0, 0);
     for changes in 0.. {
         let dir = tempfile::tempdir().unwrap();
-        let broker = start(dir.path()).await;
+        let broker = start_with(dir.path(), journal_bytes).await;
         let producer = Producer::begin(&broker, 60_000).await.unwrap();
         broker.close().await;
         let disk = DyingDisk::after(changes);
         let mut is_acknowledged = false;
-        if let Ok(broker) = builder(dir.path()).disk(Arc::new(disk.clone())).open().await {
+        if let Ok(broker) = builder(dir.path(), journal_bytes).disk(Arc::new(disk.clone())).open().await {
             if producer.write(&broker, "a", 1).await.is_ok() {
                 is_acknowledged = producer.end(&broker, EndKind::Commit).await.is_ok();
             }
             broker.close().await;
         }
-        let broker = start(dir.path()).await;
+        let broker = start_with(dir.path(), journal_bytes).await;
         // If it was not decided, the next incarnation aborts it.
         Producer::begin(&broker, 60_000).await.unwrap();
         assert!(is_stable(&broker), "change {changes}");
@@ -261,11 +271,11 @@ async fn what_lasts_too_long_is_aborted_also_after_a_restart() {
 }
 
 /// The coordinator's record was lost with the power, and the data were not: a directory has the topic of transactions of
-/// before.
+/// before, and no journal that would bring it back.
 #[tokio::test]
 async fn what_the_coordinator_does_not_know_joins_or_is_aborted() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = start(dir.path()).await;
+    let broker = start_with(dir.path(), "0").await;
     let nobody = copied(dir.path());
     let producer = Producer::begin(&broker, 60_000).await.unwrap();
     let begun = copied(dir.path());
@@ -279,13 +289,13 @@ async fn what_the_coordinator_does_not_know_joins_or_is_aborted() {
     };
     // The producer is known: it may end what it has written.
     let left = killed(begun.path());
-    let broker = start(left.path()).await;
+    let broker = start_with(left.path(), "0").await;
     assert!(!is_stable(&broker));
     producer.end(&broker, EndKind::Commit).await.unwrap();
     assert_eq!((committed(&broker, 1), offset(&broker, true).await), (vec!["a".to_owned()], Some(1)));
     // Nobody knows it.
     let left = killed(nobody.path());
-    let broker = start(left.path()).await;
+    let broker = start_with(left.path(), "0").await;
     assert!(is_stable(&broker));
     assert_eq!((committed(&broker, 1), offset(&broker, true).await), (vec![], None));
 }
