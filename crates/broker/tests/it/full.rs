@@ -16,7 +16,17 @@ use crate::soon;
 
 /// The real disk with so much room. Space is counted by the byte, for what files have and what they reserve.
 #[derive(Debug, Clone)]
-struct SmallDisk(Arc<Mutex<Room>>);
+pub(crate) struct SmallDisk(Arc<Mutex<Room>>);
+
+impl SmallDisk {
+    pub(crate) fn of(bytes: u64) -> Self {
+        Self(Arc::new(Mutex::new(Room { bytes, files: HashMap::new() })))
+    }
+
+    pub(crate) fn grow(&self, bytes: u64) {
+        self.0.lock().bytes += bytes;
+    }
+}
 
 #[derive(Debug)]
 struct Room {
@@ -150,7 +160,7 @@ fn batch(number: usize, bytes: usize) -> bytes::Bytes {
 #[tokio::test]
 async fn a_full_disk_is_told_and_commits_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = SmallDisk(Arc::new(Mutex::new(Room { bytes: 16 << 20, files: HashMap::new() })));
+    let disk = SmallDisk::of(16 << 20);
     let open = async || Broker::builder().data(dir.path()).disk(Arc::new(disk.clone())).open().await.unwrap();
     let broker = open().await;
     let new = NewTopic::new("t").partitions(2).config("segment.bytes", "1000000");
@@ -194,7 +204,7 @@ async fn a_full_disk_is_told_and_commits_go_on() {
         }
         assert!(acknowledged.iter().all(|of_one| of_one.len() > 10), "{round}");
         // Room again, and everything goes on.
-        disk.0.lock().bytes += 4 << 20;
+        disk.grow(4 << 20);
         commit(commits).await;
         commits += 1;
         produce(10_000, &mut acknowledged).await.unwrap();

@@ -16,6 +16,7 @@ use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
 
 use crate::disk::DyingDisk;
+use crate::full::SmallDisk;
 use crate::groups::simple_commit;
 use crate::soon;
 
@@ -298,6 +299,37 @@ async fn what_the_coordinator_does_not_know_joins_or_is_aborted() {
     let broker = start_with(left.path(), "0").await;
     assert!(is_stable(&broker));
     assert_eq!((committed(&broker, 1), offset(&broker, true).await), (vec![], None));
+}
+
+/// A marker that has no room is written when there is some again, in a partition that is full as in one that is not.
+#[tokio::test]
+async fn an_end_that_is_decided_waits_for_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::of(16 << 20);
+    let broker = builder(dir.path(), "0").disk(Arc::new(disk.clone())).open().await.unwrap();
+    broker.create_topic(NewTopic::new("t").partitions(2), Apply::Now).await.unwrap();
+    let producer = Producer::begin(&broker, 60_000).await.unwrap();
+    producer.write(&broker, "a", 1).await.unwrap();
+    for bytes in [1_000_000, 10_000, 100, 1] {
+        let filling = || crate::batch(&["x".repeat(bytes).as_str()]);
+        while partition(&broker, 0).produce(filling(), Ack::Durable).await.is_ok() {}
+    }
+    let next = producer.end(&broker, EndKind::Commit).await.unwrap();
+    assert!(!is_stable(&broker), "there was no room");
+    assert_eq!(offset(&broker, true).await, Some(1), "offsets have room of their own");
+    let how = How::Add(TransactionVersion::V2);
+    let join = Join { how, ..next.join(vec![at(1)]) };
+    assert!(matches!(broker.transactions().join(join).await, Err(TransactionError::ConcurrentTransactions)));
+    disk.grow(4 << 20);
+    soon(async {
+        while !is_stable(&broker) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(committed(&broker, 1), ["a"]);
+    let next = next.end(&broker, EndKind::Abort).await.unwrap();
+    next.write(&broker, "b", 2).await.unwrap();
 }
 
 #[tokio::test]
