@@ -8,8 +8,8 @@ use anabranch_broker::group::InTransaction;
 use anabranch_broker::transaction::event::{End, How, InitProducer, Join};
 use anabranch_broker::transaction::{EndKind, TransactionError, TransactionVersion};
 use anabranch_broker::{
-    Ack, AppendError, Apply, Batches, Broker, BrokerConfig, FetchLimits, Isolation, NewTopic, Partition,
-    ProduceError,
+    Ack, AppendError, Apply, Batches, Broker, BrokerBuilder, BrokerConfig, FetchLimits, Isolation, NewTopic,
+    Partition, ProduceError,
 };
 use anabranch_core::batch::{BatchBuilder, Compression, Record, split_batches};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
@@ -35,10 +35,15 @@ async fn start_with(path: &Path, journal_bytes: &str) -> Broker {
     broker
 }
 
-fn builder(path: &Path, journal_bytes: &str) -> anabranch_broker::BrokerBuilder {
+fn builder(path: &Path, journal_bytes: &str) -> BrokerBuilder {
+    Broker::builder().data(path).config(config(&[("log.journal.file.bytes", journal_bytes)]))
+}
+
+fn config(settings: &[(&str, &str)]) -> BrokerConfig {
     let interval = "transaction.abort.timed.out.transaction.cleanup.interval.ms";
-    let config = BrokerConfig::default().with(interval, "1").unwrap();
-    Broker::builder().data(path).config(config.with("log.journal.file.bytes", journal_bytes).unwrap())
+    let mut config = BrokerConfig::default().with(interval, "1").unwrap();
+    settings.iter().for_each(|(name, value)| config.set(name, value).unwrap());
+    config
 }
 
 /// The data directory as a kill would leave it.
@@ -306,7 +311,9 @@ async fn what_the_coordinator_does_not_know_joins_or_is_aborted() {
 async fn an_end_that_is_decided_waits_for_room() {
     let dir = tempfile::tempdir().unwrap();
     let disk = SmallDisk::of(16 << 20);
-    let broker = builder(dir.path(), "0").disk(Arc::new(disk.clone())).open().await.unwrap();
+    let patient = config(&[("add.partitions.to.txn.retry.backoff.max.ms", "30000")]);
+    let broker = Broker::builder().data(dir.path()).config(patient).disk(Arc::new(disk.clone()));
+    let broker = broker.open().await.unwrap();
     broker.create_topic(NewTopic::new("t").partitions(2), Apply::Now).await.unwrap();
     let producer = Producer::begin(&broker, 60_000).await.unwrap();
     producer.write(&broker, "a", 1).await.unwrap();
@@ -317,16 +324,14 @@ async fn an_end_that_is_decided_waits_for_room() {
     let next = producer.end(&broker, EndKind::Commit).await.unwrap();
     assert!(!is_stable(&broker), "there was no room");
     assert_eq!(offset(&broker, true).await, Some(1), "offsets have room of their own");
-    let how = How::Add(TransactionVersion::V2);
-    let join = Join { how, ..next.join(vec![at(1)]) };
-    assert!(matches!(broker.transactions().join(join).await, Err(TransactionError::ConcurrentTransactions)));
-    disk.grow(4 << 20);
-    soon(async {
-        while !is_stable(&broker) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let refused = broker.transactions().join(next.join(vec![at(1)])).await;
+    assert!(matches!(refused, Err(TransactionError::ConcurrentTransactions)));
+    // Records that come wait for it.
+    let grow = async { disk.grow(4 << 20) };
+    let (joined, ()) =
+        soon(async { tokio::join!(broker.transactions().join_in_turn(next.join(vec![at(1)])), grow) }).await;
+    joined.unwrap().answer().await.unwrap();
+    assert!(is_stable(&broker));
     assert_eq!(committed(&broker, 1), ["a"]);
     let next = next.end(&broker, EndKind::Abort).await.unwrap();
     next.write(&broker, "b", 2).await.unwrap();
