@@ -18,6 +18,7 @@ use crate::model::partition::Strength;
 use crate::model::topics::Fate;
 use crate::model::{DATA, Found, World, table};
 use crate::plan::End;
+use crate::readers::fetched;
 
 /// Batches from one that is sought to the next.
 const SEEK_EVERY: usize = 2;
@@ -94,8 +95,8 @@ fn read_all(world: &mut World, key: Key, partition: &Partition) -> Option<Vec<Fo
     world.starts(key, offsets.log_start.0);
     let (mut next, mut all) = (offsets.log_start.0, Vec::new());
     while next < offsets.high_watermark.0 && world.failure.is_none() {
-        match partition.fetch(Offset(next), 1 << 20, None) {
-            Ok(slice) if slice.batches.is_empty() => {
+        match fetched(partition, next, 1 << 20) {
+            Ok(batches) if batches.is_empty() => {
                 world.fail(format!(
                     "{}: nothing at offset {next}, and the high watermark is {}",
                     partition.id(),
@@ -103,8 +104,8 @@ fn read_all(world: &mut World, key: Key, partition: &Partition) -> Option<Vec<Fo
                 ));
             }
             // What is there after a start was made durable by it.
-            Ok(slice) => {
-                let (after, found) = world.read(key, next, slice.batches, Strength::Durable);
+            Ok(batches) => {
+                let (after, found) = world.read(key, next, batches, Strength::Durable);
                 all.extend(found);
                 next = after;
             }

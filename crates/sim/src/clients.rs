@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use anabranch_broker::group::event::{Commit, CommitOffset, Join, Joined, Leaver, Sync};
 use anabranch_broker::group::{GroupError, Heartbeat};
-use anabranch_broker::{
-    Ack, Apply, At, Before, Broker, ConfigOp, FetchError, NewTopic, Partition, ReadError,
-};
+use anabranch_broker::{Ack, Apply, At, Before, Broker, ConfigOp, NewTopic, Partition};
 use anabranch_core::Offset;
 use anabranch_core::batch::Compression;
 use anabranch_core::seam::Clock;
@@ -26,6 +24,7 @@ use crate::model::topics::{Fate, TopicModel};
 use crate::model::{Answer, Question, Waiting, World};
 use crate::plan::Plan;
 use crate::random::Chance;
+use crate::readers::fetch;
 
 /// From so many bytes on a batch goes to its segment only, and not to the journal.
 const DIRECT_BYTES: u64 = 1 << 20;
@@ -751,36 +750,6 @@ enum Again {
     No,
     Send(BatchNumber),
     Wait,
-}
-
-/// A consumer reads on.
-pub(crate) fn fetch(world: &mut World, key: Key, partition: &Partition, bytes_max: usize) {
-    let from = world.partitions.entry(key).or_default().reader;
-    let strength = world.shown_strength(key);
-    let high_watermark = partition.offsets().high_watermark.0;
-    match partition.fetch(Offset(from), bytes_max, None) {
-        Ok(slice) => {
-            if slice.batches.is_empty() && from < high_watermark {
-                world.fail(format!("{}: nothing at {from}, below {high_watermark}", partition.id()));
-            }
-            let (next, found) = world.read(key, from, slice.batches, strength);
-            world.trace.note(format_args!("{} read from {from} to {next}: {found:?}", partition.id()));
-            world.partitions.entry(key).or_default().reader = next;
-        }
-        Err(_) if world.disk.is_dead() => {}
-        Err(FetchError::Log(ReadError::OutOfRange { start, .. })) if start.0 > from => {
-            world.starts(key, start.0);
-        }
-        Err(FetchError::Log(ReadError::OutOfRange { .. })) => {
-            world.fail(format!("{}: offset {from} was there, and is out of range", partition.id()));
-        }
-        Err(error) => {
-            world.trace.note(format_args!("{} read from {from}: {error}", partition.id()));
-            if world.works(key, partition) && !world.may_stop(key) {
-                world.fail(format!("{}: cannot read from {from}: {error}", partition.id()));
-            }
-        }
-    }
 }
 
 /// What is committed is what must be.

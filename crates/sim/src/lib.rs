@@ -23,6 +23,7 @@ mod life;
 mod model;
 mod plan;
 pub mod random;
+mod readers;
 pub mod trace;
 mod transactions;
 mod workers;

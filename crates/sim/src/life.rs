@@ -9,12 +9,13 @@ use anabranch_log::{Offline, PartitionReport};
 use parking_lot::Mutex;
 
 use crate::check::{check_everything, check_reports};
-use crate::clients::{Clients, fetch};
+use crate::clients::Clients;
 use crate::clock::SimClock;
 use crate::disk::{Ahead, Moment, SimDisk};
 use crate::model::{DATA, Question, World};
 use crate::plan::{End, Plan};
 use crate::random::Chance;
+use crate::readers::fetch;
 use crate::trace::Trace;
 use crate::workers::SimWorkers;
 
