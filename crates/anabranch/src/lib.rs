@@ -53,7 +53,7 @@
 pub use anabranch_broker::{
     Ack, Appended, Apply, Broker, BrokerBuilder, BrokerConfig, BrokerError, ConfigError, ConfigOp, Consumed,
     Consumer, FetchError, NewTopic, Partition, Place, ProduceError, Produced, Record, Tail, Topic,
-    TopicError, blocking,
+    TopicError, Transaction, TransactionOptions, TransactionalError, TransactionalProducer, blocking,
 };
 pub use anabranch_core as core;
 pub use anabranch_core::batch::Header;

@@ -68,17 +68,25 @@ impl Topic {
 
 impl Partition {
     async fn append_records(&self, records: Vec<Record>, ack: Ack) -> Result<Produced, ProduceError> {
+        let bytes = self.build(BatchBuilder::new(Compression::None), records).await?;
+        self.produce(bytes, ack).await
+    }
+
+    /// A batch of `records`, in memory that is taken for it.
+    pub(crate) async fn build(
+        &self,
+        mut builder: BatchBuilder,
+        records: Vec<Record>,
+    ) -> Result<Bytes, ProduceError> {
         let now_ms = self.clock().now_ms();
         let bytes = records.iter().map(bytes_max).sum();
         let permit = self.memory_for(BATCH_HEADER_BYTES + bytes).await?;
-        let mut builder = BatchBuilder::new(Compression::None);
         builder.reserve(bytes);
         for record in records {
             let stamped = if record.timestamp_ms == NO_TIMESTAMP { record.at(now_ms) } else { record };
             builder.push(&stamped);
         }
-        let bytes = permit.attach(builder.build()?);
-        self.produce(bytes, ack).await
+        Ok(permit.attach(builder.build()?))
     }
 
     /// Memory for a batch, before it is built.

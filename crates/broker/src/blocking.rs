@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use anabranch_core::batch::Record;
 use anabranch_core::engine::{EngineError, Place};
+use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::Ack;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::broker::BrokerBuilder;
-use crate::error::{BrokerError, ProduceError, TopicError};
-use crate::{Appended, Apply, Consumed, NewTopic, Topic};
+use crate::error::{BrokerError, ProduceError, TopicError, TransactionalError};
+use crate::{Appended, Apply, Consumed, NewTopic, Produced, Topic, TransactionOptions};
 
 /// The threads that wait for the disk's answers and for timeouts: there is little to do for them.
 const WORKER_THREADS: usize = 1;
@@ -129,6 +130,120 @@ impl Broker {
     ) -> Result<Consumer, EngineError> {
         let consumer = self.broker.consumer(group, topics)?;
         Ok(Consumer { consumer: Some(consumer), runtime: Arc::clone(&self.runtime) })
+    }
+
+    /// See [`crate::Broker::transactional`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn transactional(
+        &self,
+        id: &str,
+        options: TransactionOptions,
+    ) -> Result<TransactionalProducer, TransactionalError> {
+        let producer = self.wait(self.broker.transactional(id, options))?;
+        Ok(TransactionalProducer { producer, runtime: Arc::clone(&self.runtime) })
+    }
+}
+
+/// See [`crate::TransactionalProducer`].
+#[derive(Debug)]
+pub struct TransactionalProducer {
+    producer: crate::TransactionalProducer,
+    runtime: Arc<Runtime>,
+}
+
+impl TransactionalProducer {
+    /// See [`crate::TransactionalProducer::begin`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn begin(&mut self) -> Result<Transaction<'_>, TransactionalError> {
+        let transaction = self.runtime.block_on(self.producer.begin())?;
+        Ok(Transaction { transaction: Some(transaction), runtime: &self.runtime })
+    }
+}
+
+/// See [`crate::Transaction`].
+#[derive(Debug)]
+#[must_use = "a transaction that is dropped is aborted"]
+pub struct Transaction<'a> {
+    /// There until it ends.
+    transaction: Option<crate::Transaction<'a>>,
+    runtime: &'a Runtime,
+}
+
+impl Transaction<'_> {
+    /// See [`crate::Transaction::append`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn append(&mut self, topic: &str, record: Record) -> Result<Appended, TransactionalError> {
+        self.runtime.block_on(open(&mut self.transaction).append(topic, record))
+    }
+
+    /// See [`crate::Transaction::append_batch`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn append_batch(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        records: Vec<Record>,
+    ) -> Result<Produced, TransactionalError> {
+        self.runtime.block_on(open(&mut self.transaction).append_batch(topic, partition, records))
+    }
+
+    /// See [`crate::Transaction::commit_offsets`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn commit_offsets(
+        &mut self,
+        group: &str,
+        offsets: &[(TopicPartition, Offset)],
+    ) -> Result<(), TransactionalError> {
+        self.runtime.block_on(open(&mut self.transaction).commit_offsets(group, offsets))
+    }
+
+    /// See [`crate::Transaction::commit_consumed`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn commit_consumed(&mut self, consumer: &Consumer) -> Result<(), TransactionalError> {
+        let consumer = consumer.consumer.as_ref().expect("it is there until it is dropped");
+        self.runtime.block_on(open(&mut self.transaction).commit_consumed(consumer))
+    }
+
+    /// See [`crate::Transaction::commit`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn commit(mut self) -> Result<(), TransactionalError> {
+        let transaction = self.transaction.take().expect("it is there until it ends");
+        self.runtime.block_on(transaction.commit())
+    }
+
+    /// See [`crate::Transaction::abort`].
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub fn abort(mut self) -> Result<(), TransactionalError> {
+        let transaction = self.transaction.take().expect("it is there until it ends");
+        self.runtime.block_on(transaction.abort())
+    }
+}
+
+fn open<'a, 'b>(transaction: &'b mut Option<crate::Transaction<'a>>) -> &'b mut crate::Transaction<'a> {
+    transaction.as_mut().expect("it is there until it ends")
+}
+
+impl Drop for Transaction<'_> {
+    /// Inside the runtime, so that it is aborted.
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        drop(self.transaction.take());
     }
 }
 

@@ -7,6 +7,7 @@ use anabranch_core::engine::{EngineError, GroupEvent, GroupMember, Position};
 
 use crate::broker::Broker;
 use crate::engine::{offset, position};
+use crate::group::event::Commit;
 use crate::member::Member;
 use crate::read::{Consumed, Reader};
 
@@ -97,8 +98,7 @@ impl Consumer {
         if self.handed_out.is_empty() {
             return Ok(());
         }
-        let positions: Vec<_> = self.handed_out.iter().map(|(at, next)| (at.clone(), *next)).collect();
-        self.member.commit(&positions).await?;
+        self.member.commit(&self.positions()).await?;
         self.handed_out.clear();
         Ok(())
     }
@@ -109,6 +109,15 @@ impl Consumer {
     /// [`EngineError`].
     pub async fn leave(self) -> Result<(), EngineError> {
         Box::new(self.member).leave().await
+    }
+
+    /// What [`Consumer::commit`] stores, for a transaction to store it.
+    pub(crate) fn consumed(&self) -> Commit {
+        self.member.commit_of(&self.positions())
+    }
+
+    fn positions(&self) -> Vec<(TopicPartition, Position)> {
+        self.handed_out.iter().map(|(at, next)| (at.clone(), *next)).collect()
     }
 
     fn take(&mut self, partitions: Vec<(TopicPartition, Option<Position>)>) {

@@ -1,10 +1,14 @@
 //! What the broker refuses, and why. The Kafka door turns each into Kafka's own code.
 
 use std::fmt;
+use std::time::Duration;
 
 use anabranch_core::batch::{BatchError, Compression};
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use anabranch_log::{AppendError, Fault, OpenError, ReadError, UpkeepError};
+
+use crate::group::GroupError;
+use crate::transaction::TransactionError;
 
 /// Why the broker did not open.
 #[derive(Debug, thiserror::Error)]
@@ -199,6 +203,68 @@ pub enum ProduceError {
     /// The log refused, or failed.
     #[error(transparent)]
     Log(#[from] AppendError),
+}
+
+/// Why a transaction of this process did not go on ([`crate::Broker::transactional`]). Unless it says otherwise, nothing of
+/// the transaction will be visible.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransactionalError {
+    /// There is a newer producer.
+    #[error(
+        "a newer producer has the transactional id {id:?}, and has aborted what this one had open: leave the work to that one"
+    )]
+    Fenced {
+        /// The transactional id.
+        id: String,
+    },
+    /// It was open for too long.
+    #[error(
+        "the transaction of {id:?} was aborted after {timeout:?}: begin again, and do less in it or give it a longer timeout"
+    )]
+    TimedOut {
+        /// The transactional id.
+        id: String,
+        /// How long it may last.
+        timeout: Duration,
+    },
+    /// The coordinator has ended it for another reason: an administrator wanted it.
+    #[error("the transaction of {id:?} was aborted by the coordinator: begin again")]
+    Aborted {
+        /// The transactional id.
+        id: String,
+    },
+    /// A call before has failed or was dropped, so that there is less in the transaction than was meant to be.
+    #[error("something of the transaction of {id:?} was not appended: abort it, and begin again")]
+    Incomplete {
+        /// The transactional id.
+        id: String,
+    },
+    /// The records cannot be appended.
+    #[error(transparent)]
+    Produce(#[from] ProduceError),
+    /// The offsets cannot be committed.
+    #[error("offsets of group {group:?}: {error}")]
+    Group {
+        /// The group.
+        group: String,
+        /// What its coordinator said.
+        #[source]
+        error: GroupError,
+    },
+    /// The transactions' coordinator refuses, or its disk does. When a commit comes to [`TransactionError::NotCoordinator`] the
+    /// log has stopped amid it, and the next start shows whether the transaction is committed.
+    #[error("transactional id {id:?}: {error}")]
+    Coordinator {
+        /// The transactional id.
+        id: String,
+        /// What it said.
+        #[source]
+        error: TransactionError,
+    },
+    /// The broker is closed.
+    #[error("the broker is closed")]
+    Closed,
 }
 
 /// The records of a batch for which it was refused.

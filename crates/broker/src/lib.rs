@@ -71,6 +71,7 @@ mod seeds;
 mod tasks;
 mod topics;
 pub mod transaction;
+mod transactional;
 mod transactions;
 
 pub use append::Appended;
@@ -81,7 +82,7 @@ pub use config::{Apply, ConfigEntry, ConfigKind, ConfigOp, ConfigSource};
 pub use consumer::Consumer;
 pub use error::{
     BrokerError, ConfigError, DeleteRecordsError, FetchError, ProduceError, ProducerIdError, RecordError,
-    RecordsRefused, TopicError,
+    RecordsRefused, TopicError, TransactionalError,
 };
 pub use groups::GroupService;
 pub use maintenance::{Before, Maintained};
@@ -90,6 +91,7 @@ pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use pattern::{Pattern, PatternError};
 pub use read::{Consumed, Tail};
 pub use topics::NewTopic;
+pub use transactional::{Transaction, TransactionOptions, TransactionalProducer};
 pub use transactions::{Membership, TransactionService};
 
 pub use anabranch_core::batch::Record;

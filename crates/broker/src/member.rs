@@ -93,6 +93,12 @@ impl Member {
         Ok(Self { me: Arc::new(me), phase: Phase::Outside, generation: -1, owned: BTreeSet::new() })
     }
 
+    /// What stores that the group stands at `positions`.
+    pub(crate) fn commit_of(&self, positions: &[(TopicPartition, Position)]) -> Commit {
+        let member_id = self.me.member_id.lock().clone();
+        Commit { member_id, generation: self.generation, ..commit_of(&self.me.group, positions) }
+    }
+
     /// What an assignment means: from where to read each partition.
     async fn settle(&mut self, membership: Membership) -> GroupEvent {
         let Membership { generation, assigned, seen } = membership;
@@ -139,15 +145,7 @@ impl GroupMember for Member {
         if let Some((lost, _)) = positions.iter().find(|(at, _)| !self.owned.contains(at)) {
             return Err(self.me.fenced(format!("{lost} is not assigned to it")));
         }
-        let commit = Commit {
-            group: self.me.group.clone(),
-            member_id: self.me.member_id.lock().clone(),
-            instance_id: None,
-            generation: self.generation,
-            by_epoch: false,
-            retention_ms: None,
-            offsets: positions.iter().map(|(at, next)| commit_offset(at, *next)).collect(),
-        };
+        let commit = self.commit_of(positions);
         let answers = self.me.broker.groups().commit(commit).await.map_err(|error| self.me.blame(error))?;
         match answers.into_iter().find_map(Result::err) {
             Some(error) => Err(self.me.blame(error)),
@@ -327,6 +325,19 @@ impl Identity {
             }
             other => EngineError::Refused { topic: self.group.clone(), reason: other.to_string() },
         }
+    }
+}
+
+/// The same without a member.
+pub(crate) fn commit_of(group: &str, positions: &[(TopicPartition, Position)]) -> Commit {
+    Commit {
+        group: group.to_owned(),
+        member_id: String::new(),
+        instance_id: None,
+        generation: -1,
+        by_epoch: false,
+        retention_ms: None,
+        offsets: positions.iter().map(|(at, next)| commit_offset(at, *next)).collect(),
     }
 }
 

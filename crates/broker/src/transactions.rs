@@ -222,6 +222,10 @@ impl TransactionService {
         state.joining.clear();
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.driver.state.lock().closed
+    }
+
     /// InitProducerId with a transactional id; durable.
     ///
     /// # Errors
