@@ -187,6 +187,12 @@ impl Broker {
         &self.0.clock
     }
 
+    /// The randomness that it was opened with.
+    #[must_use]
+    pub fn random(&self) -> &Arc<dyn Random> {
+        &self.0.random
+    }
+
     /// The bytes that it allows itself.
     #[must_use]
     pub fn memory(&self) -> &Memory {

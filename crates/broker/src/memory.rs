@@ -24,13 +24,15 @@ struct Parts {
     read_ahead: Budget,
     decompression: Budget,
     recompression: Budget,
+    fetch_sessions: Budget,
 }
 
 /// Where nothing is known of the machine.
 const UNKNOWN_BYTES: u64 = 1 << 30;
 /// What is recompressed is as large as one message, and there are as many at a time as processors.
 const RECOMPRESSION_BYTES_MAX: u64 = 64 << 20;
-/// Of 16 parts of the budget, requests and answers have 11, decompression 2, what is read ahead 1 and compression half of one.
+/// Of 16 parts of the budget, requests and answers have 11, decompression 2, what is read ahead 1, compression half of one and fetch
+/// sessions a quarter.
 const REQUESTS_SIXTEENTHS: u64 = 11;
 /// No codec but zstd takes more; with less, honest batches could not be checked.
 const DECOMPRESSION_BYTES_MIN: u64 = 33 << 20;
@@ -55,6 +57,7 @@ impl Memory {
             read_ahead: budget((limit / 16).min(READ_AHEAD_BYTES_MAX)),
             decompression: budget(decompression),
             recompression: budget((limit / 32).min(RECOMPRESSION_BYTES_MAX)),
+            fetch_sessions: budget(limit / 64),
         }))
     }
 
@@ -80,6 +83,12 @@ impl Memory {
     #[must_use]
     pub fn recompression(&self) -> &Budget {
         &self.0.recompression
+    }
+
+    /// For what clients of fetch sessions need not say again (KIP-227).
+    #[must_use]
+    pub fn fetch_sessions(&self) -> &Budget {
+        &self.0.fetch_sessions
     }
 
     /// For decompressors while batches are checked.
@@ -136,8 +145,13 @@ mod tests {
                 .and_then(|config| config.with("queued.max.request.bytes", &(1u64 << 40).to_string()))
                 .unwrap();
             let memory = Memory::new(&config, &Machine::default());
-            let parts =
-                [memory.requests(), memory.read_ahead(), memory.decompression(), memory.recompression()];
+            let parts = [
+                memory.requests(),
+                memory.read_ahead(),
+                memory.decompression(),
+                memory.recompression(),
+                memory.fetch_sessions(),
+            ];
             let sum: usize = parts.iter().map(|part| part.limit_bytes()).sum();
             assert!(sum <= memory.limit_bytes() / 16 * 15, "{limit} MiB: {sum}");
         }

@@ -158,6 +158,8 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "The default of segment.ms for topics."),
     setting("log.segment.bytes", Int, "1073741824", Range::Between(SEGMENT_BYTES_MIN, I32_MAX),
         "The default of segment.bytes for topics."),
+    setting("max.incremental.fetch.session.cache.slots", Int, "1000", Range::Between(0, I32_MAX),
+        "How many fetch sessions are kept, within a 64th of memory.budget.bytes."),
     setting("memory.budget.bytes", Long, "-1", Range::Between(-1, 1 << 50),
         "The bytes that the broker allows itself; never more than 4/5 of the cgroup's limit. -1 is that, or half of the machine's memory."),
     setting("message.max.bytes", Int, "1048588", Range::Between(0, I32_MAX),
@@ -268,7 +270,12 @@ impl BrokerConfig {
         given.into_iter().chain(default).collect()
     }
 
-    pub(crate) fn number(&self, name: &str) -> i64 {
+    /// A setting that is a number.
+    ///
+    /// # Panics
+    /// If there is no such setting, or it is none.
+    #[must_use]
+    pub fn number(&self, name: &str) -> i64 {
         let (value, _) = self.get(name).expect("the name stands in the table");
         value.parse().expect("the value was checked when it was set")
     }

@@ -16,7 +16,6 @@ const HERE: &str = "it is done while the heartbeat waits, and when topics change
 const TIERED: &str = "there is no remote storage";
 const QUOTAS: &str = "there are no quotas yet";
 const THREADS: &str = "threads, sockets and internal queues are not tuned one by one; memory is bounded by queued.max.request.bytes";
-const SESSIONS: &str = "there are no fetch sessions: every fetch says all that it wants";
 const METRICS: &str = "metrics are read at /metrics (--http), and need no setting";
 const CLASSES: &str = "no code of others is loaded";
 const OFFSETS: &str = "the topic of offsets has one partition, and what it acknowledges is durable";
@@ -102,7 +101,6 @@ const REASONS: &[(&str, &str)] = &[
     ("fetch.purgatory.*", THREADS),
     ("producer.purgatory.*", THREADS),
     ("delete.records.purgatory.*", THREADS),
-    ("max.incremental.fetch.session.cache.slots", SESSIONS),
     ("kafka.metrics.*", METRICS),
     ("metric.reporters", METRICS),
     ("metrics.*", METRICS),

@@ -152,6 +152,7 @@ fn resources(page: &mut Page, state: &State) {
     let kinds = state.memory.kinds().into_iter().chain([
         ("decompression", broker.memory().decompression()),
         ("recompression", broker.memory().recompression()),
+        ("fetch_sessions", broker.memory().fetch_sessions()),
     ]);
     let kinds: Vec<_> = kinds.collect();
     for (name, kind, help, measure) in series {

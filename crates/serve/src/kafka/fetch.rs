@@ -8,8 +8,8 @@
 //! with them closes the connection in the middle of the answer, and is said in the next one. The memory for both is taken
 //! before, and is little however much is asked for; when there is none the client is told to wait.
 //!
-//! Fetch sessions (KIP-227) are declined, as a broker may: session id 0 says so, and the client sends
-//! whole requests. One node is never fetched from by followers, so replica fields are ignored.
+//! A request may be one of a session (`fetch_session`), and then asks for all that the session has. One node is never fetched
+//! from by followers, so replica fields are ignored.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,6 +26,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::fetch_session::{NO_SESSION, Turn};
 use super::memory::Held;
 use super::outgoing::Unread;
 use super::{Door, codes, find_topic};
@@ -98,12 +99,12 @@ impl From<FetchResponse> for Answer {
 
 /// Waits until there is as much as the client wants, or it has waited long enough.
 pub(super) async fn answer(door: &Door, version: i16, mut request: FetchRequest) -> Answer {
-    // KIP-227: epochs 0 and -1 ask for a full fetch; any other is for a session, and we never gave one out.
-    if request.session_epoch > 0 {
-        let code = ErrorCode::FetchSessionIdNotFound.code();
-        return FetchResponse::default().with_error_code(code).into();
-    }
     request.topics = merge(request.topics);
+    let begun = door.sessions.lock().begin(version, &mut request, door.now());
+    let turn = match begun {
+        Ok(turn) => turn,
+        Err(code) => return FetchResponse::default().with_error_code(code.code()).into(),
+    };
     let wait_max = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait_max;
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
@@ -119,14 +120,13 @@ pub(super) async fn answer(door: &Door, version: i16, mut request: FetchRequest)
             Taken::Found(found, held) if is_last || found.has_error || found.bytes >= bytes_min => {
                 door.metrics.records_out.add(found.count_records());
                 let buffer_bytes = found.buffer_bytes(held.as_ref().map_or(0, Held::bytes));
-                let response = FetchResponse::default().with_responses(found.responses);
-                let fetched = Fetched { response, absent: found.unread };
+                let fetched = found.told(door, version, turn, &request);
                 return Answer { fetched, held, buffer_bytes };
             }
             Taken::NoMemory(found) if is_last || found.has_error => {
                 door.metrics.fetches_without_memory.add(1);
                 let throttle_ms = THROTTLE.as_millis() as i32;
-                let response = FetchResponse::default().with_responses(found.responses);
+                let response = found.told(door, version, turn, &request).response;
                 return response.with_throttle_time_ms(throttle_ms).into();
             }
             Taken::Found(..) => {}
@@ -345,6 +345,52 @@ impl Found {
     fn buffer_bytes(&self, held_bytes: usize) -> usize {
         let largest = self.unread.iter().map(|(_, Unread(range))| range.len_bytes()).max().unwrap_or(0);
         largest.min(BUFFER_BYTES_MAX).min(held_bytes - self.held_for_read())
+    }
+
+    /// What the client is told of it: of a session, what changed.
+    fn told(mut self, door: &Door, version: i16, turn: Turn, request: &FetchRequest) -> Fetched<Unread> {
+        let mut sessions = door.sessions.lock();
+        let id = match turn {
+            Turn::Alone => NO_SESSION,
+            Turn::First => {
+                let told = self.responses.iter().flat_map(|topic| &topic.partitions);
+                let random = || door.broker.random().next_u64();
+                sessions.first(version >= 13, &request.topics, told, random, door.now())
+            }
+            Turn::Next { id, epoch } => match sessions.next(id, epoch) {
+                Err(code) => return FetchResponse::default().with_error_code(code.code()).into(),
+                Ok(mut changes) => {
+                    self.retain(|topic, data, has_records| {
+                        changes.tells(&topic.topic, topic.topic_id, data, has_records)
+                    });
+                    id
+                }
+            },
+        };
+        let response = FetchResponse::default().with_session_id(id).with_responses(self.responses);
+        Fetched { response, absent: self.unread }
+    }
+
+    /// Leaves out the partitions, none of which has records, that `stays` refuses; and topics that have no others.
+    fn retain(&mut self, mut stays: impl FnMut(&FetchableTopicResponse, &PartitionData, bool) -> bool) {
+        let mut unread = std::mem::take(&mut self.unread).into_iter().peekable();
+        let responses = std::mem::take(&mut self.responses);
+        for (of_topic, mut topic) in responses.into_iter().enumerate() {
+            let partitions = std::mem::take(&mut topic.partitions);
+            for (of_partition, data) in partitions.into_iter().enumerate() {
+                let unread = unread.next_if(|(place, _)| *place == (of_topic, of_partition));
+                let has_records =
+                    unread.is_some() || data.records.as_ref().is_some_and(|records| !records.is_empty());
+                if stays(&topic, &data, has_records) {
+                    let place = (self.responses.len(), topic.partitions.len());
+                    self.unread.extend(unread.map(|(_, unread)| (place, unread)));
+                    topic.partitions.push(data);
+                }
+            }
+            if !topic.partitions.is_empty() {
+                self.responses.push(topic);
+            }
+        }
     }
 
     /// What was read may stand in a buffer of twice its size.

@@ -25,6 +25,7 @@ mod describe_topic_partitions;
 mod describe_transactions;
 mod end_txn;
 mod fetch;
+mod fetch_session;
 mod find_coordinator;
 mod heartbeat;
 mod incremental_alter_configs;
@@ -60,6 +61,7 @@ use anabranch_wire::messages::{BrokerId, TopicName};
 use anabranch_wire::protocol::StrBytes;
 use anabranch_wire::{ErrorCode, Head, Request, Response};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -69,6 +71,7 @@ use crate::config::{Advertised, Limits};
 use crate::metrics::Metrics;
 use crate::pressure::Often;
 use crate::server::ACCEPT_PAUSE;
+use fetch_session::Sessions;
 use memory::Memory;
 
 /// What every connection shares.
@@ -76,6 +79,8 @@ use memory::Memory;
 pub(crate) struct Door {
     broker: Broker,
     memory: Memory,
+    /// Protects the sessions themselves, for as long as it takes to look at one.
+    sessions: Mutex<Sessions>,
     host: StrBytes,
     port: i32,
     limits: Limits,
@@ -96,9 +101,13 @@ impl Door {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let port = advertised.port.map_or(0, i32::from);
+        let slots_max = broker.config().number("max.incremental.fetch.session.cache.slots");
+        let slots_max = usize::try_from(slots_max).expect("the setting is not negative");
+        let sessions = Sessions::new(slots_max, broker.memory().fetch_sessions().clone());
         Self {
             broker,
             memory,
+            sessions: Mutex::new(sessions),
             host: text(&advertised.host),
             port,
             limits,

@@ -94,6 +94,24 @@ impl Node {
     }
 }
 
+/// Our broker, or the one at `ANABRANCH_PEER`: what holds on both is what Kafka does.
+pub(crate) async fn ours_or_peer() -> (Option<Node>, Client) {
+    match std::env::var("ANABRANCH_PEER") {
+        Ok(peer) => (None, Client::connect(peer.parse().unwrap()).await),
+        Err(_) => {
+            let node = Node::start().await;
+            let client = node.connect().await;
+            (Some(node), client)
+        }
+    }
+}
+
+/// Each test has a group and a topic of its own, on the peer anew each time.
+pub(crate) fn own_name() -> String {
+    let test = std::thread::current().name().unwrap_or("t").replace("::", "-");
+    format!("{test}-{}", std::process::id())
+}
+
 /// Status line and body.
 pub(crate) async fn http_get(addr: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).await.unwrap();

@@ -3,8 +3,6 @@
 //! As in `peer`, every expectation was compared with Apache Kafka's: `ANABRANCH_PEER=127.0.0.1:19092 cargo test -p anabranch-serve
 //! --test it consumer_groups` runs the same cases there.
 
-use std::net::SocketAddr;
-
 use anabranch_wire::messages::consumer_group_heartbeat_request::TopicPartitions;
 use anabranch_wire::messages::describe_configs_request::DescribeConfigsResource;
 use anabranch_wire::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -22,7 +20,7 @@ use anabranch_wire::messages::*;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::client::{Client, Node, text, topic};
+use crate::client::{Client, Node, ours_or_peer, own_name, text, topic};
 
 const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
 const UNKNOWN_MEMBER_ID: i16 = 25;
@@ -40,12 +38,6 @@ const UNSUPPORTED_ASSIGNOR: i16 = 112;
 const STALE_MEMBER_EPOCH: i16 = 113;
 const INVALID_REGULAR_EXPRESSION: i16 = 128;
 const GROUP: i8 = 32;
-
-/// Each test has a group and a topic of its own, on the peer anew each time.
-fn own_name() -> String {
-    let test = std::thread::current().name().unwrap_or("t").replace("::", "-");
-    format!("{test}-{}", std::process::id())
-}
 
 fn group() -> GroupId {
     GroupId(text(&own_name()))
@@ -81,14 +73,7 @@ fn told(response: &ConsumerGroupHeartbeatResponse) -> (i16, i32, Option<Vec<i32>
 
 /// Our broker or the peer, with a topic of two partitions; and its id.
 async fn node() -> (Option<Node>, Client, Uuid) {
-    let (node, mut client) = match std::env::var("ANABRANCH_PEER") {
-        Ok(peer) => (None, Client::connect(peer.parse::<SocketAddr>().unwrap()).await),
-        Err(_) => {
-            let node = Node::start().await;
-            let client = node.connect().await;
-            (Some(node), client)
-        }
-    };
+    let (node, mut client) = ours_or_peer().await;
     client.create_topic(&own_name(), 2).await;
     let ready = async {
         let asked = MetadataRequestTopic::default().with_name(Some(topic(&own_name())));

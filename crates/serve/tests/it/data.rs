@@ -25,7 +25,6 @@ const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 const KAFKA_STORAGE_ERROR: i16 = 56;
-const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
 const FENCED_LEADER_EPOCH: i16 = 74;
 const UNKNOWN_LEADER_EPOCH: i16 = 75;
 const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
@@ -285,22 +284,9 @@ async fn a_partition_that_is_named_again_is_read_once() {
 }
 
 #[tokio::test]
-async fn sessions_are_declined_and_epochs_checked() {
+async fn leader_epochs_are_checked() {
     let (_node, mut client) = node_with_topic().await;
     client.produce("t", batch(&["a"])).await;
-    for (id, epoch, code) in [
-        (0, -1, 0),
-        (0, 0, 0),
-        (7, -1, 0),
-        (7, 0, 0),
-        (7, 1, FETCH_SESSION_ID_NOT_FOUND),
-        (0, 5, FETCH_SESSION_ID_NOT_FOUND),
-    ] {
-        let request = fetch("t", &[(0, 0)]).with_session_id(id).with_session_epoch(epoch);
-        let response = client.call(12, &request).await;
-        assert_eq!((response.error_code, response.session_id), (code, 0), "{id} {epoch}");
-        assert_eq!(response.responses.is_empty(), code != 0);
-    }
     for (epoch, code) in [(-1, 0), (0, 0), (1, UNKNOWN_LEADER_EPOCH), (-2, FENCED_LEADER_EPOCH)] {
         for from in [0, 1] {
             let mut request = fetch("t", &[(0, from)]);

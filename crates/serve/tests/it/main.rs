@@ -6,6 +6,7 @@ mod admin;
 mod client;
 mod consumer_groups;
 mod data;
+mod fetch_sessions;
 mod garbage;
 mod groups;
 mod http;
