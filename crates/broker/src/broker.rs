@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_core::seam::{Clock, Disk, Machine, OsRandom, Random, RealDisk, SystemClock, Threads, Workers};
+use anabranch_core::seam::{
+    Clock, Disk, Machine, OsRandom, Random, RealDisk, Space, SystemClock, Threads, Workers,
+};
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 use anabranch_log::{FileCounts, Store};
 use parking_lot::RwLock;
@@ -36,6 +38,9 @@ pub struct Broker(pub(crate) Arc<Shared>);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Absolute.
+    pub(crate) root: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) config: BrokerConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
@@ -161,6 +166,18 @@ impl Broker {
             self.0.store.close().await;
         };
         self.0.closed.get_or_init(close).await;
+    }
+
+    /// Where its data are: an absolute path.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// How much room there is for data, if the disk says. Blocks on it.
+    #[must_use]
+    pub fn disk_space(&self) -> Option<Space> {
+        self.0.disk.space(&self.0.root).ok()
     }
 
     /// Names this data directory for ever: 22 characters of base64, as Kafka's cluster ids are.

@@ -94,7 +94,11 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     // Records that nobody explains may be explained again, and their offsets with them.
     let left = groups.delete_orphans(|topic| snapshot.get(topic).is_some() || refused.contains(topic)).await;
     refused.extend(left);
+    // A path that was opened a moment ago has an absolute one.
+    let root = std::path::absolute(&builder.root).unwrap_or(builder.root);
     let shared = Arc::new(Shared {
+        root,
+        disk: builder.disk,
         config: builder.config,
         clock: builder.clock,
         random: builder.random,

@@ -115,7 +115,8 @@ macro_rules! apis {
 
 // Name, messages, shape, reported minimum, served versions. Produce reports 0, for older librdkafka switches compression
 // off or refuses when it does not (KAFKA-18659); what is older than 3 is refused when it comes, as Kafka 4 does.
-// ListOffsets 11, OffsetCommit 10, OffsetFetch 10 and WriteTxnMarkers 2 are Kafka's newest, and not decoded by the messages' crate.
+// ListOffsets 11, OffsetCommit 10, OffsetFetch 10, WriteTxnMarkers 2 and DescribeLogDirs 5 are Kafka's newest, and not decoded by
+// the messages' crate.
 apis! {
     Produce, ProduceRequest, ProduceResponse, PRODUCE, 0, 3..=13;
     Fetch, FetchRequest, FetchResponse, FETCH, 4, 4..=18;
@@ -135,6 +136,7 @@ apis! {
     DeleteTopics, DeleteTopicsRequest, DeleteTopicsResponse, DELETE_TOPICS, 1, 1..=6;
     DeleteRecords, DeleteRecordsRequest, DeleteRecordsResponse, DELETE_RECORDS, 0, 0..=2;
     InitProducerId, InitProducerIdRequest, InitProducerIdResponse, INIT_PRODUCER_ID, 0, 0..=5;
+    OffsetForLeaderEpoch, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, OFFSET_FOR_LEADER_EPOCH, 2, 2..=4;
     AddPartitionsToTxn, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ADD_PARTITIONS_TO_TXN, 0, 0..=5;
     AddOffsetsToTxn, AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, ADD_OFFSETS_TO_TXN, 0, 0..=4;
     EndTxn, EndTxnRequest, EndTxnResponse, END_TXN, 0, 0..=5;
@@ -143,6 +145,8 @@ apis! {
     DescribeAcls, DescribeAclsRequest, DescribeAclsResponse, DESCRIBE_ACLS, 1, 1..=3;
     DescribeConfigs, DescribeConfigsRequest, DescribeConfigsResponse, DESCRIBE_CONFIGS, 1, 1..=4;
     AlterConfigs, AlterConfigsRequest, AlterConfigsResponse, ALTER_CONFIGS, 0, 0..=2;
+    AlterReplicaLogDirs, AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse, ALTER_REPLICA_LOG_DIRS, 1, 1..=2;
+    DescribeLogDirs, DescribeLogDirsRequest, DescribeLogDirsResponse, DESCRIBE_LOG_DIRS, 1, 1..=4;
     CreatePartitions, CreatePartitionsRequest, CreatePartitionsResponse, CREATE_PARTITIONS, 0, 0..=3;
     DeleteGroups, DeleteGroupsRequest, DeleteGroupsResponse, DELETE_GROUPS, 0, 0..=2;
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, INCREMENTAL_ALTER_CONFIGS, 0, 0..=1;

@@ -206,6 +206,10 @@ pub(crate) const DELETE_RECORDS: &[Field] = &[
 pub(crate) const INIT_PRODUCER_ID: &[Field] = &[always(Text), always(I32), since(3, I64), since(3, I16)];
 /// Of a topic's name and partitions.
 const PARTITIONS: Kind = List(&Struct(&[always(Text), always(List(&I32))]));
+pub(crate) const OFFSET_FOR_LEADER_EPOCH: &[Field] = &[
+    since(3, I32),
+    always(List(&Struct(&[always(Text), always(List(&Struct(&[always(I32), always(I32), always(I32)])))]))),
+];
 pub(crate) const ADD_PARTITIONS_TO_TXN: &[Field] = &[
     since(4, List(&Struct(&[always(Text), always(I64), always(I16), always(BYTE), always(PARTITIONS)]))),
     within(0, 3, Text),
@@ -247,6 +251,9 @@ pub(crate) const ALTER_CONFIGS: &[Field] = &[
     ]))),
     always(BYTE),
 ];
+pub(crate) const ALTER_REPLICA_LOG_DIRS: &[Field] =
+    &[always(List(&Struct(&[always(Text), always(PARTITIONS)])))];
+pub(crate) const DESCRIBE_LOG_DIRS: &[Field] = &[always(PARTITIONS)];
 pub(crate) const CREATE_PARTITIONS: &[Field] = &[
     always(List(&Struct(&[always(Text), always(I32), always(List(&Struct(&[always(List(&I32))])))]))),
     always(I32),

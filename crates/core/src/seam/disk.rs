@@ -80,6 +80,15 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     }
 }
 
+/// The room on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total_bytes: u64,
+    /// What may still be written.
+    pub usable_bytes: u64,
+}
+
 /// A file system.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens a file.
@@ -109,6 +118,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Takes the exclusive lock of the directory at `path`; `None` while another process (or handle) holds it. It leaves
     /// no trace, and follows the directory wherever it is moved.
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+
+    /// How much room there is where `path` is. A disk that does not know says [`io::ErrorKind::Unsupported`].
+    fn space(&self, _path: &Path) -> io::Result<Space> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Replaces the file at `path` with `bytes`, durably: afterwards, whatever happens, it has the old bytes or the new.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -187,6 +201,13 @@ impl Disk for RealDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         path.try_exists()
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        // Not what is kept for the superuser.
+        Ok(Space { total_bytes: bytes(found.f_blocks), usable_bytes: bytes(found.f_bavail) })
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {

@@ -10,7 +10,7 @@ pub mod random;
 pub mod workers;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use disk::{Disk, DiskFile, Entry, Lock, Open, RealDisk};
+pub use disk::{Disk, DiskFile, Entry, Lock, Open, RealDisk, Space};
 pub use machine::Machine;
 pub use random::{OsRandom, Random, SeededRandom};
 pub use workers::{Dedicated, Task, Threads, Workers};

@@ -6,6 +6,7 @@
 mod add_offsets_to_txn;
 mod add_partitions_to_txn;
 mod alter_configs;
+mod alter_replica_log_dirs;
 mod api_versions;
 mod codes;
 mod connection;
@@ -20,6 +21,7 @@ mod describe_acls;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod describe_transactions;
@@ -40,6 +42,7 @@ mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
+mod offset_for_leader_epoch;
 mod operations;
 mod outgoing;
 mod oversized;
@@ -258,6 +261,7 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::ApiVersions(_) => api_versions::answer(version).into(),
         Request::Metadata(request) => metadata::answer(door, version, request).await.into(),
         Request::ListOffsets(request) => list_offsets::answer(door, version, request).await.into(),
+        Request::OffsetForLeaderEpoch(request) => offset_for_leader_epoch::answer(door, request).into(),
         Request::InitProducerId(request) => init_producer_id::answer(door, version, &request).await.into(),
         Request::AddPartitionsToTxn(request) => {
             add_partitions_to_txn::answer(door, version, request).await.into()
@@ -279,6 +283,8 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::IncrementalAlterConfigs(request) => {
             incremental_alter_configs::answer(door, request).await.into()
         }
+        Request::DescribeLogDirs(request) => describe_log_dirs::answer(door, request).await.into(),
+        Request::AlterReplicaLogDirs(request) => alter_replica_log_dirs::answer(door, request).into(),
         Request::DescribeCluster(request) => describe_cluster::answer(door, &request).into(),
         Request::ConsumerGroupHeartbeat(request) => {
             consumer_group_heartbeat::answer(door, client, request).await.into()

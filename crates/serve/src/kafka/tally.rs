@@ -60,6 +60,7 @@ fn codes(response: &Response) -> Vec<i16> {
         Response::DeleteTopics(r) => each!(r.responses, error_code),
         Response::DeleteRecords(r) => each!(r.topics, partitions, error_code),
         Response::InitProducerId(r) => vec![r.error_code],
+        Response::OffsetForLeaderEpoch(r) => each!(r.topics, partitions, error_code),
         Response::AddPartitionsToTxn(r) => {
             let new = r.results_by_transaction.iter().flat_map(|transaction| &transaction.topic_results);
             let topics = r.results_by_topic_v3_and_below.iter().chain(new);
@@ -79,6 +80,8 @@ fn codes(response: &Response) -> Vec<i16> {
         Response::DescribeAcls(r) => vec![r.error_code],
         Response::DescribeConfigs(r) => each!(r.results, error_code),
         Response::AlterConfigs(r) => each!(r.responses, error_code),
+        Response::AlterReplicaLogDirs(r) => each!(r.results, partitions, error_code),
+        Response::DescribeLogDirs(r) => each!(r.results, error_code),
         Response::CreatePartitions(r) => each!(r.results, error_code),
         Response::DeleteGroups(r) => each!(r.results, error_code),
         Response::IncrementalAlterConfigs(r) => each!(r.responses, error_code),

@@ -13,5 +13,6 @@ mod http;
 mod large;
 mod limits;
 mod peer;
+mod tools;
 mod transactions;
 mod versions;
