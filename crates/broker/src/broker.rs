@@ -8,7 +8,7 @@ use anabranch_core::seam::{
     Clock, Disk, Machine, OsRandom, Random, RealDisk, Space, SystemClock, Threads, Workers,
 };
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
-use anabranch_log::{FileCounts, Store};
+use anabranch_log::{FileCounts, Offsets, Store};
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
 
@@ -232,6 +232,12 @@ impl Broker {
     #[must_use]
     pub fn topics(&self) -> Arc<Catalogue> {
         Arc::clone(&self.0.catalogue.read())
+    }
+
+    /// The bounds of the log in which topics are kept.
+    #[must_use]
+    pub fn catalogue_offsets(&self) -> Offsets {
+        self.0.journal.log().offsets()
     }
 
     /// The topic `name`.

@@ -20,6 +20,12 @@ impl Broker {
         describe(all.get(name).unwrap_or(&GroupConfigs::new()), &self.0.config)
     }
 
+    /// The groups that have settings of their own, by name.
+    #[must_use]
+    pub fn groups_with_configs(&self) -> Vec<String> {
+        self.0.group_configs.read().keys().cloned().collect()
+    }
+
     /// Changes the settings of the group `name`, all or none of `ops`; the group need not exist.
     ///
     /// # Errors

@@ -149,14 +149,20 @@ apis! {
     DescribeLogDirs, DescribeLogDirsRequest, DescribeLogDirsResponse, DESCRIBE_LOG_DIRS, 1, 1..=4;
     CreatePartitions, CreatePartitionsRequest, CreatePartitionsResponse, CREATE_PARTITIONS, 0, 0..=3;
     DeleteGroups, DeleteGroupsRequest, DeleteGroupsResponse, DELETE_GROUPS, 0, 0..=2;
+    ElectLeaders, ElectLeadersRequest, ElectLeadersResponse, ELECT_LEADERS, 0, 0..=2;
     IncrementalAlterConfigs, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, INCREMENTAL_ALTER_CONFIGS, 0, 0..=1;
+    AlterPartitionReassignments, AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, ALTER_PARTITION_REASSIGNMENTS, 0, 0..=1;
+    ListPartitionReassignments, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse, LIST_PARTITION_REASSIGNMENTS, 0, 0..=0;
     OffsetDelete, OffsetDeleteRequest, OffsetDeleteResponse, OFFSET_DELETE, 0, 0..=0;
+    DescribeQuorum, DescribeQuorumRequest, DescribeQuorumResponse, DESCRIBE_QUORUM, 0, 0..=2;
+    UpdateFeatures, UpdateFeaturesRequest, UpdateFeaturesResponse, UPDATE_FEATURES, 0, 0..=2;
     DescribeCluster, DescribeClusterRequest, DescribeClusterResponse, DESCRIBE_CLUSTER, 0, 0..=2;
     DescribeProducers, DescribeProducersRequest, DescribeProducersResponse, DESCRIBE_PRODUCERS, 0, 0..=0;
     DescribeTransactions, DescribeTransactionsRequest, DescribeTransactionsResponse, DESCRIBE_TRANSACTIONS, 0, 0..=0;
     ListTransactions, ListTransactionsRequest, ListTransactionsResponse, LIST_TRANSACTIONS, 0, 0..=2;
     ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, CONSUMER_GROUP_HEARTBEAT, 0, 0..=1;
     ConsumerGroupDescribe, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, CONSUMER_GROUP_DESCRIBE, 0, 0..=1;
+    ListConfigResources, ListConfigResourcesRequest, ListConfigResourcesResponse, LIST_CONFIG_RESOURCES, 0, 0..=1;
     DescribeTopicPartitions, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, DESCRIBE_TOPIC_PARTITIONS, 0, 0..=0;
 }
 

@@ -268,8 +268,22 @@ pub(crate) const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
     ]))),
     always(BYTE),
 ];
+pub(crate) const ELECT_LEADERS: &[Field] = &[since(1, BYTE), always(PARTITIONS), always(I32)];
+pub(crate) const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    always(I32),
+    since(1, BYTE),
+    always(List(&Struct(&[always(Text), always(List(&Struct(&[always(I32), always(List(&I32))])))]))),
+];
+pub(crate) const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[always(I32), always(PARTITIONS)];
 pub(crate) const OFFSET_DELETE: &[Field] =
     &[always(Text), always(List(&Struct(&[always(Text), always(List(&Struct(&[always(I32)])))])))];
+pub(crate) const DESCRIBE_QUORUM: &[Field] =
+    &[always(List(&Struct(&[always(Text), always(List(&Struct(&[always(I32)])))])))];
+pub(crate) const UPDATE_FEATURES: &[Field] = &[
+    always(I32),
+    always(List(&Struct(&[always(Text), always(I16), within(0, 0, BYTE), since(1, BYTE)]))),
+    since(1, BYTE),
+];
 pub(crate) const DESCRIBE_CLUSTER: &[Field] = &[always(BYTE), since(1, BYTE), since(2, BYTE)];
 pub(crate) const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
     always(Text),
@@ -284,6 +298,7 @@ pub(crate) const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
     always(List(&Struct(&[always(UUID), always(List(&I32))]))),
 ];
 pub(crate) const CONSUMER_GROUP_DESCRIBE: &[Field] = &[always(List(&Text)), always(BYTE)];
+pub(crate) const LIST_CONFIG_RESOURCES: &[Field] = &[since(1, List(&BYTE))];
 pub(crate) const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     always(List(&Struct(&[always(Text)]))),
     always(I32),

@@ -1,18 +1,16 @@
 //! ApiVersions (key 18, versions 0 to 4).
 //!
 //! KIP-511: an unknown version is answered in version 0 with UNSUPPORTED_VERSION and the list, so that the client can ask
-//! again. Features (KIP-584) are those of one node, which are on from the beginning: the epoch of the list never changes.
+//! again. The epoch of the features is that of a list that never changes.
 
 use anabranch_wire::messages::ApiVersionsResponse;
 use anabranch_wire::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use anabranch_wire::{ErrorCode, NO_ERROR, api, apis};
 
+use super::features::FEATURES;
 use super::text;
 
 const KEY: i16 = 18;
-
-/// Name and level; each is supported from 0, which is off.
-const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 
 pub(super) fn answer(version: i16) -> ApiVersionsResponse {
     let served = apis().iter().map(|api| {

@@ -6,6 +6,7 @@
 mod add_offsets_to_txn;
 mod add_partitions_to_txn;
 mod alter_configs;
+mod alter_partition_reassignments;
 mod alter_replica_log_dirs;
 mod api_versions;
 mod codes;
@@ -23,9 +24,12 @@ mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
+mod describe_quorum;
 mod describe_topic_partitions;
 mod describe_transactions;
+mod elect_leaders;
 mod end_txn;
+mod features;
 mod fetch;
 mod fetch_session;
 mod find_coordinator;
@@ -34,8 +38,10 @@ mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
+mod list_partition_reassignments;
 mod list_transactions;
 pub(crate) mod memory;
 mod metadata;
@@ -50,6 +56,7 @@ mod produce;
 mod sync_group;
 mod tally;
 mod txn_offset_commit;
+mod update_features;
 mod write_txn_markers;
 
 use std::collections::HashSet;
@@ -285,6 +292,16 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         }
         Request::DescribeLogDirs(request) => describe_log_dirs::answer(door, request).await.into(),
         Request::AlterReplicaLogDirs(request) => alter_replica_log_dirs::answer(door, request).into(),
+        Request::ElectLeaders(request) => elect_leaders::answer(door, request).into(),
+        Request::AlterPartitionReassignments(request) => {
+            alter_partition_reassignments::answer(door, request).into()
+        }
+        Request::ListPartitionReassignments(_) => list_partition_reassignments::answer().into(),
+        Request::DescribeQuorum(request) => describe_quorum::answer(door, version, &request).into(),
+        Request::UpdateFeatures(request) => update_features::answer(version, request).into(),
+        Request::ListConfigResources(request) => {
+            list_config_resources::answer(door, version, &request).into()
+        }
         Request::DescribeCluster(request) => describe_cluster::answer(door, &request).into(),
         Request::ConsumerGroupHeartbeat(request) => {
             consumer_group_heartbeat::answer(door, client, request).await.into()
