@@ -7,7 +7,7 @@ use anabranch_wire::messages::alter_configs_response::AlterConfigsResourceRespon
 use anabranch_wire::messages::{AlterConfigsRequest, AlterConfigsResponse};
 
 use super::Door;
-use super::codes::{self, Refusal, refusal};
+use super::codes::{self, NO_REFUSAL, Refusal, refusal};
 use super::create_topics::apply;
 use super::describe_configs::{BROKER, GROUP, TOPIC, check_broker};
 
@@ -42,11 +42,21 @@ pub(super) fn null_value(name: &str) -> Refusal {
     refusal(ErrorCode::InvalidRequest, format!("{name} must not be null"))
 }
 
+fn takes_back(op: &ConfigOp) -> bool {
+    match op {
+        ConfigOp::Delete(_) => true,
+        ConfigOp::ReplaceAll(set) => set.is_empty(),
+        ConfigOp::Set(..) | ConfigOp::Append(..) | ConfigOp::Subtract(..) => false,
+    }
+}
+
 /// Changes a resource, for both requests that do.
 pub(super) async fn alter(door: &Door, kind: i8, name: &str, ops: Vec<ConfigOp>, mode: Apply) -> Refusal {
     match kind {
         TOPIC => codes::outcome(door.broker.alter_topic_configs(name, &ops, mode).await),
         BROKER => match check_broker(door, name) {
+            // Nothing is set at run time, so that all of it can be taken back: `kafka-reassign-partitions` does.
+            Ok(()) if ops.iter().all(takes_back) => NO_REFUSAL,
             Ok(()) => refusal(
                 ErrorCode::InvalidRequest,
                 "the broker's settings are given when it starts, and do not change while it runs",

@@ -435,3 +435,38 @@ async fn what_has_settings_is_listed() {
         assert_eq!(listed(&mut client, version, kinds).await, expected, "{version} {kinds:?}");
     }
 }
+
+/// `kafka-reassign-partitions` takes throttles away that were never there.
+#[tokio::test]
+async fn what_a_broker_was_not_told_at_run_time_can_be_taken_back() {
+    const SET: i8 = 0;
+    const DELETE: i8 = 1;
+    let (_node, mut client) = node().await;
+    let rate = "leader.replication.throttled.rate";
+    for (broker, ops, code) in [
+        ("1", &[(rate, DELETE)][..], 0),
+        ("", &[(rate, DELETE)], 0),
+        ("1", &[("no.such.setting", DELETE)], 0),
+        ("1", &[("node.id", DELETE)], 0),
+        ("1", &[], 0),
+        ("1", &[(rate, DELETE), (rate, DELETE)], INVALID_REQUEST),
+        ("1", &[(rate, DELETE), ("node.id", SET)], INVALID_REQUEST),
+        ("7", &[(rate, DELETE)], INVALID_REQUEST),
+        ("x", &[(rate, DELETE)], INVALID_REQUEST),
+    ] {
+        let configs = ops.iter().map(|(name, op)| {
+            let config = AlterableConfig::default().with_name(text(name)).with_config_operation(*op);
+            config.with_value((*op == SET).then(|| text("2")))
+        });
+        let resource = AlterConfigsResource::default().with_resource_type(4).with_resource_name(text(broker));
+        let resource = resource.with_configs(configs.collect());
+        for validate_only in [true, false] {
+            let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource.clone()]);
+            let response = client.call(1, &request.with_validate_only(validate_only)).await;
+            assert_eq!(response.responses[0].error_code, code, "{broker} {ops:?}: {response:?}");
+        }
+    }
+    let all = alter_configs_request::AlterConfigsResource::default().with_resource_type(4);
+    let all = AlterConfigsRequest::default().with_resources(vec![all.with_resource_name(text("1"))]);
+    assert_eq!(client.call(2, &all).await.responses[0].error_code, 0);
+}
