@@ -3,8 +3,9 @@
 //! As in `peer`, every expectation was compared with Apache Kafka's: `ANABRANCH_PEER=127.0.0.1:19092 cargo test -p anabranch-serve
 //! --test it fetch_sessions` runs the same cases there.
 
+use anabranch_core::seam::{Random, SeededRandom};
 use anabranch_serve::Limits;
-use anabranch_wire::messages::fetch_request::{FetchTopic, ForgottenTopic};
+use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use anabranch_wire::messages::*;
 use uuid::Uuid;
 
@@ -223,4 +224,117 @@ async fn sessions_are_as_many_as_their_setting_says() {
     client.call(12, &next(first.session_id, -1)).await;
     assert_eq!(node.metric(USED).await, 0);
     assert!(client.call(12, &full).await.session_id > 0);
+}
+
+/// Two topics, of which partitions 0 to 2 are there and 9 is not; and one that is not there.
+struct Asker {
+    random: SeededRandom,
+    topics: [String; 3],
+}
+
+impl Asker {
+    fn one<T: Copy>(&self, of: &[T]) -> T {
+        of[(self.random.next_u64() % of.len() as u64) as usize]
+    }
+
+    fn some<T>(&self, most: u64, each: impl Fn() -> T) -> Vec<T> {
+        (0..self.random.next_u64() % (most + 1)).map(|_| each()).collect()
+    }
+
+    fn topic(&self) -> TopicName {
+        topic(&self.topics[self.one(&[0, 0, 0, 1, 1, 1, 2])])
+    }
+
+    fn request(&self) -> FetchRequest {
+        let partition = || {
+            FetchPartition::default()
+                .with_partition(self.one(&[0, 1, 2, 9]))
+                .with_fetch_offset(self.one(&[0, 0, 1, 2, 3, 1000, -1]))
+                .with_partition_max_bytes(self.one(&[0, 1, 100, 1 << 20]))
+                .with_current_leader_epoch(self.one(&[-1, -1, -1, 0, 1]))
+        };
+        let forgotten = || {
+            let partitions = self.some(2, || self.one(&[0, 1, 2, 9]));
+            ForgottenTopic::default().with_topic(self.topic()).with_partitions(partitions)
+        };
+        let asked =
+            || FetchTopic::default().with_topic(self.topic()).with_partitions(self.some(3, partition));
+        FetchRequest::default()
+            .with_max_bytes(self.one(&[1, 200, 1 << 20]))
+            .with_topics(self.some(2, asked))
+            .with_forgotten_topics_data(self.some(2, forgotten))
+    }
+}
+
+/// All that an answer says, but for two things that Kafka does otherwise and no client minds: it may cut off the last batch,
+/// and tells of unknown topics last.
+fn said(response: &FetchResponse) -> impl PartialEq + std::fmt::Debug + use<> {
+    let partitions = response.responses.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|data| {
+            let batches = data.records.as_ref().map_or(0, |records| records.len() / batch(&["v"]).len());
+            let bounds = (data.high_watermark, data.last_stable_offset, data.log_start_offset);
+            (topic.topic.to_string(), data.partition_index, data.error_code, bounds, batches)
+        })
+    });
+    let mut partitions: Vec<_> = partitions.collect();
+    partitions.sort_by_key(|(_, _, code, ..)| *code == UNKNOWN_TOPIC_OR_PARTITION);
+    (response.error_code, response.session_id != 0, partitions)
+}
+
+/// Whatever is asked for, right or wrong: both are asked, and say the same. `ANABRANCH_PEER_SEEDS` sets how often, up to 200:
+/// then the topics are so large that not all of them need come at once.
+#[tokio::test]
+async fn sessions_go_as_they_go_in_the_peer() {
+    let Ok(peer) = std::env::var("ANABRANCH_PEER") else {
+        return println!("skipped: there is no ANABRANCH_PEER to compare with");
+    };
+    let node = Node::start().await;
+    let mut both = [node.connect().await, Client::connect(peer.parse().unwrap()).await];
+    let topics = [0, 1].map(|number| format!("{}-{number}", own_name()));
+    for client in &mut both {
+        for name in &topics {
+            client.create_topic(name, 3).await;
+            let all = fetch(name, &[(0, 0), (1, 0), (2, 0)]);
+            while told(&client.call(12, &all).await).1.iter().any(|(_, code, _)| *code != 0) {}
+        }
+    }
+    let [one, other] = topics;
+    let seeds = std::env::var("ANABRANCH_PEER_SEEDS").map_or(20, |seeds| seeds.parse().unwrap());
+    for seed in 0..seeds {
+        let topics = [one.clone(), other.clone(), "no-such-topic".to_owned()];
+        let asker = Asker { random: SeededRandom::new(seed), topics };
+        // The ids of a session there and there, and its next epoch. The first two are none.
+        let mut sessions = vec![([0, 0], 1), ([5, 5], 1)];
+        for step in 0..40 {
+            if asker.one(&[true, false, false, false]) {
+                let (name, partition) = (&asker.topics[asker.one(&[0, 1])], asker.one(&[0, 1, 2]));
+                for client in &mut both {
+                    let request = crate::client::produce(name, partition, -1, batch(&["v"]));
+                    let produced = client.call(9, &request).await;
+                    assert_eq!(produced.responses[0].partition_responses[0].error_code, 0);
+                }
+                continue;
+            }
+            // Most often one of the newest, so that some grow old.
+            let back = asker.one(&[0, 0, 0, 0, 1, 1, 2, 3]).min(sessions.len() - 1);
+            let number = sessions.len() - 1 - back;
+            let (ids, turn) = sessions[number];
+            let epoch = asker.one(&[0, -1, -2, turn + 1, turn, turn, turn, turn, turn, turn, turn, turn]);
+            let version = asker.one(&[9, 11, 12]);
+            let request = asker.request().with_session_epoch(epoch);
+            let ours = both[0].call(version, &request.clone().with_session_id(ids[0])).await;
+            let theirs = both[1].call(version, &request.clone().with_session_id(ids[1])).await;
+            assert_eq!(said(&ours), said(&theirs), "seed {seed}, step {step}: {request:?}");
+            match epoch {
+                0 if ours.session_id != 0 => sessions.push(([ours.session_id, theirs.session_id], 1)),
+                1.. if ours.error_code == 0 => sessions[number].1 += 1,
+                _ => {}
+            }
+        }
+        for (client, place) in both.iter_mut().zip([0, 1]) {
+            for (ids, _) in &sessions {
+                client.call(12, &next(ids[place], -1)).await;
+            }
+        }
+    }
 }
