@@ -198,7 +198,7 @@ async fn a_batch_for_which_there_can_never_be_memory_is_refused_by_name() {
 
 /// A disk whose syncs wait while they are held.
 #[derive(Debug, Default)]
-struct HeldDisk {
+pub(crate) struct HeldDisk {
     held: Arc<(parking_lot::Mutex<bool>, parking_lot::Condvar)>,
 }
 

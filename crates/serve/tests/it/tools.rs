@@ -3,6 +3,9 @@
 //! As in `peer`, every expectation was compared with Apache Kafka's: `ANABRANCH_PEER=127.0.0.1:19092 cargo test -p anabranch-serve
 //! --test it tools` runs the same cases there.
 
+use std::sync::Arc;
+
+use anabranch_serve::Limits;
 use anabranch_wire::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
@@ -20,6 +23,7 @@ use anabranch_wire::messages::update_features_request::FeatureUpdateKey;
 use anabranch_wire::messages::*;
 
 use crate::client::{Client, Node, SOON, batch, fetch, ours_or_peer, own_name, text, topic};
+use crate::limits::HeldDisk;
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const UNSUPPORTED_VERSION: i16 = 35;
@@ -134,6 +138,15 @@ async fn the_log_directory_and_what_is_in_it() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_know_its_size() {
+    let node = Node::on(Arc::new(HeldDisk::default()), Limits::default(), &[]).await;
+    let request = DescribeLogDirsRequest::default().with_topics(None);
+    let response = node.connect().await.call(4, &request).await;
+    let directory = &response.results[0];
+    assert_eq!((directory.error_code, directory.total_bytes, directory.usable_bytes), (0, -1, -1));
 }
 
 #[tokio::test]
