@@ -3,8 +3,6 @@
 //! Every expectation here was compared with the real one: `ANABRANCH_PEER=127.0.0.1:19092 cargo test -p anabranch-serve
 //! --test it peer` runs the same cases on the broker at that address (`tests/peers/kafka` starts one).
 
-use std::net::SocketAddr;
-
 use anabranch_core::batch::{BatchBuilder, Compression, Record, split_batches};
 use anabranch_wire::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use anabranch_wire::messages::delete_topics_request::DeleteTopicState;
@@ -13,7 +11,7 @@ use anabranch_wire::messages::produce_response::PartitionProduceResponse;
 use anabranch_wire::messages::{CreateTopicsRequest, DeleteTopicsRequest, ListOffsetsRequest};
 use bytes::Bytes;
 
-use crate::client::{Client, Node, SOON, produce, text, topic};
+use crate::client::{Client, Node, SOON, ours_or_peer, produce, text, topic};
 
 const INVALID_TIMESTAMP: i16 = 32;
 const MESSAGE_TOO_LARGE: i16 = 10;
@@ -26,16 +24,8 @@ struct Place {
 }
 
 async fn place() -> Place {
-    match std::env::var("ANABRANCH_PEER") {
-        Ok(peer) => {
-            let peer: SocketAddr = peer.parse().unwrap();
-            Place { client: Client::connect(peer).await, _node: None }
-        }
-        Err(_) => {
-            let node = Node::start().await;
-            Place { client: node.connect().await, _node: Some(node) }
-        }
-    }
+    let (_node, client) = ours_or_peer().await;
+    Place { client, _node }
 }
 
 impl Place {

@@ -24,7 +24,7 @@ use anabranch_wire::messages::write_txn_markers_request::{WritableTxnMarker, Wri
 use anabranch_wire::messages::*;
 use bytes::Bytes;
 
-use crate::client::{Client, Node, SOON, fetch, produce, text, topic};
+use crate::client::{Client, Node, SOON, fetch, own_name, produce, text, topic};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
@@ -50,12 +50,6 @@ const INVALID_REGULAR_EXPRESSION: i16 = 128;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
-
-/// Each test has a transactional id and a topic of its own, on the peer anew each time.
-fn own_name() -> String {
-    let test = std::thread::current().name().unwrap_or("t").replace("::", "-");
-    format!("{test}-{}", std::process::id())
-}
 
 fn group() -> GroupId {
     GroupId(text(&own_name()))
