@@ -52,7 +52,7 @@
 
 pub use anabranch_broker::{
     Ack, Appended, Apply, Broker, BrokerBuilder, BrokerConfig, BrokerError, ConfigError, ConfigOp, Consumed,
-    Consumer, FetchError, NewTopic, Partition, Place, ProduceError, Produced, Record, Tail, Topic,
+    Consumer, FetchError, Isolation, NewTopic, Partition, Place, ProduceError, Produced, Record, Tail, Topic,
     TopicError, Transaction, TransactionOptions, TransactionalError, TransactionalProducer, blocking,
 };
 pub use anabranch_core as core;

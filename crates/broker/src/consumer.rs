@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{EngineError, GroupEvent, GroupMember, Position};
+use anabranch_log::Isolation;
 
 use crate::broker::Broker;
 use crate::engine::{offset, position};
@@ -22,7 +23,7 @@ pub struct Consumer {
 }
 
 impl Broker {
-    /// A consumer of `topics` in `group`. The group's consumers, in this process or anywhere, share the partitions. A
+    /// A consumer of `topics` in `group`, which sees committed records. The group's consumers, in this process or anywhere, share the partitions. A
     /// partition is read from where the group has committed, and from its earliest record where it has not.
     ///
     /// A consumer whose [`Consumer::next`] is not called for five minutes while others want to join or leave loses its
@@ -54,11 +55,24 @@ impl Broker {
         group: &str,
         topics: impl IntoIterator<Item = T>,
     ) -> Result<Consumer, EngineError> {
+        self.consumer_with(group, topics, Isolation::Committed)
+    }
+
+    /// The same, and whether it also sees records of transactions that have not ended, or were aborted.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] without a group's name or topics.
+    pub fn consumer_with<T: Into<String>>(
+        &self,
+        group: &str,
+        topics: impl IntoIterator<Item = T>,
+        isolation: Isolation,
+    ) -> Result<Consumer, EngineError> {
         let topics: Vec<String> = topics.into_iter().map(Into::into).collect();
         Ok(Consumer {
             broker: self.clone(),
             member: Member::new(self.clone(), group, &topics)?,
-            reader: Reader::new(self.clone()),
+            reader: Reader::new(self.clone(), isolation),
             handed_out: BTreeMap::new(),
         })
     }

@@ -6,7 +6,7 @@ use anabranch_core::engine::{
     Support, TopicSpec,
 };
 use anabranch_core::{Offset, TopicPartition};
-use anabranch_log::{Ack, AppendError, ReadError, ReadSlice, Waiter};
+use anabranch_log::{Ack, AppendError, Isolation, ReadError, ReadSlice, Waiter};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -88,7 +88,9 @@ impl Engine for Broker {
             let waiter = Waiter::new();
             log.register(&waiter);
             let reading = log.clone();
-            let slice = blocking(log.workers(), move || read(&reading, from, limits.bytes_max)).await;
+            let slice =
+                blocking(log.workers(), move || read(&reading, from, limits.bytes_max, Isolation::Written))
+                    .await;
             let slice = slice.map_err(|error| self.blame(partition, error))?;
             if !slice.batches.is_empty() || limits.wait_max.is_zero() {
                 return fetched(&slice, from);
@@ -101,7 +103,7 @@ impl Engine for Broker {
     }
 
     async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
-        Ok(position(self.find(&self.partition_of(partition)?, place).await?))
+        Ok(position(self.find(&self.partition_of(partition)?, place, Isolation::Written).await?))
     }
 
     async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
@@ -114,18 +116,25 @@ impl Broker {
         self.partition(at).ok_or_else(|| EngineError::NotFound(at.clone()))
     }
 
-    /// The offset of `place` in `partition`.
-    pub(crate) async fn find(&self, partition: &Partition, place: Place) -> Result<Offset, EngineError> {
+    /// The offset of `place` in `partition`, as a reader sees it.
+    pub(crate) async fn find(
+        &self,
+        partition: &Partition,
+        place: Place,
+        isolation: Isolation,
+    ) -> Result<Offset, EngineError> {
         partition.check_status().map_err(|error| self.blame(partition.id(), error))?;
         let offsets = partition.offsets();
+        let end = offsets.end(isolation);
         match place {
             Place::Earliest => Ok(offsets.log_start),
-            Place::Latest => Ok(offsets.high_watermark),
+            Place::Latest => Ok(end),
             Place::AtTime(ms) => {
                 let searched = partition.clone();
-                let found = blocking(partition.workers(), move || searched.locate(At::Time(ms))).await;
+                let search = move || searched.locate_within(At::Time(ms), isolation);
+                let found = blocking(partition.workers(), search).await;
                 let found = found.map_err(|error| self.blame(partition.id(), error))?;
-                Ok(found.map_or(offsets.high_watermark, |found| found.offset))
+                Ok(found.map_or(end, |found| found.offset))
             }
         }
     }
@@ -168,8 +177,13 @@ impl Broker {
 }
 
 /// Reads, and fails where there is nothing to wait for. Blocks on the disk.
-pub(crate) fn read(partition: &Partition, from: Offset, bytes_max: usize) -> Result<ReadSlice, FetchError> {
-    let slice = partition.fetch(from, bytes_max, None)?;
+pub(crate) fn read(
+    partition: &Partition,
+    from: Offset,
+    bytes_max: usize,
+    isolation: Isolation,
+) -> Result<ReadSlice, FetchError> {
+    let slice = partition.log().read_within(from, bytes_max, isolation)?;
     if slice.batches.is_empty() {
         partition.check_status()?;
     }

@@ -284,10 +284,7 @@ impl Partition {
         self.check_status()?;
         let bound = |offset: Offset| Some(Timestamped { offset, timestamp_ms: NO_TIMESTAMP });
         let offsets = self.offsets();
-        let end = match isolation {
-            Isolation::Written => offsets.high_watermark,
-            Isolation::Committed => offsets.last_stable,
-        };
+        let end = offsets.end(isolation);
         let is_seen = |found: &Timestamped| isolation == Isolation::Written || found.offset < end;
         Ok(match at {
             At::Earliest => bound(offsets.log_start),

@@ -1,13 +1,14 @@
-//! Reading records inside the process: some partitions, from some offsets, as they come.
+//! Reading records inside the process: some partitions, from some offsets, as they come. Nobody gets to see what is not a
+//! record, or was aborted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use anabranch_core::batch::{Record, split_batches};
+use anabranch_core::batch::{BatchHeader, Record, split_batches};
 use anabranch_core::engine::{EngineError, Place};
-use anabranch_core::{Offset, TopicPartition};
-use anabranch_log::{LogStatus, Waiter};
+use anabranch_core::{Offset, ProducerId, TopicPartition};
+use anabranch_log::{Aborted, Isolation, LogStatus, Waiter};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
@@ -57,7 +58,7 @@ impl futures::Stream for Tail {
 }
 
 impl Broker {
-    /// The records of `topic` from `from` on, for ever: what there is, then what comes. It reads the partitions that the
+    /// The committed records of `topic` from `from` on, for ever: what there is, then what comes. It reads the partitions that the
     /// topic has now.
     ///
     /// ```
@@ -80,10 +81,23 @@ impl Broker {
     /// # Errors
     /// [`EngineError`] when there is no such topic, or its disk cannot be read.
     pub async fn tail(&self, topic: &str, from: Place) -> Result<Tail, EngineError> {
+        self.tail_with(topic, from, Isolation::Committed).await
+    }
+
+    /// The same, and whether it also brings records of transactions that have not ended, or were aborted.
+    ///
+    /// # Errors
+    /// [`EngineError`] when there is no such topic, or its disk cannot be read.
+    pub async fn tail_with(
+        &self,
+        topic: &str,
+        from: Place,
+        isolation: Isolation,
+    ) -> Result<Tail, EngineError> {
         let found = self.topic(topic).map_err(|_| EngineError::NotFound(TopicPartition::new(topic, 0)))?;
-        let mut reader = Reader::new(self.clone());
+        let mut reader = Reader::new(self.clone(), isolation);
         for partition in found.partitions() {
-            let start = self.find(partition, from).await?;
+            let start = self.find(partition, from, isolation).await?;
             reader.add(partition.clone(), start);
         }
         Ok(Tail(
@@ -100,6 +114,7 @@ impl Broker {
 #[derive(Debug)]
 pub(crate) struct Reader {
     broker: Broker,
+    isolation: Isolation,
     cursors: VecDeque<Cursor>,
     /// Read and not handed out yet; bounded by one read.
     ready: VecDeque<Consumed>,
@@ -112,8 +127,8 @@ struct Cursor {
 }
 
 impl Reader {
-    pub(crate) fn new(broker: Broker) -> Self {
-        Self { broker, cursors: VecDeque::new(), ready: VecDeque::new() }
+    pub(crate) fn new(broker: Broker, isolation: Isolation) -> Self {
+        Self { broker, isolation, cursors: VecDeque::new(), ready: VecDeque::new() }
     }
 
     pub(crate) fn add(&mut self, partition: Partition, next: Offset) {
@@ -149,19 +164,21 @@ impl Reader {
 
     /// Reads from the first partition that has something; whether there was one.
     async fn fill(&mut self) -> Result<bool, EngineError> {
+        let isolation = self.isolation;
         let mut left = self.cursors.len();
         while left > 0 {
             let Some(cursor) = self.cursors.front() else { break };
             let (partition, from) = (cursor.partition.clone(), cursor.next);
-            if has_nothing(&partition, from) {
+            if has_nothing(&partition, from, isolation) {
                 self.cursors.rotate_left(1);
                 left -= 1;
                 continue;
             }
-            let read = blocking(cursor.partition.workers(), move || records(&partition, from)).await;
+            let read =
+                blocking(cursor.partition.workers(), move || records(&partition, from, isolation)).await;
             let cursor = self.cursors.front_mut().expect("it was there, and nobody else has it");
             let (records, next) = read.map_err(|error| self.broker.blame(cursor.partition.id(), error))?;
-            // Batches of which compaction left nothing bring no records, and more may follow them.
+            // Batches of which compaction left nothing, or that are not shown, bring no records, and more may follow them.
             if next == from {
                 left -= 1;
             }
@@ -177,18 +194,23 @@ impl Reader {
 }
 
 /// Whether a read would bring nothing and no error either.
-fn has_nothing(partition: &Partition, from: Offset) -> bool {
-    partition.offsets().high_watermark == from && matches!(partition.status(), LogStatus::Online)
+fn has_nothing(partition: &Partition, from: Offset, isolation: Isolation) -> bool {
+    partition.offsets().end(isolation) == from && matches!(partition.status(), LogStatus::Online)
 }
 
-fn records(partition: &Partition, from: Offset) -> Result<(Vec<Consumed>, Offset), FetchError> {
-    let slice = read(partition, from, READ_BYTES)?;
+fn records(
+    partition: &Partition,
+    from: Offset,
+    isolation: Isolation,
+) -> Result<(Vec<Consumed>, Offset), FetchError> {
+    let slice = read(partition, from, READ_BYTES, isolation)?;
+    let mut shown = Shown::new(slice.aborted);
     let (mut records, mut next) = (Vec::new(), from);
     for batch in split_batches(slice.batches) {
         let damaged = |error| FetchError::Batch { partition: partition.id().clone(), error };
         let batch = batch.map_err(damaged)?;
         next = batch.header().next_offset();
-        if batch.header().is_control() {
+        if !shown.includes(batch.header()) {
             continue;
         }
         let kept = batch.records().map_err(damaged)?.into_iter().filter(|at| at.offset >= from);
@@ -199,4 +221,31 @@ fn records(partition: &Partition, from: Offset) -> Result<(Vec<Consumed>, Offset
         }));
     }
     Ok((records, next))
+}
+
+/// Which batches of a read are shown: not those of transactions that were aborted, nor the ends of transactions.
+struct Shown {
+    /// In order of where they begin.
+    aborted: VecDeque<Aborted>,
+    /// Whose batches are of an aborted transaction here.
+    hidden: BTreeSet<ProducerId>,
+}
+
+impl Shown {
+    fn new(mut aborted: Vec<Aborted>) -> Self {
+        aborted.sort_unstable_by_key(|aborted| aborted.first);
+        Self { aborted: aborted.into(), hidden: BTreeSet::new() }
+    }
+
+    /// Whether the batch is; they are asked about in order, each of them.
+    fn includes(&mut self, batch: &BatchHeader) -> bool {
+        while let Some(begun) = self.aborted.pop_front_if(|aborted| aborted.first <= batch.last_offset()) {
+            self.hidden.insert(begun.producer);
+        }
+        if batch.is_control() {
+            self.hidden.remove(&batch.producer_id);
+            return false;
+        }
+        !batch.is_transactional() || !self.hidden.contains(&batch.producer_id)
+    }
 }

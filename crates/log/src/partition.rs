@@ -101,6 +101,17 @@ pub struct Offsets {
     pub log_end: Offset,
 }
 
+impl Offsets {
+    /// After the newest record that a reader sees.
+    #[must_use]
+    pub fn end(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::Written => self.high_watermark,
+            Isolation::Committed => self.last_stable,
+        }
+    }
+}
+
 /// A transaction that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenTransaction {

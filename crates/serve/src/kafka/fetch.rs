@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use anabranch_broker::{Batches, FetchLimits, Isolation, Offsets, Partition, Waiter, check_leader_epoch};
+use anabranch_broker::{Batches, FetchLimits, Isolation, Partition, Waiter, check_leader_epoch};
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::{LeaderEpoch, Offset};
 use anabranch_wire::messages::fetch_request::FetchTopic;
@@ -213,7 +213,7 @@ impl Look {
         let (mut read, mut is_much) = (0_usize, false);
         for wanted in self.wanted() {
             let Ok(partition) = &wanted.partition else { continue };
-            if wanted.from < end(&partition.offsets(), self.isolation) {
+            if wanted.from < partition.offsets().end(self.isolation) {
                 let size = usize::try_from(partition.size_bytes()).unwrap_or(usize::MAX);
                 is_much |= size >= FetchLimits::IN_FILE_BYTES;
                 read = read.saturating_add(size.clamp(1, FetchLimits::IN_FILE_BYTES));
@@ -283,7 +283,7 @@ impl Wanted {
             return Err(ErrorCode::OffsetOutOfRange);
         }
         let limits = limits.filter(|limits| limits.bytes_max > 0 || limits.first_comes);
-        if self.from < end(&bounds, isolation)
+        if self.from < bounds.end(isolation)
             && let Some(limits) = limits
         {
             let slice = partition.fetch_within(self.from, limits, isolation, self.leader_epoch);
@@ -302,14 +302,6 @@ impl Wanted {
             .with_log_start_offset(bounds.log_start.0)
             .with_aborted_transactions((isolation == Isolation::Committed).then(|| aborted.collect()));
         Ok((data, batches))
-    }
-}
-
-/// Up to where a reader sees.
-fn end(bounds: &Offsets, isolation: Isolation) -> Offset {
-    match isolation {
-        Isolation::Written => bounds.high_watermark,
-        Isolation::Committed => bounds.last_stable,
     }
 }
 
