@@ -14,6 +14,7 @@ mod maintenance;
 mod produce;
 mod producers;
 mod settings;
+mod transactional;
 mod transactions;
 
 use std::future::Future;

@@ -39,7 +39,7 @@ fn builder(path: &Path, journal_bytes: &str) -> BrokerBuilder {
     Broker::builder().data(path).config(config(&[("log.journal.file.bytes", journal_bytes)]))
 }
 
-fn config(settings: &[(&str, &str)]) -> BrokerConfig {
+pub(crate) fn config(settings: &[(&str, &str)]) -> BrokerConfig {
     let interval = "transaction.abort.timed.out.transaction.cleanup.interval.ms";
     let mut config = BrokerConfig::default().with(interval, "1").unwrap();
     settings.iter().for_each(|(name, value)| config.set(name, value).unwrap());
@@ -47,7 +47,7 @@ fn config(settings: &[(&str, &str)]) -> BrokerConfig {
 }
 
 /// The data directory as a kill would leave it.
-fn copied(from: &Path) -> tempfile::TempDir {
+pub(crate) fn copied(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
     copy(from, to.path());
     to
