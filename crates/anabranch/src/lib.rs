@@ -35,6 +35,42 @@
 //! # }
 //! ```
 //!
+//! # Exactly once
+//! A transaction makes records in any topics, and where a group stands, visible together or not at all:
+//!
+//! ```
+//! use anabranch::{Apply, Broker, NewTopic, Record, TransactionOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Runtime::new()?.block_on(example())
+//! # }
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # let home = tempfile::tempdir()?;
+//! let broker = Broker::open(home.path()).await?;
+//! for topic in ["orders", "bills", "parcels"] {
+//!     broker.create_topic(NewTopic::new(topic), Apply::Now).await?;
+//! }
+//! broker.topic("orders")?.append(Record::new("order-1", "two cups")).await?;
+//!
+//! // From here on, whoever used this id before can no longer write: after a crash, the program just begins again.
+//! let mut shop = broker.transactional("shop-1", TransactionOptions::default()).await?;
+//! let mut orders = broker.consumer("shop", ["orders"])?;
+//! let order = orders.next().await?.record;
+//!
+//! // An error, or a crash, before the commit: nothing of it is there, and the order comes again.
+//! let mut transaction = shop.begin().await?;
+//! transaction.append("bills", Record { value: Some("12.50".into()), ..order.clone() }).await?;
+//! transaction.append("parcels", order).await?;
+//! transaction.commit_consumed(&orders).await?;
+//! transaction.commit().await?;
+//! broker.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Consumers and tails see committed records, here and in Kafka's clients with `isolation.level=read_committed`;
+//! [`Broker::tail_with`] and [`Broker::consumer_with`] see all, if asked to.
+//!
 //! # Where things are
 //! * [`Broker`] and what stands beside it here: topics, records, groups. Async, on tokio.
 //! * [`blocking`]: the same for programs without a runtime.

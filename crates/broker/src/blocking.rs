@@ -147,6 +147,23 @@ impl Broker {
 }
 
 /// See [`crate::TransactionalProducer`].
+///
+/// ```
+/// use anabranch_broker::{Apply, NewTopic, Record, TransactionOptions, blocking::Broker};
+///
+/// let dir = tempfile::tempdir()?;
+/// let broker = Broker::open(dir.path())?;
+/// for topic in ["orders", "bills"] {
+///     broker.create_topic(NewTopic::new(topic), Apply::Now)?;
+/// }
+/// let mut shop = broker.transactional("shop-1", TransactionOptions::default())?;
+/// let mut transaction = shop.begin()?;
+/// transaction.append("orders", Record::new("order-1", "two cups"))?;
+/// transaction.append("bills", Record::new("order-1", "12.50"))?;
+/// transaction.commit()?;
+/// broker.close();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct TransactionalProducer {
     producer: crate::TransactionalProducer,

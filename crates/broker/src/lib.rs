@@ -32,7 +32,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Broker::tail`] follows a topic without a group; [`blocking`] is for programs without a runtime.
+//! [`Broker::tail`] follows a topic without a group; [`Broker::transactional`] makes records in several topics, and where
+//! a group stands, visible together or not at all; [`blocking`] is for programs without a runtime.
 //!
 //! What it keeps of itself, it keeps in topics: `__anabranch_catalogue` has the topics with their settings, the cluster's
 //! id, and how many producer ids were given; `__consumer_offsets` has the groups and `__transaction_state` the transactions, in
