@@ -1,5 +1,7 @@
 //! The narrow door: the broker as an engine of [`anabranch_core::engine`].
 
+use std::ops::Range;
+
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::engine::{
     Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, Place, Position, ReadLimits,
@@ -15,6 +17,7 @@ use crate::config::Apply;
 use crate::error::{FetchError, ProduceError, TopicError};
 use crate::member::Member;
 use crate::partition::{At, Partition};
+use crate::read::Shown;
 use crate::tasks::blocking;
 use crate::topics::NewTopic;
 
@@ -87,23 +90,22 @@ impl Engine for Broker {
             // Registered before looking, so that nothing that comes in between is missed.
             let waiter = Waiter::new();
             log.register(&waiter);
-            let reading = log.clone();
-            let slice =
-                blocking(log.workers(), move || read(&reading, from, limits.bytes_max, Isolation::Written))
-                    .await;
-            let slice = slice.map_err(|error| self.blame(partition, error))?;
-            if !slice.batches.is_empty() || limits.wait_max.is_zero() {
-                return fetched(&slice, from);
+            let searched = log.clone();
+            let reading = move || read(&searched, from, limits.bytes_max, Isolation::Committed);
+            let slice = blocking(log.workers(), reading).await;
+            let fetched = fetched(slice.map_err(|error| self.blame(partition, error))?, from)?;
+            if fetched.next > position(from) || limits.wait_max.is_zero() {
+                return Ok(fetched);
             }
             tokio::select! {
                 () = waiter.woken() => {}
-                () = &mut give_up => return fetched(&slice, from),
+                () = &mut give_up => return Ok(fetched),
             }
         }
     }
 
     async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
-        Ok(position(self.find(&self.partition_of(partition)?, place, Isolation::Written).await?))
+        Ok(position(self.find(&self.partition_of(partition)?, place, Isolation::Committed).await?))
     }
 
     async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
@@ -190,15 +192,28 @@ pub(crate) fn read(
     Ok(slice)
 }
 
-fn fetched(slice: &ReadSlice, from: Offset) -> Result<Fetched, EngineError> {
-    let (mut next, mut rest) = (from, &slice.batches[..]);
-    while !rest.is_empty() {
-        let header = BatchHeader::parse(rest)?;
+/// What of a read is shown. It is copied only where something is left out in the middle.
+fn fetched(slice: ReadSlice, from: Offset) -> Result<Fetched, EngineError> {
+    let (mut next, mut at, mut shown) = (from, 0, Shown::new(slice.aborted));
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    while at < slice.batches.len() {
+        let header = BatchHeader::parse(&slice.batches[at..])?;
         next = header.next_offset();
-        rest = rest.get(header.len_bytes..).unwrap_or_default();
+        let end = (at + header.len_bytes).min(slice.batches.len());
+        if shown.includes(&header) {
+            match runs.last_mut() {
+                Some(run) if run.end == at => run.end = end,
+                _ => runs.push(at..end),
+            }
+        }
+        at = end;
     }
-    let latest = position(slice.offsets.high_watermark);
-    Ok(Fetched { batches: slice.batches.clone(), next: position(next), latest })
+    let batches = match &runs[..] {
+        [] => Bytes::new(),
+        [run] => slice.batches.slice(run.clone()),
+        runs => runs.iter().map(|run| &slice.batches[run.clone()]).collect::<Vec<_>>().concat().into(),
+    };
+    Ok(Fetched { batches, next: position(next), latest: position(slice.offsets.last_stable) })
 }
 
 /// Offsets of records are never negative.

@@ -224,7 +224,7 @@ fn records(
 }
 
 /// Which batches of a read are shown: not those of transactions that were aborted, nor the ends of transactions.
-struct Shown {
+pub(crate) struct Shown {
     /// In order of where they begin.
     aborted: VecDeque<Aborted>,
     /// Whose batches are of an aborted transaction here.
@@ -232,13 +232,13 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(mut aborted: Vec<Aborted>) -> Self {
+    pub(crate) fn new(mut aborted: Vec<Aborted>) -> Self {
         aborted.sort_unstable_by_key(|aborted| aborted.first);
         Self { aborted: aborted.into(), hidden: BTreeSet::new() }
     }
 
     /// Whether the batch is; they are asked about in order, each of them.
-    fn includes(&mut self, batch: &BatchHeader) -> bool {
+    pub(crate) fn includes(&mut self, batch: &BatchHeader) -> bool {
         while let Some(begun) = self.aborted.pop_front_if(|aborted| aborted.first <= batch.last_offset()) {
             self.hidden.insert(begun.producer);
         }

@@ -198,7 +198,7 @@ pub struct Fetched {
     /// Whole batches, one after another ([`crate::batch::split_batches`]). The first may begin before the position that
     /// was asked for: skip its records below it.
     pub batches: Bytes,
-    /// Where to read next.
+    /// Where to read next: also behind what is not shown.
     pub next: Position,
     /// After the newest visible record, when this was read: the difference to `next` is the lag.
     pub latest: Position,
@@ -248,7 +248,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
         durability: Durability,
     ) -> Result<Position, EngineError>;
 
-    /// Reads what follows `from`, waiting for it as long as `limits` say; nothing when the wait was in vain.
+    /// Reads what follows `from`, waiting for it as long as `limits` say; nothing when the wait was in vain. Records of a
+    /// transaction are shown when it is committed, and nothing else of it ever is.
     async fn read(
         &self,
         partition: &TopicPartition,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_broker::{Apply, Broker, NewTopic, Record};
+use anabranch_broker::{Apply, Broker, NewTopic, Record, TransactionOptions};
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::split_batches;
 use anabranch_core::engine::{
@@ -133,4 +133,52 @@ async fn a_damaged_partition_stops_and_the_others_go_on() {
     assert!(broker.topic("t").unwrap().append(Record::keyless("y")).await.is_err());
     broker.topic("u").unwrap().append(Record::keyless("y")).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn committed_records_are_read_and_nothing_else_of_transactions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, engine) = engine_with(dir.path()).await;
+    let topic = broker.topic("t").unwrap();
+    let mut producer = broker.transactional("id", TransactionOptions::default()).await.unwrap();
+    // Far from the markers' times, they would be in other segments.
+    let now_ms = broker.clock().now_ms();
+    let append = async |value: &'static str| {
+        topic.append(Record::keyless(value).at(now_ms)).await.unwrap();
+    };
+    append("0").await;
+    for (value, commits) in [("1", false), ("2", true), ("3", false)] {
+        let mut transaction = producer.begin().await.unwrap();
+        transaction.append("t", Record::keyless(value).at(now_ms)).await.unwrap();
+        match commits {
+            true => transaction.commit().await.unwrap(),
+            false => transaction.abort().await.unwrap(),
+        }
+    }
+    append("7").await;
+    let mut transaction = producer.begin().await.unwrap();
+    transaction.append("t", Record::keyless("8").at(now_ms + 60_000)).await.unwrap();
+    append("9").await;
+    let read = async |from: u64| {
+        let fetched = engine.read(&at("t"), Position(from), NO_WAIT).await.unwrap();
+        let batches = split_batches(fetched.batches).flat_map(|batch| batch.unwrap().records().unwrap());
+        let values = batches.map(|at| String::from_utf8(at.record.value.unwrap().to_vec()).unwrap());
+        (values.collect::<Vec<_>>().join(" "), fetched.next.0, fetched.latest.0)
+    };
+    // 0, 1 aborted at 2, 2 committed at 4, 3 aborted at 6, 7, and what is open.
+    assert_eq!(read(0).await, ("0 2 7".into(), 8, 8));
+    assert_eq!(read(1).await, ("2 7".into(), 8, 8));
+    assert_eq!(read(5).await, ("7".into(), 8, 8));
+    let small = engine.read(&at("t"), Position(5), ReadLimits { bytes_max: 1, ..LONG }).await.unwrap();
+    assert_eq!((small.batches.len(), small.next), (0, Position(6)), "it goes on behind what is not shown");
+    for place in [Place::Latest, Place::AtTime(now_ms + 60_000)] {
+        assert_eq!(engine.locate(&at("t"), place).await.unwrap(), Position(8), "{place:?}");
+    }
+    let waiting = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.read(&at("t"), Position(8), LONG).await }
+    });
+    transaction.commit().await.unwrap();
+    assert!(soon(waiting).await.unwrap().unwrap().next > Position(8), "an end wakes readers");
+    assert_eq!(read(8).await, ("8 9".into(), 11, 11));
 }
