@@ -1,11 +1,12 @@
 //! The narrow door: the broker as an engine of [`anabranch_core::engine`].
 
 use std::ops::Range;
+use std::time::Duration;
 
 use anabranch_core::batch::BatchHeader;
 use anabranch_core::engine::{
-    Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, Place, Position, ReadLimits,
-    Support, TopicSpec,
+    self, Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, GroupPositions, Place,
+    Position, ReadLimits, Support, TopicSpec, Transactions,
 };
 use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::{Ack, AppendError, Isolation, ReadError, ReadSlice, Waiter};
@@ -14,12 +15,15 @@ use bytes::Bytes;
 
 use crate::broker::Broker;
 use crate::config::Apply;
-use crate::error::{FetchError, ProduceError, TopicError};
+use crate::error::{FetchError, ProduceError, TopicError, TransactionalError};
+use crate::group::GroupError;
 use crate::member::Member;
 use crate::partition::{At, Partition};
 use crate::read::Shown;
 use crate::tasks::blocking;
 use crate::topics::NewTopic;
+use crate::transaction::TransactionError;
+use crate::transactional::{TransactionOptions, TransactionalProducer};
 
 #[async_trait]
 impl Engine for Broker {
@@ -33,8 +37,8 @@ impl Engine for Broker {
             | Capability::Replay
             | Capability::Groups
             | Capability::IdempotentAppend
+            | Capability::Transactions
             | Capability::Compaction => Support::Native,
-            Capability::Transactions => Support::Absent,
         }
     }
 
@@ -111,6 +115,47 @@ impl Engine for Broker {
     async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
         Ok(Box::new(Member::new(self.clone(), group, topics)?))
     }
+
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Transactions for Broker {
+    async fn producer(
+        &self,
+        id: &str,
+        timeout: Duration,
+    ) -> Result<Box<dyn engine::TransactionalProducer>, EngineError> {
+        match self.transactional(id, TransactionOptions { timeout }).await {
+            Ok(producer) => Ok(Box::new(producer)),
+            Err(error) => Err(self.abortion(error)),
+        }
+    }
+}
+
+#[async_trait]
+impl engine::TransactionalProducer for TransactionalProducer {
+    async fn commit(
+        &mut self,
+        appends: Vec<(TopicPartition, Bytes)>,
+        positions: Option<GroupPositions>,
+    ) -> Result<(), EngineError> {
+        let broker = self.broker().clone();
+        let committed = async {
+            let mut transaction = self.begin().await?;
+            for (to, batch) in appends {
+                transaction.produce(&to, batch).await?;
+            }
+            if let Some(GroupPositions { group, positions }) = positions {
+                let offsets: Vec<_> = positions.into_iter().map(|(at, next)| (at, offset(next))).collect();
+                transaction.commit_offsets(&group, &offsets).await?;
+            }
+            transaction.commit().await
+        };
+        committed.await.map_err(|error| broker.abortion(error))
+    }
 }
 
 impl Broker {
@@ -166,6 +211,28 @@ impl Broker {
                 EngineError::Failed(Box::new(error))
             }
             other => EngineError::Refused { topic: partition.topic.clone(), reason: other.to_string() },
+        }
+    }
+
+    /// A transaction that failed, in the engine's words.
+    fn abortion(&self, error: TransactionalError) -> EngineError {
+        let reason = error.to_string();
+        match error {
+            TransactionalError::Fenced { id } => EngineError::ProducerFenced { id },
+            TransactionalError::TimedOut { id, .. }
+            | TransactionalError::Aborted { id }
+            | TransactionalError::Incomplete { id } => EngineError::Aborted { id, reason },
+            TransactionalError::Produce { to, error } => self.refusal(&to, error),
+            TransactionalError::Closed => EngineError::Closed,
+            TransactionalError::Coordinator {
+                error: TransactionError::CoordinatorNotAvailable | TransactionError::NotCoordinator,
+                ..
+            }
+            | TransactionalError::Group { error: GroupError::CoordinatorNotAvailable, .. } => {
+                EngineError::Failed(Box::new(error))
+            }
+            TransactionalError::Group { group: topic, .. }
+            | TransactionalError::Coordinator { id: topic, .. } => EngineError::Refused { topic, reason },
         }
     }
 

@@ -241,8 +241,14 @@ pub enum TransactionalError {
         id: String,
     },
     /// The records cannot be appended.
-    #[error(transparent)]
-    Produce(#[from] ProduceError),
+    #[error("{to}: {error}")]
+    Produce {
+        /// Where.
+        to: TopicPartition,
+        /// Why not.
+        #[source]
+        error: ProduceError,
+    },
     /// The offsets cannot be committed.
     #[error("offsets of group {group:?}: {error}")]
     Group {
@@ -290,6 +296,12 @@ impl fmt::Display for RecordsRefused {
         write!(f, "{} of the batch's records are refused", self.count)?;
         let first = self.errors.first().map(|error| write!(f, "; record {}: {}", error.index, error.reason));
         first.unwrap_or(Ok(()))
+    }
+}
+
+impl TransactionalError {
+    pub(crate) fn produce(to: &TopicPartition, error: impl Into<ProduceError>) -> Self {
+        Self::Produce { to: to.clone(), error: error.into() }
     }
 }
 

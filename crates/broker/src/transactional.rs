@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::mem;
 use std::time::Duration;
 
-use anabranch_core::batch::{BatchBuilder, Compression, EndKind, Record};
+use anabranch_core::batch::{BatchBuilder, Compression, EndKind, Record, check_batch};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use anabranch_log::{Ack, AppendError, Part};
+use bytes::Bytes;
 
 use crate::append::Appended;
 use crate::broker::Broker;
@@ -20,7 +21,7 @@ use crate::error::{ProduceError, TransactionalError};
 use crate::group::GroupError;
 use crate::group::event::{Commit, InTransaction};
 use crate::member::commit_of;
-use crate::partition::Produced;
+use crate::partition::{Partition, Produced};
 use crate::transaction::event::{End, How, InitProducer, Join};
 use crate::transaction::{TransactionError, TransactionVersion};
 
@@ -128,6 +129,10 @@ impl TransactionalProducer {
         Ok(Transaction { producer: self, since, part, sequences, is_whole: true })
     }
 
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// Aborts what is open, and takes the next epoch; only of its own if it has one (KIP-360). Safe to drop and call again.
     async fn init(&mut self) -> Result<(), TransactionalError> {
         let init = InitProducer {
@@ -200,7 +205,34 @@ impl Transaction<'_> {
         records: Vec<Record>,
     ) -> Result<Produced, TransactionalError> {
         self.take_whole()?;
-        let produced = self.try_append(TopicPartition::new(topic, partition), records).await?;
+        let to = TopicPartition::new(topic, partition);
+        let (partition, part) = self.enter(&to).await?;
+        let count = records.len() as i32;
+        let mut builder = BatchBuilder::new(Compression::None);
+        let (producer, epoch) = (self.producer.producer, self.producer.epoch);
+        builder.producer(producer, epoch, self.sequences[&to]).transactional();
+        let batch = partition.build(builder, records).await;
+        let batch = batch.map_err(|error| TransactionalError::produce(&to, error))?;
+        let produced = self.submit(&partition, part, batch, count).await?;
+        self.is_whole = true;
+        Ok(produced)
+    }
+
+    /// Appends one batch, which is checked as [`crate::Partition::produce`] does. Whatever producer it names, it becomes this one's.
+    ///
+    /// # Errors
+    /// [`TransactionalError`].
+    pub async fn produce(
+        &mut self,
+        to: &TopicPartition,
+        batch: Bytes,
+    ) -> Result<Produced, TransactionalError> {
+        self.take_whole()?;
+        let batch = check_batch(&batch).map_err(|error| TransactionalError::produce(to, error))?;
+        let (partition, part) = self.enter(to).await?;
+        let (producer, epoch) = (self.producer.producer, self.producer.epoch);
+        let bytes = batch.in_transaction(producer, epoch, self.sequences[to]);
+        let produced = self.submit(&partition, part, bytes, batch.header().record_count).await?;
         self.is_whole = true;
         Ok(produced)
     }
@@ -272,31 +304,39 @@ impl Transaction<'_> {
         }
     }
 
-    async fn try_append(
+    /// A partition that is in the transaction from now on.
+    async fn enter(&mut self, at: &TopicPartition) -> Result<(Partition, Part), TransactionalError> {
+        let partition = self.known(at)?;
+        Ok((partition, self.join(at).await?))
+    }
+
+    fn known(&self, at: &TopicPartition) -> Result<Partition, TransactionalError> {
+        let unknown = || TransactionalError::produce(at, ProduceError::Unknown(at.clone()));
+        self.producer.broker.partition(at).ok_or_else(unknown)
+    }
+
+    /// Appends `count` records with the sequence number that comes next.
+    async fn submit(
         &mut self,
-        to: TopicPartition,
-        records: Vec<Record>,
+        to: &Partition,
+        part: Part,
+        batch: Bytes,
+        count: i32,
     ) -> Result<Produced, TransactionalError> {
-        let partition =
-            self.producer.broker.partition(&to).ok_or_else(|| ProduceError::Unknown(to.clone()))?;
-        let part = self.join(&to).await?;
-        let sequence = self.sequences[&to];
-        let count = records.len() as i32;
-        let mut builder = BatchBuilder::new(Compression::None);
-        builder.producer(self.producer.producer, self.producer.epoch, sequence).transactional();
-        let batch = partition.build(builder, records).await?;
         // The end makes durable what it commits.
-        let produced = partition.submit_in(batch, Ack::Written, Some(part)).await?.answer().await;
-        match produced {
+        let refused = |error| TransactionalError::produce(to.id(), error);
+        let producing = to.submit_in(batch, Ack::Written, Some(part)).await.map_err(refused)?;
+        match producing.answer().await {
             Ok(produced) => {
+                let next = self.sequences.get_mut(to.id()).expect("the partition has joined");
                 // After the largest comes 0 (Kafka's `DefaultRecordBatch.incrementSequence`).
-                self.sequences.insert(to, sequence.wrapping_add(count) & i32::MAX);
+                *next = next.wrapping_add(count) & i32::MAX;
                 Ok(produced)
             }
             Err(ProduceError::Log(
                 AppendError::InvalidProducerEpoch { .. } | AppendError::NotInTransaction { .. },
             )) => Err(self.lost().await),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(refused(error)),
         }
     }
 
@@ -310,10 +350,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         for offset in &commit.offsets {
-            let at = TopicPartition::new(offset.topic.clone(), offset.partition);
-            if self.producer.broker.partition(&at).is_none() {
-                return Err(ProduceError::Unknown(at).into());
-            }
+            self.known(&TopicPartition::new(offset.topic.clone(), offset.partition))?;
         }
         let broker = self.producer.broker.clone();
         let part = self.join(&broker.groups().partition()).await?;

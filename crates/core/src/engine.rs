@@ -142,6 +142,20 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// There is a newer producer of the transactional id, which has aborted what this one had begun.
+    #[error("a newer producer has the transactional id {id:?}: leave the work to that one")]
+    ProducerFenced {
+        /// The transactional id.
+        id: String,
+    },
+    /// The engine has aborted a transaction: the caller may do it again.
+    #[error("a transaction of {id:?} was aborted: {reason}")]
+    Aborted {
+        /// The transactional id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
     /// The engine's storage or network failed; the outcome of the call is not known.
     #[error("the engine failed: {0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -262,6 +276,45 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Joins `group` as a consumer of `topics`.
     async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError>;
+
+    /// There if the engine has [`Capability::Transactions`].
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        None
+    }
+}
+
+/// What an engine with [`Capability::Transactions`] can do beside.
+#[async_trait]
+pub trait Transactions: Send + Sync + fmt::Debug {
+    /// The one producer of the transactional id `id`, whose transactions are aborted when they take longer than `timeout`.
+    /// An older one is fenced.
+    async fn producer(
+        &self,
+        id: &str,
+        timeout: Duration,
+    ) -> Result<Box<dyn TransactionalProducer>, EngineError>;
+}
+
+/// Where a group stands: the records to be read next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPositions {
+    /// The group, which needs no members.
+    pub group: String,
+    /// Per partition.
+    pub positions: Vec<(TopicPartition, Position)>,
+}
+
+/// Writes transactions, each with one call: none is ever half open above the seam.
+#[async_trait]
+pub trait TransactionalProducer: Send + fmt::Debug {
+    /// Appends batches, which name no producer, in this order, and stores where a group stands: durable and visible
+    /// together when it returns, and not at all after an error other than [`EngineError::Failed`]. When the future is
+    /// dropped, either may be; the next call comes after it.
+    async fn commit(
+        &mut self,
+        appends: Vec<(TopicPartition, Bytes)>,
+        positions: Option<GroupPositions>,
+    ) -> Result<(), EngineError>;
 }
 
 /// One consumer of a group. Dropping it leaves the group when the engine notices; [`GroupMember::leave`] at once.

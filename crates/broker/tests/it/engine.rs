@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anabranch_broker::{Apply, Broker, NewTopic, Record, TransactionOptions};
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::split_batches;
+use anabranch_core::batch::{BatchBuilder, Compression, split_batches};
 use anabranch_core::engine::{
-    Capability, Durability, Engine, EngineError, Ensured, Place, Position, ReadLimits, TopicSpec,
+    Capability, Durability, Engine, EngineError, Ensured, GroupPositions, Place, Position, ReadLimits,
+    TopicSpec,
 };
 
 use crate::{batch, broker_with, open, soon};
@@ -106,8 +107,6 @@ async fn failures_say_whose_fault_they_are() {
     assert!(matches!(garbage, EngineError::Batch(_)));
     let beyond = engine.read(&at("t"), Position(5), NO_WAIT).await.unwrap_err();
     assert!(matches!(beyond, EngineError::OutOfRange { position: Position(5), latest: Position(0), .. }));
-    let needs = engine.require(&[Capability::Replay, Capability::Transactions]).unwrap_err();
-    assert!(matches!(needs, EngineError::Absent { capability: Capability::Transactions, .. }));
     broker.close().await;
     let closed = engine.append(&at("t"), batch(&["a"]), Durability::Durable).await.unwrap_err();
     assert!(matches!(closed, EngineError::Closed));
@@ -181,4 +180,53 @@ async fn committed_records_are_read_and_nothing_else_of_transactions() {
     transaction.commit().await.unwrap();
     assert!(soon(waiting).await.unwrap().unwrap().next > Position(8), "an end wakes readers");
     assert_eq!(read(8).await, ("8 9".into(), 11, 11));
+}
+
+#[tokio::test]
+async fn batches_and_positions_are_committed_together_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, engine) = engine_with(dir.path()).await;
+    broker.create_topic(NewTopic::new("u"), Apply::Now).await.unwrap();
+    engine.require(&Capability::ALL).unwrap();
+    let minute = Duration::from_secs(60);
+    let transactions = engine.transactions().unwrap();
+    let mut old = transactions.producer("id", minute).await.unwrap();
+    let stands =
+        |next| Some(GroupPositions { group: "g".to_owned(), positions: vec![(at("t"), Position(next))] });
+    let read = async |topic: &str| {
+        let fetched = engine.read(&at(topic), Position(0), NO_WAIT).await.unwrap();
+        let records = split_batches(fetched.batches).flat_map(|batch| batch.unwrap().records().unwrap());
+        let values = records.map(|at| String::from_utf8(at.record.value.unwrap().to_vec()).unwrap());
+        values.collect::<Vec<_>>().join(" ")
+    };
+    let everything = async || {
+        let stands = broker.groups().fetch_offsets("g", &[("t".to_owned(), 0)], true).await.remove(0);
+        (read("t").await, read("u").await, stands.unwrap().map(|committed| committed.offset))
+    };
+    let fresh = |value: &str| {
+        let mut builder = BatchBuilder::new(Compression::Zstd);
+        builder.push(&Record::new("key", value.to_owned()).at(broker.clock().now_ms())).build().unwrap()
+    };
+    let appends =
+        |value: &str| vec![(at("t"), fresh(value)), (at("u"), fresh(value)), (at("t"), fresh(value))];
+    old.commit(appends("1"), stands(1)).await.unwrap();
+    old.commit(Vec::new(), stands(2)).await.unwrap();
+    old.commit(Vec::new(), None).await.unwrap();
+    assert_eq!(everything().await, ("1 1".into(), "1".into(), Some(2)));
+
+    let mut missing = appends("2");
+    missing.push((at("none"), fresh("2")));
+    assert!(matches!(old.commit(missing, stands(3)).await, Err(EngineError::NotFound(_))));
+    let mut garbage = appends("2");
+    garbage.push((at("u"), "garbage".into()));
+    assert!(matches!(old.commit(garbage, stands(3)).await, Err(EngineError::Batch(_))));
+    let mut new = transactions.producer("id", minute).await.unwrap();
+    let fenced = old.commit(appends("2"), stands(3)).await;
+    assert!(matches!(fenced, Err(EngineError::ProducerFenced { .. })), "{fenced:?}");
+    new.commit(appends("3"), stands(4)).await.unwrap();
+    assert_eq!(everything().await, ("1 1 3 3".into(), "1 3".into(), Some(4)));
+    let refused = transactions.producer("", minute).await;
+    assert!(matches!(refused, Err(EngineError::Refused { .. })), "{refused:?}");
+    broker.close().await;
+    assert!(matches!(new.commit(appends("4"), None).await, Err(EngineError::Closed)));
 }

@@ -214,7 +214,10 @@ async fn after_an_error_or_a_call_that_was_dropped_nothing_is_committed() {
     let mut transaction = producer.begin().await.unwrap();
     transaction.append("a", record("1")).await.unwrap();
     let unknown = transaction.append("none", record("1")).await.unwrap_err();
-    assert!(matches!(unknown, TransactionalError::Produce(ProduceError::Unknown(_))), "{unknown}");
+    assert!(
+        matches!(unknown, TransactionalError::Produce { error: ProduceError::Unknown(_), .. }),
+        "{unknown}"
+    );
     let left = transaction.commit().await.unwrap_err();
     assert!(matches!(left, TransactionalError::Incomplete { .. }), "{left}");
 

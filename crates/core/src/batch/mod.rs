@@ -49,6 +49,7 @@ const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
 const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
+const PRODUCER_AT: usize = 43;
 /// The attributes that say how the records are compressed.
 const CODEC: i16 = 0x07;
 /// The attribute that says who set the timestamps.
@@ -433,8 +434,24 @@ impl Batch {
         self.with_times(self.header.attributes, max_timestamp_ms)
     }
 
-    /// The one change inside the checksum, which is computed anew. Only the header tells of it: the records may be large
-    /// and are not copied.
+    /// The same batch as a part of its producer's transaction, for whoever is that producer on behalf of others. The
+    /// checksum is computed anew, and all of it copied: it goes on as bytes.
+    #[must_use]
+    pub fn in_transaction(&self, producer: ProducerId, epoch: ProducerEpoch, base_sequence: i32) -> Bytes {
+        let mut bytes = self.bytes.to_vec();
+        bytes[..BATCH_HEADER_BYTES].copy_from_slice(&self.head());
+        let attributes = self.header.attributes | TRANSACTIONAL;
+        bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+        bytes[PRODUCER_AT..PRODUCER_AT + 8].copy_from_slice(&producer.0.to_be_bytes());
+        bytes[PRODUCER_AT + 8..PRODUCER_AT + 10].copy_from_slice(&epoch.0.to_be_bytes());
+        bytes[PRODUCER_AT + 10..PRODUCER_AT + 14].copy_from_slice(&base_sequence.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        bytes.into()
+    }
+
+    /// Changed inside the checksum, which is computed anew. Only the header tells of it: the records may be large and are
+    /// not copied.
     fn with_times(&self, attributes: i16, max_timestamp_ms: i64) -> Self {
         let mut header = BatchHeader { attributes, max_timestamp_ms, ..self.header };
         let mut head = *self.bytes.first_chunk().expect("a batch has a header");
