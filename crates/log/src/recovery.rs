@@ -51,6 +51,10 @@ pub(crate) fn open(
         Ok(layout) => layout,
         Err(fault) => return Ok(stopped(directory, id, config, &fault)),
     };
+    // Whoever wrote a mark may have been killed before its name was durable: what is done by it, or shown, must not outlive it.
+    if layout.has_start || layout.swap.is_some() {
+        disk.sync_dir(&directory)?;
+    }
     layout.tidy(disk, &directory)?;
     let (start, is_swapped, mut listing) = (layout.start, layout.swap.is_some(), layout.listing);
     if listing.segments.is_empty() && note.is_none() && !layout.has_start {

@@ -116,6 +116,12 @@ impl CrashDisk {
         self.0.lock().trace.clone()
     }
 
+    /// Only the process died: another finds what was written, be it synced or not.
+    pub(crate) fn restart(&self) {
+        let mut state = self.0.lock();
+        (state.plan, state.operations, state.is_off) = (Plan::Works, 0, false);
+    }
+
     /// Loses what was not synced, once the power is off.
     pub(crate) fn lose(&self, loss: Loss) {
         let mut state = self.0.lock();

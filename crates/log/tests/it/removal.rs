@@ -128,6 +128,42 @@ async fn power_loss_at_every_step_keeps_the_old_start_or_the_new_one() {
     }
 }
 
+/// Whoever dies may leave a start whose name is not durable. The next one shows it, and removes what is below it.
+#[tokio::test]
+async fn a_start_that_was_shown_survives_power_loss_after_a_death_at_every_step() {
+    let template = tempfile::tempdir().unwrap();
+    let store = open_on(Arc::new(CrashDisk::new()), template.path());
+    filled(&store.open_partition("t", 0, settings(), Absent::Create).unwrap()).await;
+    store.close().await;
+    let mut shown = Vec::new();
+    for after in 0..12 {
+        for loss in [Loss::Everything].into_iter().chain((0..8).map(Loss::Some)) {
+            let dir = copied(template.path());
+            let disk = CrashDisk::new();
+            let store = open_on(Arc::new(disk.clone()), dir.path());
+            let log = store.open_partition("t", 0, settings(), Absent::Damage).unwrap();
+            let settled = log.settle(Roll::WhenDue).await.unwrap();
+            disk.plan(Plan::PowerOffAfter(after));
+            let _ = log.remove_below(&settled, offset(17));
+            store.close().await;
+            drop((settled, log, store));
+            disk.restart();
+            let store = open_on(Arc::new(disk.clone()), dir.path());
+            let log = store.open_partition("t", 0, settings(), Absent::Damage).unwrap();
+            let start = log.offsets().log_start;
+            disk.lose(loss);
+            store.close().await;
+            drop((log, store));
+            let report = verify(dir.path());
+            assert!(report.faults.is_empty(), "{loss:?} after {after}: {report:?}");
+            let log = open(dir.path()).open_partition("t", 0, settings(), Absent::Damage).unwrap();
+            assert_eq!(log.offsets().log_start, start, "{loss:?} after {after}");
+            shown.push(start.0);
+        }
+    }
+    assert!(shown.contains(&0) && shown.contains(&17), "some died before, and some after");
+}
+
 /// A segment below the start is left over; one that is missing above it is damage.
 #[tokio::test]
 async fn what_is_missing_above_the_start_is_damage() {
