@@ -341,15 +341,14 @@ impl Found {
 
     /// What the client is told of it: of a session, what changed.
     fn told(mut self, door: &Door, version: i16, turn: Turn, request: &FetchRequest) -> Fetched<Unread> {
-        let mut sessions = door.sessions.lock();
         let id = match turn {
             Turn::Alone => NO_SESSION,
             Turn::First => {
                 let told = self.responses.iter().flat_map(|topic| &topic.partitions);
                 let random = || door.broker.random().next_u64();
-                sessions.first(version >= 13, &request.topics, told, random, door.now())
+                door.sessions.lock().first(version >= 13, &request.topics, told, random, door.now())
             }
-            Turn::Next { id, epoch } => match sessions.next(id, epoch) {
+            Turn::Next { id, epoch } => match door.sessions.lock().next(id, epoch) {
                 Err(code) => return FetchResponse::default().with_error_code(code.code()).into(),
                 Ok(mut changes) => {
                     self.retain(|topic, data, has_records| {

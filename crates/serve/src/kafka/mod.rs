@@ -33,6 +33,7 @@ mod features;
 mod fetch;
 mod fetch_session;
 mod find_coordinator;
+mod group_offsets;
 mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;

@@ -2,36 +2,29 @@
 
 use anabranch_broker::group::GroupError;
 use anabranch_broker::group::event::{Commit, CommitOffset};
-use anabranch_wire::messages::offset_commit_request::{
-    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-};
 use anabranch_wire::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use anabranch_wire::messages::{OffsetCommitRequest, OffsetCommitResponse};
 use anabranch_wire::{ErrorCode, NO_ERROR};
 
+use super::group_offsets::Asked;
 use super::{Door, codes, own_text};
 
 pub(super) async fn answer(door: &Door, version: i16, request: OffsetCommitRequest) -> OffsetCommitResponse {
-    let catalogue = door.broker.topics();
-    let exists = |topic: &OffsetCommitRequestTopic, asked: &OffsetCommitRequestPartition| {
-        catalogue.get(&topic.name).is_some_and(|topic| topic.partition(asked.partition_index).is_some())
-    };
-    let mut offsets = Vec::new();
+    let mut asked = Asked::new(door);
     for topic in &request.topics {
-        for asked in topic.partitions.iter().filter(|asked| exists(topic, asked)) {
-            offsets.push(CommitOffset {
+        for of in &topic.partitions {
+            asked.add(&topic.name, of.partition_index, || CommitOffset {
                 topic: topic.name.to_string(),
-                partition: asked.partition_index,
-                offset: asked.committed_offset,
-                leader_epoch: asked.committed_leader_epoch,
-                metadata: own_text(asked.committed_metadata.as_ref()).unwrap_or_default(),
+                partition: of.partition_index,
+                offset: of.committed_offset,
+                leader_epoch: of.committed_leader_epoch,
+                metadata: own_text(of.committed_metadata.as_ref()).unwrap_or_default(),
             });
         }
     }
-    let count = offsets.len();
-    let outcomes = if count == 0 {
+    let outcomes = if asked.known.is_empty() {
         Ok(Vec::new())
     } else {
         let commit = Commit {
@@ -41,35 +34,32 @@ pub(super) async fn answer(door: &Door, version: i16, request: OffsetCommitReque
             generation: request.generation_id_or_member_epoch,
             by_epoch: version >= 9,
             retention_ms: (request.retention_time_ms >= 0).then_some(request.retention_time_ms),
-            offsets,
+            offsets: asked.known,
         };
         door.broker.groups().commit(commit).await
     };
     let code = |error: &GroupError| match error {
         // `OffsetCommitResponse.json`: GROUP_ID_NOT_FOUND came with version 9.
-        GroupError::GroupIdNotFound if version < 9 => ErrorCode::IllegalGeneration.code(),
-        error => codes::group(error).code(),
+        GroupError::GroupIdNotFound if version < 9 => ErrorCode::IllegalGeneration,
+        error => codes::group(error),
     };
-    let mut each = match &outcomes {
-        Ok(outcomes) => outcomes.iter().map(|each| each.as_ref().map_or_else(code, |()| NO_ERROR)).collect(),
-        Err(error) => vec![code(error); count],
-    }
-    .into_iter();
+    let each = |outcome: &Result<(), GroupError>| {
+        outcome.as_ref().map_or_else(|error| code(error).code(), |()| NO_ERROR)
+    };
+    let known = match &outcomes {
+        Ok(outcomes) => Ok(outcomes.iter().map(each).collect()),
+        Err(error) => Err(code(error)),
+    };
+    let mut codes = asked.places.codes(known);
     let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in &request.topics {
-        let partitions = topic.partitions.iter().map(|asked| {
-            let code = match exists(topic, asked) {
-                true => each.next().unwrap_or(ErrorCode::UnknownServerError.code()),
-                false => ErrorCode::UnknownTopicOrPartition.code(),
-            };
+    for topic in request.topics {
+        let partitions = topic.partitions.iter().zip(&mut codes).map(|(of, code)| {
             OffsetCommitResponsePartition::default()
-                .with_partition_index(asked.partition_index)
+                .with_partition_index(of.partition_index)
                 .with_error_code(code)
         });
         let partitions = partitions.collect();
-        topics.push(
-            OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions),
-        );
+        topics.push(OffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions));
     }
     OffsetCommitResponse::default().with_topics(topics)
 }

@@ -8,14 +8,12 @@ use anabranch_broker::transaction::event::{How, Join};
 use anabranch_broker::transaction::{TransactionError, TransactionVersion};
 use anabranch_core::{ProducerEpoch, ProducerId};
 use anabranch_wire::ErrorCode;
-use anabranch_wire::messages::txn_offset_commit_request::{
-    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
-};
 use anabranch_wire::messages::txn_offset_commit_response::{
     TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
 use anabranch_wire::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 
+use super::group_offsets::Asked;
 use super::{Door, codes, own_text};
 
 pub(super) async fn answer(
@@ -23,43 +21,33 @@ pub(super) async fn answer(
     version: i16,
     request: TxnOffsetCommitRequest,
 ) -> TxnOffsetCommitResponse {
-    let catalogue = door.broker.topics();
-    let exists = |topic: &TxnOffsetCommitRequestTopic, asked: &TxnOffsetCommitRequestPartition| {
-        catalogue.get(&topic.name).is_some_and(|topic| topic.partition(asked.partition_index).is_some())
-    };
-    let mut offsets = Vec::new();
+    let mut asked = Asked::new(door);
     for topic in &request.topics {
-        for asked in topic.partitions.iter().filter(|asked| exists(topic, asked)) {
-            offsets.push(CommitOffset {
+        for of in &topic.partitions {
+            asked.add(&topic.name, of.partition_index, || CommitOffset {
                 topic: topic.name.to_string(),
-                partition: asked.partition_index,
-                offset: asked.committed_offset,
-                leader_epoch: asked.committed_leader_epoch,
-                metadata: own_text(asked.committed_metadata.as_ref()).unwrap_or_default(),
+                partition: of.partition_index,
+                offset: of.committed_offset,
+                leader_epoch: of.committed_leader_epoch,
+                metadata: own_text(of.committed_metadata.as_ref()).unwrap_or_default(),
             });
         }
     }
-    let count = offsets.len();
-    let codes = match count {
-        0 => Ok(Vec::new()),
-        _ => commit(door, version, &request, offsets).await,
+    let known = match asked.known.is_empty() {
+        true => Ok(Vec::new()),
+        false => commit(door, version, &request, asked.known).await,
     };
-    let mut codes = codes.unwrap_or_else(|code| vec![code.code(); count]).into_iter();
+    let mut codes = asked.places.codes(known);
     let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in &request.topics {
-        let partitions = topic.partitions.iter().map(|asked| {
-            let code = match exists(topic, asked) {
-                true => codes.next().unwrap_or(ErrorCode::UnknownServerError.code()),
-                false => ErrorCode::UnknownTopicOrPartition.code(),
-            };
+    for topic in request.topics {
+        let partitions = topic.partitions.iter().zip(&mut codes).map(|(of, code)| {
             TxnOffsetCommitResponsePartition::default()
-                .with_partition_index(asked.partition_index)
+                .with_partition_index(of.partition_index)
                 .with_error_code(code)
         });
         let partitions = partitions.collect();
-        topics.push(
-            TxnOffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions),
-        );
+        topics
+            .push(TxnOffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions));
     }
     TxnOffsetCommitResponse::default().with_topics(topics)
 }
