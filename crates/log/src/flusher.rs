@@ -91,14 +91,11 @@ impl Flusher {
         let mut jobs = Vec::new();
         while self.jobs.recv_many(&mut jobs, usize::MAX).await > 0 {
             // What became full during the last flush is flushed together: the more there is to do, the cheaper it gets.
-            let (mut files, mut dirty) = (Vec::new(), Vec::new());
+            let mut full = Vec::new();
             for job in jobs.drain(..) {
                 match job {
                     _ if self.is_stopping() => {}
-                    Job::Flush { file, dirty: of_file } => {
-                        files.push(file);
-                        dirty.push(of_file);
-                    }
+                    Job::Flush { file, dirty } => full.push((file, dirty)),
                     Job::Make { number, len_bytes } => {
                         let made = self.make(number, len_bytes);
                         if let Err(error) = &made
@@ -110,9 +107,12 @@ impl Flusher {
                     }
                 }
             }
-            self.flush(&dirty);
-            for (file, dirty) in files.into_iter().zip(dirty) {
-                let flushed = planted::is(Bug::JournalReusedEarly) || dirty.iter().all(Dirty::is_settled);
+            let is_believed = planted::is(Bug::JournalReusedEarly);
+            if !is_believed {
+                self.flush(&full);
+            }
+            for (file, dirty) in full {
+                let flushed = is_believed || dirty.iter().all(Dirty::is_settled);
                 self.writer.control(Command::Flushed(file, flushed));
             }
         }
@@ -122,14 +122,11 @@ impl Flusher {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Syncs the segments of full journal files, the oldest file first.
-    fn flush(&self, files: &[Arc<Vec<Dirty>>]) {
-        if planted::is(Bug::JournalReusedEarly) {
-            return;
-        }
+    /// Syncs the segments of full journal files, of which the oldest stands first.
+    fn flush(&self, full: &[(u64, Arc<Vec<Dirty>>)]) {
         // The last point of a partition stands for those before.
         let mut known = HashSet::new();
-        let all = files.iter().rev().flat_map(|dirty| dirty.iter());
+        let all = full.iter().rev().flat_map(|(_, dirty)| dirty.iter());
         let last: Vec<&Dirty> = all.filter(|dirty| known.insert(Arc::as_ptr(&dirty.shared))).collect();
         let unsettled: Vec<&Dirty> = last.iter().copied().filter(|dirty| !dirty.is_settled()).collect();
         if unsettled.len() >= SYNC_ALL_FILES_MIN && sync_all(self.all_files.as_ref()) {
