@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_log::{
-    Absent, Ack, FaultCause, LogConfig, LogStatus, PartitionLog, ReadError, Roll, UpkeepError,
+    Absent, Ack, FaultCause, LogConfig, LogStatus, PartitionLog, ReadError, Roll, Store, UpkeepError,
 };
+use tempfile::TempDir;
 
 use crate::crash::{CrashDisk, Loss, Plan};
 use crate::support::{batch, config, copied, expected, offset, open, open_on, values, verify};
@@ -19,6 +20,21 @@ async fn filled(log: &PartitionLog) {
     for value in log.offsets().log_end.0..30 {
         log.append(batch(value..value + 1), Ack::Durable).await.unwrap();
     }
+}
+
+/// A directory with thirty records.
+async fn template() -> TempDir {
+    let template = tempfile::tempdir().unwrap();
+    let (store, log) = opened(&CrashDisk::new(), template.path(), Absent::Create);
+    filled(&log).await;
+    store.close().await;
+    template
+}
+
+fn opened(disk: &CrashDisk, root: &Path, absent: Absent) -> (Store, PartitionLog) {
+    let store = open_on(Arc::new(disk.clone()), root);
+    let log = store.open_partition("t", 0, settings(), absent).unwrap();
+    (store, log)
 }
 
 fn log_files(root: &Path) -> Vec<String> {
@@ -94,17 +110,13 @@ async fn a_start_is_never_past_what_is_durable() {
 #[tokio::test]
 async fn power_loss_at_every_step_keeps_the_old_start_or_the_new_one() {
     let all = expected(0..30);
-    let template = tempfile::tempdir().unwrap();
-    let store = open_on(Arc::new(CrashDisk::new()), template.path());
-    filled(&store.open_partition("t", 0, settings(), Absent::Create).unwrap()).await;
-    store.close().await;
+    let template = template().await;
     let losses = [Loss::Nothing, Loss::Everything].into_iter().chain((0..4).map(Loss::Some));
     for loss in losses {
         for after in 0.. {
             let dir = copied(template.path());
             let disk = CrashDisk::new();
-            let store = open_on(Arc::new(disk.clone()), dir.path());
-            let log = store.open_partition("t", 0, settings(), Absent::Damage).unwrap();
+            let (store, log) = opened(&disk, dir.path(), Absent::Damage);
             let settled = log.settle(Roll::WhenDue).await.unwrap();
             disk.plan(Plan::PowerOffAfter(after));
             let done = log.remove_below(&settled, offset(17));
@@ -131,25 +143,20 @@ async fn power_loss_at_every_step_keeps_the_old_start_or_the_new_one() {
 /// Whoever dies may leave a start whose name is not durable. The next one shows it, and removes what is below it.
 #[tokio::test]
 async fn a_start_that_was_shown_survives_power_loss_after_a_death_at_every_step() {
-    let template = tempfile::tempdir().unwrap();
-    let store = open_on(Arc::new(CrashDisk::new()), template.path());
-    filled(&store.open_partition("t", 0, settings(), Absent::Create).unwrap()).await;
-    store.close().await;
+    let template = template().await;
     let mut shown = Vec::new();
     for after in 0..12 {
         for loss in [Loss::Everything].into_iter().chain((0..8).map(Loss::Some)) {
             let dir = copied(template.path());
             let disk = CrashDisk::new();
-            let store = open_on(Arc::new(disk.clone()), dir.path());
-            let log = store.open_partition("t", 0, settings(), Absent::Damage).unwrap();
+            let (store, log) = opened(&disk, dir.path(), Absent::Damage);
             let settled = log.settle(Roll::WhenDue).await.unwrap();
             disk.plan(Plan::PowerOffAfter(after));
             let _ = log.remove_below(&settled, offset(17));
             store.close().await;
             drop((settled, log, store));
             disk.restart();
-            let store = open_on(Arc::new(disk.clone()), dir.path());
-            let log = store.open_partition("t", 0, settings(), Absent::Damage).unwrap();
+            let (store, log) = opened(&disk, dir.path(), Absent::Damage);
             let start = log.offsets().log_start;
             disk.lose(loss);
             store.close().await;
