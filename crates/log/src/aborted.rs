@@ -13,17 +13,14 @@
 //! ```
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use anabranch_core::seam::{Disk, DiskFile, Open};
+use anabranch_core::seam::Disk;
 use anabranch_core::{Offset, ProducerId};
 
+use crate::entries::{Entries, Entry, checksum};
 use crate::producers::AbortedTransaction;
 
 pub(crate) const ENTRY_BYTES: usize = 36;
-/// Entries that wait in memory before they go to the file.
-const TAIL_ENTRIES_MAX: usize = 512;
 /// Entries that are read at a time.
 const WINDOW_ENTRIES: usize = 128;
 
@@ -56,8 +53,10 @@ impl AbortedTransaction {
     pub(crate) fn is_end(&self) -> bool {
         !self.producer.is_some()
     }
+}
 
-    fn encode(&self, base: Offset) -> [u8; ENTRY_BYTES] {
+impl Entry<ENTRY_BYTES> for AbortedTransaction {
+    fn encode(self, base: Offset) -> [u8; ENTRY_BYTES] {
         let mut entry = [0; ENTRY_BYTES];
         let fields = [self.producer.0, self.first.0, self.last.0, self.stable.0];
         for (at, field) in entry.as_chunks_mut::<8>().0.iter_mut().zip(fields) {
@@ -81,100 +80,33 @@ impl AbortedTransaction {
     }
 }
 
-fn checksum(base: Offset, entry: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&base.0.to_le_bytes()), entry)
-}
-
 /// The aborted transactions of one segment.
-#[derive(Debug)]
-pub(crate) struct AbortedIndex {
-    path: PathBuf,
-    base: Offset,
-    file: Option<Arc<dyn DiskFile>>,
-    /// Entries in the file, with the one that counts them.
-    stored: usize,
-    /// Entries after those.
-    tail: Vec<AbortedTransaction>,
-    is_synced: bool,
-}
+pub(crate) type AbortedIndex = Entries<AbortedTransaction, ENTRY_BYTES>;
 
 impl AbortedIndex {
-    /// An index whose file, if there is one, is believed until an entry proves wrong.
-    pub(crate) fn open(disk: &dyn Disk, path: PathBuf, base: Offset) -> io::Result<Self> {
-        let mut index = Self { path, base, file: None, stored: 0, tail: Vec::new(), is_synced: false };
-        if disk.exists(&index.path)? {
-            let file = disk.open(&index.path, Open::ReadWrite)?;
-            index.stored = usize::try_from(file.len()?).map_err(io::Error::other)? / ENTRY_BYTES;
-            index.file = Some(file);
-        }
-        Ok(index)
-    }
-
-    /// Adds an entry after all others.
-    pub(crate) fn push(&mut self, entry: AbortedTransaction) {
-        self.tail.push(entry);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.stored + self.tail.len() == 0
-    }
-
     /// Of a segment that is written to.
     pub(crate) fn count(&self) -> u32 {
-        u32::try_from(self.stored + self.tail.len()).expect("a segment has fewer than 2^32 batches")
+        u32::try_from(self.len()).expect("a segment has fewer than 2^32 batches")
     }
 
-    pub(crate) fn wants_flush(&self) -> bool {
-        self.tail.len() >= TAIL_ENTRIES_MAX
-    }
-
-    /// Writes what waits in memory, without making it durable.
-    pub(crate) fn flush(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        if self.tail.is_empty() {
-            return Ok(());
-        }
-        let file = match &self.file {
-            Some(file) => file,
-            None => self.file.insert(disk.open(&self.path, Open::Create)?),
-        };
-        let bytes: Vec<u8> = self.tail.iter().flat_map(|entry| entry.encode(self.base)).collect();
-        self.is_synced = false;
-        file.write_all_at(&[&bytes], (self.stored * ENTRY_BYTES) as u64)?;
-        self.stored += self.tail.len();
-        self.tail.clear();
-        Ok(())
-    }
-
-    /// Makes all entries durable, but for the name of the file.
-    pub(crate) fn save(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        self.flush(disk)?;
-        if let Some(file) = self.file.as_ref().filter(|_| !self.is_synced) {
-            file.sync_data()?;
-            self.is_synced = true;
-        }
-        Ok(())
-    }
-
-    /// The same, and the segment is complete. There is a file then, also without entries.
+    /// Makes all durable, and the segment is complete. There is a file then, also without entries.
     pub(crate) fn seal(&mut self, disk: &dyn Disk) -> io::Result<()> {
         if self.tail.is_empty() && matches!(self.is_whole()?, Ok(())) {
             return self.save(disk);
         }
         self.flush(disk)?;
-        self.tail.push(AbortedTransaction::end(self.stored));
+        self.push(AbortedTransaction::end(self.stored()));
         let flushed = self.flush(disk);
         self.tail.clear();
         flushed?;
-        let file = self.file.as_ref().expect("what is stored has a file");
-        file.set_len((self.stored * ENTRY_BYTES) as u64)?;
-        self.save(disk)
+        self.save_trimmed(disk)
     }
 
     /// Whether this is what [`AbortedIndex::seal`] wrote, by its last entry.
     pub(crate) fn is_whole(&self) -> io::Result<Result<(), AbortedWrong>> {
-        let Some(last) = self.stored.checked_sub(1) else { return Ok(Err(AbortedWrong)) };
-        let last = self.read(last..self.stored)?;
-        let is_whole = matches!(&last[..], [Some(end)] if *end == AbortedTransaction::end(self.stored - 1));
+        let Some(last) = self.stored().checked_sub(1) else { return Ok(Err(AbortedWrong)) };
+        let last = self.read(last..self.stored())?;
+        let is_whole = matches!(&last[..], [Some(end)] if *end == AbortedTransaction::end(self.stored() - 1));
         Ok(if is_whole { Ok(()) } else { Err(AbortedWrong) })
     }
 
@@ -183,19 +115,14 @@ impl AbortedIndex {
     pub(crate) fn keep_first(&mut self, count: u32) -> io::Result<Result<(), AbortedWrong>> {
         self.tail.clear();
         let count = count as usize;
-        if self.stored < count {
+        if self.stored() < count {
             return Ok(Err(AbortedWrong));
         }
         let entries = self.read(0..count)?;
         if !entries.iter().all(|entry| entry.is_some_and(|entry| !entry.is_end())) {
             return Ok(Err(AbortedWrong));
         }
-        if let Some(file) = self.file.as_ref().filter(|_| self.stored > count) {
-            file.set_len((count * ENTRY_BYTES) as u64)?;
-            file.sync_data()?;
-        }
-        self.stored = count;
-        Ok(Ok(()))
+        self.cut(count).map(Ok)
     }
 
     /// Replaces everything. After an error the entries stand in memory.
@@ -205,27 +132,13 @@ impl AbortedIndex {
         entries: Vec<AbortedTransaction>,
         is_sealed: bool,
     ) -> io::Result<()> {
-        let was_there = self.file.take().is_some();
-        self.stored = 0;
-        self.tail = entries;
-        if was_there {
-            self.file = Some(disk.open(&self.path, Open::Create)?);
-            self.is_synced = false;
+        if self.replace(entries) {
+            self.create(disk)?;
         }
         match is_sealed {
             true => self.seal(disk),
             false => self.save(disk),
         }
-    }
-
-    /// The same, but in memory only: another has the file's name.
-    pub(crate) fn rebuild_in_memory(&mut self, entries: Vec<AbortedTransaction>) {
-        (self.file, self.stored, self.tail) = (None, 0, entries);
-    }
-
-    /// The file has another name now.
-    pub(crate) fn renamed(&mut self, path: PathBuf) {
-        self.path = path;
     }
 
     /// The offset of the first marker that waits in memory.
@@ -246,16 +159,7 @@ impl AbortedIndex {
         upper: Offset,
         found: &mut Vec<AbortedTransaction>,
     ) -> io::Result<Result<bool, AbortedWrong>> {
-        let (mut low, mut high) = (0, self.stored);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let [Some(entry)] = self.read(middle..middle + 1)?[..] else { return Ok(Err(AbortedWrong)) };
-            if entry.last < from {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
+        let Some((low, _)) = self.before(|entry| entry.last < from)? else { return Ok(Err(AbortedWrong)) };
         let mut is_complete = false;
         let visited = self.visit(low, |entry| {
             if entry.last >= from && entry.first < upper {
@@ -273,8 +177,8 @@ impl AbortedIndex {
         mut at: usize,
         mut visit: impl FnMut(AbortedTransaction) -> bool,
     ) -> io::Result<Result<(), AbortedWrong>> {
-        while at < self.stored {
-            let window = at..self.stored.min(at + WINDOW_ENTRIES);
+        while at < self.stored() {
+            let window = at..self.stored().min(at + WINDOW_ENTRIES);
             for entry in self.read(window)? {
                 match entry {
                     None => return Ok(Err(AbortedWrong)),
@@ -291,29 +195,6 @@ impl AbortedIndex {
         let _ = self.tail.iter().all(|entry| visit(*entry));
         Ok(Ok(()))
     }
-
-    fn read(&self, range: std::ops::Range<usize>) -> io::Result<Vec<Option<AbortedTransaction>>> {
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
-        let file = self.file.as_ref().expect("stored entries have a file");
-        let bytes = file.read_vec_at(range.len() * ENTRY_BYTES, (range.start * ENTRY_BYTES) as u64)?;
-        Ok(decode_all(&bytes, self.base).collect())
-    }
-}
-
-fn decode_all(bytes: &[u8], base: Offset) -> impl Iterator<Item = Option<AbortedTransaction>> {
-    let entries = bytes.as_chunks::<ENTRY_BYTES>().0.iter();
-    entries.map(move |entry| AbortedTransaction::decode(entry, base))
-}
-
-/// All entries of a file, those that are wrong as `None`, with the last one of a complete segment.
-pub(crate) fn read_entries(
-    disk: &dyn Disk,
-    path: &Path,
-    base: Offset,
-) -> io::Result<Vec<Option<AbortedTransaction>>> {
-    Ok(decode_all(&disk.read(path)?, base).collect())
 }
 
 #[cfg(test)]

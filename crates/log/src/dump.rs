@@ -15,7 +15,8 @@ use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use crate::FaultCause;
 use crate::aborted;
 use crate::durable::{self, DurablePoint};
-use crate::index::{ENTRY_BYTES, Place, read_entries};
+use crate::entries::read_entries;
+use crate::index::{ENTRY_BYTES, Place};
 use crate::journal::entry::{FileHeader, Item, SECTOR_BYTES, decode_head};
 use crate::journal::file_number;
 use crate::marks::{CLEANED, Mark, START, SWAP};
@@ -395,7 +396,7 @@ fn dump_index<E: From<io::Error>>(
     let mut max_before_ms = Place::start(base).max_before_ms;
     let mut before = Place::start(base);
     let entry_bytes = ENTRY_BYTES as u64;
-    for (number, entry) in read_entries(disk, path, base)?.into_iter().enumerate() {
+    for (number, entry) in read_entries::<Place, _>(disk, path, base)?.into_iter().enumerate() {
         let damage =
             |cause| DumpItem::Damage { position: number as u64 * entry_bytes, bytes: entry_bytes, cause };
         let Some(place) = entry else {
@@ -463,7 +464,7 @@ fn dump_aborted<E: From<io::Error>>(
 ) -> Result<(), E> {
     let entry_bytes = aborted::ENTRY_BYTES as u64;
     let mut before = None;
-    for (number, entry) in aborted::read_entries(disk, path, base)?.into_iter().enumerate() {
+    for (number, entry) in read_entries(disk, path, base)?.into_iter().enumerate() {
         let number = number as u64;
         let damage = |cause| DumpItem::Damage { position: number * entry_bytes, bytes: entry_bytes, cause };
         each(match entry {

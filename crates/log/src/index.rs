@@ -10,16 +10,14 @@
 //! ```
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anabranch_core::Offset;
 use anabranch_core::planted::{self, Bug};
-use anabranch_core::seam::{Disk, DiskFile, Open};
+use anabranch_core::seam::Disk;
+
+use crate::entries::{Entries, Entry, checksum};
 
 pub(crate) const ENTRY_BYTES: usize = 20;
-/// Entries that wait in memory before they go to the file.
-const TAIL_ENTRIES_MAX: usize = 512;
 
 /// A place in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +32,9 @@ impl Place {
     pub(crate) fn start(base: Offset) -> Self {
         Self { offset: base, position: 0, max_before_ms: i64::MIN }
     }
+}
 
+impl Entry<ENTRY_BYTES> for Place {
     fn encode(self, base: Offset) -> [u8; ENTRY_BYTES] {
         let mut entry = [0; ENTRY_BYTES];
         // A segment has at most 2 GiB, so at most that many records and bytes.
@@ -62,122 +62,50 @@ impl Place {
     }
 }
 
-fn checksum(base: Offset, entry: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&base.0.to_le_bytes()), entry)
-}
-
 /// An entry of the file cannot be read; the index must be made anew.
 #[derive(Debug)]
 pub(crate) struct IndexWrong;
 
 /// The index of one segment.
-#[derive(Debug)]
-pub(crate) struct Index {
-    path: PathBuf,
-    base: Offset,
-    file: Option<Arc<dyn DiskFile>>,
-    /// Entries in the file.
-    stored: usize,
-    /// Entries after those.
-    tail: Vec<Place>,
-}
+pub(crate) type Index = Entries<Place, ENTRY_BYTES>;
 
 impl Index {
-    /// An index whose file, if there is one, is believed until an entry proves wrong.
-    pub(crate) fn open(disk: &dyn Disk, path: PathBuf, base: Offset) -> io::Result<Self> {
-        let mut index = Self { path, base, file: None, stored: 0, tail: Vec::new() };
-        if disk.exists(&index.path)? {
-            let file = disk.open(&index.path, Open::ReadWrite)?;
-            index.stored = usize::try_from(file.len()?).map_err(io::Error::other)? / ENTRY_BYTES;
-            index.file = Some(file);
-        }
-        Ok(index)
-    }
-
     /// Keeps the right entries from the front of the file that lie before `position`, and cuts the rest off, durably: an
     /// entry of a batch that is gone must not come back between those of later ones.
     pub(crate) fn keep_valid_below(&mut self, position: u64) -> io::Result<()> {
         let mut valid = 0;
-        if let Some(file) = &self.file {
-            let mut bytes = vec![0; self.stored * ENTRY_BYTES];
-            file.read_exact_at(&mut bytes, 0)?;
-            let mut before = Place::start(self.base);
-            for entry in bytes.as_chunks::<ENTRY_BYTES>().0 {
-                match Place::decode(entry, self.base) {
-                    Some(place)
-                        if place.position < position
-                            && place.position > before.position
-                            && place.offset > before.offset
-                            && place.max_before_ms >= before.max_before_ms =>
-                    {
-                        before = place;
-                        valid += 1;
-                    }
-                    _ => break,
+        let mut before = Place::start(self.base());
+        for place in self.read(0..self.stored())? {
+            match place {
+                Some(place)
+                    if place.position < position
+                        && place.position > before.position
+                        && place.offset > before.offset
+                        && place.max_before_ms >= before.max_before_ms =>
+                {
+                    before = place;
+                    valid += 1;
                 }
+                _ => break,
             }
         }
-        if let Some(file) = self.file.as_ref().filter(|_| valid < self.stored) {
-            file.set_len((valid * ENTRY_BYTES) as u64)?;
-            file.sync_data()?;
-        }
-        self.stored = valid;
-        self.tail.clear();
-        Ok(())
-    }
-
-    /// Adds a place after all others.
-    pub(crate) fn push(&mut self, place: Place) {
-        self.tail.push(place);
+        self.cut(valid)
     }
 
     /// How large the file is, or will be.
     pub(crate) fn len_bytes(&self) -> u64 {
-        ((self.stored + self.tail.len()) * ENTRY_BYTES) as u64
+        (self.len() * ENTRY_BYTES) as u64
     }
 
-    pub(crate) fn wants_flush(&self) -> bool {
-        self.tail.len() >= TAIL_ENTRIES_MAX
-    }
-
-    /// Writes what waits in memory, without making it durable.
-    pub(crate) fn flush(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        if self.tail.is_empty() {
-            return Ok(());
-        }
-        let file = match &self.file {
-            Some(file) => file,
-            None => self.file.insert(disk.open(&self.path, Open::Create)?),
-        };
-        let bytes: Vec<u8> = self.tail.iter().flat_map(|place| place.encode(self.base)).collect();
-        file.write_all_at(&[&bytes], (self.stored * ENTRY_BYTES) as u64)?;
-        self.stored += self.tail.len();
-        self.tail.clear();
-        Ok(())
-    }
-
-    /// Flushes, drops what stands after the last entry, and makes the file durable: the segment is complete.
+    /// Makes the file durable: the segment is complete.
     pub(crate) fn seal(&mut self, disk: &dyn Disk) -> io::Result<()> {
-        self.flush(disk)?;
-        match &self.file {
-            None => Ok(()),
-            Some(file) => {
-                file.set_len((self.stored * ENTRY_BYTES) as u64)?;
-                file.sync_data()
-            }
-        }
-    }
-
-    /// The file has another name now.
-    pub(crate) fn renamed(&mut self, path: PathBuf) {
-        self.path = path;
+        self.save_trimmed(disk)
     }
 
     /// Replaces everything by `places`, for a segment that is complete. After an error they stand in memory.
     pub(crate) fn rebuild(&mut self, disk: &dyn Disk, places: Vec<Place>) -> io::Result<()> {
-        self.stored = 0;
-        self.tail = places;
-        self.file = Some(disk.open(&self.path, Open::Create)?);
+        self.replace(places);
+        self.create(disk)?;
         self.seal(disk)
     }
 
@@ -190,33 +118,9 @@ impl Index {
         if tail > 0 {
             return Ok(Ok(self.tail[tail - 1]));
         }
-        let mut found = Place::start(self.base);
-        let (mut low, mut high) = (0, self.stored);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let Some(place) = self.entry(middle)? else { return Ok(Err(IndexWrong)) };
-            if is_before(&place) {
-                found = place;
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(Ok(found))
+        let Some((_, found)) = self.before(is_before)? else { return Ok(Err(IndexWrong)) };
+        Ok(Ok(found.unwrap_or(Place::start(self.base()))))
     }
-
-    fn entry(&self, at: usize) -> io::Result<Option<Place>> {
-        let mut entry = [0; ENTRY_BYTES];
-        let file = self.file.as_ref().expect("stored entries have a file");
-        file.read_exact_at(&mut entry, (at * ENTRY_BYTES) as u64)?;
-        Ok(Place::decode(&entry, self.base))
-    }
-}
-
-/// Every entry of an index file, `None` where one is wrong; for verification.
-pub(crate) fn read_entries(disk: &dyn Disk, path: &Path, base: Offset) -> io::Result<Vec<Option<Place>>> {
-    let bytes = disk.read(path)?;
-    Ok(bytes.as_chunks::<ENTRY_BYTES>().0.iter().map(|entry| Place::decode(entry, base)).collect())
 }
 
 #[cfg(test)]

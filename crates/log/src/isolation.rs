@@ -90,7 +90,7 @@ impl PartitionLog {
         }
         entries.extend(index.take_tail());
         if segment.is_retired() {
-            index.rebuild_in_memory(entries);
+            index.replace(entries); // another has the file's name
         } else if let Err(error) = index.rebuild(self.store.disk().as_ref(), entries, segment.is_sealed()) {
             // The disk is full, perhaps. The entries stay in memory, and are made anew at the next start.
             tracing::warn!(file = %segment.path.display(), %error, "the aborted transactions could not be written");

@@ -31,6 +31,7 @@ mod compaction;
 mod dump;
 mod durable;
 mod end;
+mod entries;
 mod error;
 mod files;
 mod flusher;

@@ -9,9 +9,9 @@ use anabranch_core::batch::{Batch, BatchError, BatchHeader, EndKind};
 use anabranch_core::seam::{Disk, DiskFile, Open};
 use anabranch_core::{Offset, ProducerId, TopicPartition};
 
-use crate::aborted::read_entries as read_aborted;
 use crate::durable::DurablePoint;
-use crate::index::{Place, read_entries};
+use crate::entries::read_entries;
+use crate::index::Place;
 use crate::journal::redo::Plan;
 use crate::layout::Layout;
 use crate::marks::START;
@@ -189,7 +189,7 @@ fn verify_segment(
     }
     let aborted = aborted_path(directory, base);
     let entries = match disk.exists(&aborted)? {
-        true => read_aborted(disk, &aborted, base)?,
+        true => read_entries(disk, &aborted, base)?,
         false => Vec::new(),
     };
     if !transactions.are_right(entries, is_last) {
