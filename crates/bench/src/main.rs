@@ -1,6 +1,6 @@
 //! What measures, one command each; `cargo xtask bench` runs them and makes tables of what they print.
 //!
-//! * `produce`, `fetch`, `tail`: a client that does as little as a client can, so that the server is the limit.
+//! * `produce`, `fetch`, `tail`, `transactions`: a client that does as little as a client can, so that the server is the limit.
 //!   `librdkafka` is a real one. `sink` is a server that does nothing, and shows what the client's own limit is.
 //! * `disk`, `loopback`: what the machine can do without us.
 //! * `append`, `fill`, `open`: the broker in process.
@@ -22,6 +22,7 @@ mod request;
 mod sink;
 mod tail;
 mod topic;
+mod transactions;
 
 use clap::Parser;
 
@@ -34,6 +35,8 @@ enum Command {
     Fetch(fetch::Options),
     /// Sends one record at a time, and waits until a consumer has it
     Tail(tail::Options),
+    /// Commits transactions, one after the other through each connection
+    Transactions(transactions::Options),
     /// Produces with librdkafka
     #[cfg(feature = "librdkafka")]
     Librdkafka(librdkafka::Options),
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Command::Produce(options) => serde_json::to_value(produce::run(&options)?),
         Command::Fetch(options) => serde_json::to_value(fetch::run(&options)?),
         Command::Tail(options) => serde_json::to_value(tail::run(&options)?),
+        Command::Transactions(options) => serde_json::to_value(transactions::run(&options)?),
         #[cfg(feature = "librdkafka")]
         Command::Librdkafka(options) => serde_json::to_value(librdkafka::run(&options)?),
         Command::Sink(options) => return sink::run(&options),

@@ -24,6 +24,7 @@ mod results;
 mod server;
 mod table;
 mod tool;
+mod transactions;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     Open(open::Options),
     /// What a record costs in one partition and in ten thousand
     Partitions(partitions::Options),
+    /// Transactions, beside Apache Kafka
+    Transactions(transactions::Options),
     /// Counts the instructions of the produce path, and fails when they became more
     Instructions(instructions::Options),
     /// Where the server's time goes
@@ -119,6 +122,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Embedded(options) => run_part(options),
         Command::Open(options) => run_part(options),
         Command::Partitions(options) => run_part(options),
+        Command::Transactions(options) => run_part(options),
         Command::Instructions(options) => instructions::run(options),
         Command::Profile(options) => profile::run(options),
     }
@@ -171,6 +175,7 @@ fn run_all(options: &AllOptions) -> anyhow::Result<ExitCode> {
     run_of::<partitions::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<nats::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<load::Options>(&arguments, &mut goals, &mut failed)?;
+    run_of::<transactions::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<kafka::Options>(&arguments, &mut goals, &mut failed)?;
     println!("# Goals\n\n{}", goal::table(&goals));
     failed.iter().for_each(|failed| eprintln!("bench: {failed}"));
@@ -214,6 +219,7 @@ mod tests {
             common::<embedded::Options>,
             common::<open::Options>,
             common::<partitions::Options>,
+            common::<transactions::Options>,
         ] {
             let given = part(&["--quick", "--rounds=7", "--binary=x"]);
             assert!(given.quick && given.rounds == 7 && given.binary.is_some());
