@@ -76,6 +76,8 @@ bugs! {
     DecidedBeforeData,
     /// markers before the decision is durable
     MarkerBeforeDecision,
+    /// an end in one entry of the journal, written to its segments before that is durable
+    EndWrittenAhead,
     /// an end noted as completed before its markers are synced
     CompletedBeforeMarkers,
     /// last stable offset past an open transaction

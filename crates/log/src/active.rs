@@ -17,12 +17,14 @@ use crate::producers::{AbortedSegments, AbortedTransaction, Before, Producers, S
 use crate::removal::{Roll, Settled};
 use crate::segment::{LEADER_EPOCH, Segment, Spacing, snapshot_path};
 use crate::writer::{Append, Reply};
-use crate::{AppendError, FaultCause, Part};
+use crate::{AppendError, Fault, FaultCause, Part};
 
 /// How much is written before the producers' state and the index are saved, which bounds what recovery reads.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// From so many bytes on a partition's part of a group goes to its segment only, with a sync of its own.
 pub(crate) const DIRECT_BYTES: u64 = 1 << 20;
+/// Space that is set aside with what the journal is to hold before the segment does, so that the next such write need not ask.
+const AHEAD_BYTES: u64 = 4 << 10;
 /// Snapshots that are kept: the newest, and one in case it is damaged.
 const SNAPSHOTS_MAX: usize = 2;
 
@@ -85,6 +87,14 @@ pub(crate) struct PartitionWriter {
     pub(crate) in_group: bool,
     /// A successor was begun, and may be in the directory though that failed: nothing more belongs here.
     is_full: bool,
+}
+
+/// As they stand in a segment.
+fn parts_of<'a>(batches: impl IntoIterator<Item = &'a (Batch, [u8; BATCH_HEADER_BYTES])>) -> Vec<&'a [u8]> {
+    let parts = |(batch, prefix): &'a (Batch, [u8; BATCH_HEADER_BYTES])| {
+        [&prefix[..], &batch.bytes()[prefix.len()..]]
+    };
+    batches.into_iter().flat_map(parts).collect()
 }
 
 /// An append that is to be written. A duplicate has no batch to write and shares the group's fate: the batch that it
@@ -262,6 +272,30 @@ impl PartitionWriter {
         self.is_relaxed() && !self.is_to_roll(batch, now_ms)
     }
 
+    /// Whether `batch` can be staged for [`write_journaled`](Self::write_journaled): nothing else is on its way, it belongs here,
+    /// and there is space for it.
+    pub(crate) fn takes_ahead(&mut self, batch: &Batch, part: Option<Part>, now_ms: i64) -> bool {
+        let is_still = self.durable == self.written && self.awaiting_sync.is_empty();
+        let is_taken = |verdict| matches!(verdict, Ok((Verdict::Append, _)));
+        self.shared.stopped().is_none()
+            && is_still
+            && is_taken(self.judge(batch, part))
+            && !self.is_to_roll(batch, now_ms)
+            && self.set_aside(self.staged_bytes + batch.header().len_bytes as u64)
+    }
+
+    /// Makes sure that so many bytes can be written; `false` if nobody can promise that.
+    fn set_aside(&mut self, bytes: u64) -> bool {
+        let end = self.written + bytes;
+        if self.reserved < end {
+            match self.segment.file.reserve(self.written, bytes + AHEAD_BYTES) {
+                Ok(()) => self.reserved = end + AHEAD_BYTES,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
     fn begin(&mut self, first: &Batch, now_ms: i64) {
         self.began_ms = now_ms;
         self.first_timestamp_ms = first.header().max_timestamp_ms;
@@ -370,14 +404,10 @@ impl PartitionWriter {
         if self.staged.is_empty() {
             return Ok(());
         }
+        let outcome = self.segment.file.write_all_at(&self.staged_parts(), self.written);
         let staged = std::mem::take(&mut self.staged);
         let bytes = std::mem::take(&mut self.staged_bytes);
-        let parts: Vec<&[u8]> = staged
-            .iter()
-            .filter_map(|staged| staged.batch.as_ref())
-            .flat_map(|(batch, prefix)| [&prefix[..], &batch.bytes()[prefix.len()..]])
-            .collect();
-        match self.segment.file.write_all_at(&parts, self.written) {
+        match outcome {
             Ok(()) => {
                 if std::mem::take(&mut self.is_short) {
                     tracing::info!(partition = %self.shared.id, "writes succeed again");
@@ -387,6 +417,38 @@ impl PartitionWriter {
                 Ok(())
             }
             Err(error) => Err(self.take_back(staged, error)),
+        }
+    }
+
+    fn staged_parts(&self) -> Vec<&[u8]> {
+        parts_of(self.staged.iter().filter_map(|staged| staged.batch.as_ref()))
+    }
+
+    /// What must not be done with what is staged for the journal.
+    pub(crate) fn write_ahead(&self) {
+        let _ = self.segment.file.write_all_at(&self.staged_parts(), self.written);
+    }
+
+    /// Writes what is staged and durable in the journal, shows it, and answers whoever waits. What cannot be written now stops
+    /// the partition; the next start brings it here.
+    pub(crate) fn write_journaled(&mut self, now: Now) {
+        let outcome = self.segment.file.write_all_at(&self.staged_parts(), self.written);
+        if let Err(error) = outcome {
+            let fault = self.segment.io_fault("writing what the journal holds", self.written, error);
+            return self.stop_staged(&fault);
+        }
+        let staged = std::mem::take(&mut self.staged);
+        let bytes = std::mem::take(&mut self.staged_bytes);
+        self.written(staged, bytes, now.monotonic);
+        self.settle(&Ok(()));
+    }
+
+    /// Stops the partition, and leaves what is staged to the next start.
+    pub(crate) fn stop_staged(&mut self, fault: &Fault) {
+        self.shared.stop(fault);
+        self.staged_bytes = 0;
+        for staged in self.staged.drain(..) {
+            let _ = staged.reply.send(Err(AppendError::Stopped(fault.clone())));
         }
     }
 
@@ -486,14 +548,18 @@ impl PartitionWriter {
     /// is so large that a sync of the segment costs less than to write it twice.
     pub(crate) fn journal<'a>(&'a self, number: u64, group: &mut Group<'a>) -> bool {
         let Some(tail) = self.tail.as_ref().filter(|_| self.journal_bytes() > 0) else { return false };
-        let parts: Vec<&[u8]> =
-            tail.iter().flat_map(|(batch, prefix)| [&prefix[..], &batch.bytes()[prefix.len()..]]).collect();
-        let dirty = Dirty {
-            shared: Arc::clone(&self.shared),
-            segment: Arc::clone(&self.segment),
-            point: self.point(),
-        };
-        group.add(number, dirty, self.durable, &parts)
+        group.add(number, self.dirty(self.written), self.durable, &parts_of(tail))
+    }
+
+    /// Puts what is staged into a group of the journal, before it is written; `false` if it does not fit.
+    pub(crate) fn journal_staged<'a>(&'a self, number: u64, group: &mut Group<'a>) -> bool {
+        group.add(number, self.dirty(self.written + self.staged_bytes), self.written, &self.staged_parts())
+    }
+
+    /// The segment, of which the journal is to hold what comes before `bytes`, the end.
+    fn dirty(&self, bytes: u64) -> Dirty {
+        let (shared, segment) = (Arc::clone(&self.shared), Arc::clone(&self.segment));
+        Dirty { shared, segment, point: DurablePoint { segment: self.segment.base, bytes, next: self.next } }
     }
 
     /// Bytes that the journal would take; 0 if it is not to take them.

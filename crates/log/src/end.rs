@@ -2,7 +2,10 @@
 //!
 //! For each end there is one record whose durability decides it, [`End::prepared`]. Before, no start finds any of the markers;
 //! after, whoever opens the store again completes all of them before anybody reads, by an end of which nothing is prepared.
-//! So each step is durable before the next one begins:
+//!
+//! Where the journal takes them, the record of the end and all of its markers are one entry of it, and are written to their
+//! segments afterwards: one sync, and nothing in between. Space for them is set aside before, since there is no way back then.
+//! Otherwise each step is durable before the next one begins:
 //!
 //! 1. what the transaction has written, also where durability is relaxed: it is decided about what is there, and nothing is
 //!    committed of which a part may be lost;
@@ -10,8 +13,10 @@
 //! 3. the markers. Where one cannot be written, it is [missing](Ended::missing);
 //! 4. `completed`, if nothing is missing. Until it is durable, the next start ends the transaction again, where it is open.
 //!
-//! Without markers there is nothing to carry out, and `completed` decides.
+//! Without markers there is nothing to carry out, and `completed` decides. What the transaction has written is made durable
+//! first either way.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_core::batch::{Batch, EndKind, EndMarker};
@@ -19,6 +24,7 @@ use anabranch_core::planted::{self, Bug};
 use tokio::sync::oneshot;
 
 use crate::active::{Now, PartitionWriter};
+use crate::journal::entry::Run;
 use crate::partition::{Ack, Appended, Shared};
 use crate::writer::{Append, Writer};
 use crate::{AppendError, Part, PartitionLog, Store};
@@ -115,24 +121,107 @@ impl Store {
 type Outcome = oneshot::Receiver<Result<Appended, AppendError>>;
 
 impl Writer {
-    /// Does the ends of a group, after its appends: step by step, all ends together.
+    /// Does the ends of a group, after its appends.
     pub(crate) fn end_transactions(&mut self, ends: Vec<QueuedEnd>) {
         if ends.is_empty() {
             return;
         }
-        let partitions = ends.iter().flat_map(|end| end.markers.iter().map(|marker| marker.partition));
         let is_unsynced = |number: &u64| self.partitions.get(number).is_some_and(PartitionWriter::is_busy);
-        let unsynced: Vec<u64> = partitions.filter(is_unsynced).collect();
+        let unsynced: Vec<u64> = ends.iter().flat_map(QueuedEnd::partitions).filter(is_unsynced).collect();
         if !planted::is(Bug::DecidedBeforeData) {
             self.sync_now(unsynced);
         }
 
-        let mut deciding = Vec::with_capacity(ends.len());
+        let mut sure = Vec::with_capacity(ends.len());
         for end in ends {
-            if let Some(error) = self.lost(&end) {
-                let _ = end.reply.send(Err(error));
+            match self.lost(&end) {
+                Some(error) => drop(end.reply.send(Err(error))),
+                None => sure.push(end),
+            }
+        }
+        let stepwise = self.end_at_once(sure);
+        self.end_stepwise(stepwise);
+    }
+
+    /// Does the ends that one entry of the journal takes, and gives the others back.
+    fn end_at_once(&mut self, ends: Vec<QueuedEnd>) -> Vec<QueuedEnd> {
+        let now = Now::of(self.clock.as_ref());
+        let (item_bytes, payload_bytes) =
+            ends.iter().flat_map(|end| self.runs(end)).fold((0, 0), |sum, run| {
+                let (topic, batch) = run;
+                (sum.0 + Run::item_bytes(topic), sum.1 + batch.bytes().len())
+            });
+        let mut group = match self.journal.group(item_bytes + payload_bytes, now.monotonic) {
+            Ok(group) if group.has_room(item_bytes, payload_bytes) => group,
+            Ok(_) => return ends,
+            Err(fault) => {
+                self.journal_failed(&fault);
+                return ends;
+            }
+        };
+
+        let (mut staged, mut left) = (Vec::new(), Vec::new());
+        for end in ends {
+            if !self.takes_ahead(&end, now) {
+                left.push(end);
                 continue;
             }
+            let completed = self.stage_in(end.decision, end.completed.clone(), None);
+            let markers = self.stage_markers(&end);
+            staged.push((end, completed, markers));
+        }
+        let partitions = staged.iter().flat_map(|(end, ..)| end.partitions().chain([end.decision]));
+        let partitions: BTreeSet<u64> = partitions.collect();
+        for number in &partitions {
+            let partition = &self.partitions[number];
+            assert!(partition.journal_staged(*number, &mut group), "there is room for all ends");
+        }
+        if group.is_empty() {
+            return left;
+        }
+        if planted::is(Bug::EndWrittenAhead) {
+            partitions.iter().for_each(|number| self.partitions[number].write_ahead());
+        }
+        let committed = self.journal.commit(group);
+        if let Err(fault) = &committed {
+            self.journal_failed(fault);
+        }
+        for number in &partitions {
+            let partition = self.partitions.get_mut(number).expect("something is staged in it");
+            match &committed {
+                Ok(()) => partition.write_journaled(now),
+                Err(fault) => partition.stop_staged(fault),
+            }
+        }
+        self.save_derived(&Vec::from_iter(partitions), now);
+        for (end, completed, markers) in staged {
+            let missing = missing(&end, markers);
+            let _ = end.reply.send(self.outcome(end.decision, completed).map(|()| Ended { missing }));
+        }
+        left
+    }
+
+    /// The batches that one end writes where it needs no decision before, with their topics.
+    fn runs<'a>(&'a self, end: &'a QueuedEnd) -> impl Iterator<Item = (&'a str, &'a Batch)> {
+        let decision = self.partitions.get(&end.decision).map(|partition| &*partition.shared);
+        let decision = decision.map(|shared| (shared.id.topic.as_str(), &end.completed));
+        let marker = |marker: &'a Marker| (marker.shared.id.topic.as_str(), &marker.batch);
+        end.markers.iter().map(marker).chain(decision)
+    }
+
+    /// Whether everything that an end writes can be staged, to be journaled before it is written.
+    fn takes_ahead(&mut self, end: &QueuedEnd, now: Now) -> bool {
+        let markers = end.markers.iter().map(|marker| (marker.partition, &marker.batch, Some(end.part)));
+        markers.chain([(end.decision, &end.completed, None)]).all(|(number, batch, part)| {
+            let partition = self.partitions.get_mut(&number);
+            partition.is_some_and(|partition| partition.takes_ahead(batch, part, now.wall_ms))
+        })
+    }
+
+    /// Does ends step by step, all of them together.
+    fn end_stepwise(&mut self, ends: Vec<QueuedEnd>) {
+        let mut deciding = Vec::with_capacity(ends.len());
+        for end in ends {
             let record = match end.markers.is_empty() {
                 true => Some(end.completed.clone()),
                 false => end.prepared.clone(),
@@ -155,10 +244,7 @@ impl Writer {
                     let _ = end.reply.send(Ok(Ended { missing: Vec::new() }));
                 }
                 Ok(()) => {
-                    let stage = |marker: &Marker| {
-                        self.stage_in(marker.partition, marker.batch.clone(), Some(end.part))
-                    };
-                    let outcomes: Vec<Outcome> = end.markers.iter().map(stage).collect();
+                    let outcomes = self.stage_markers(&end);
                     marking.push((end, outcomes));
                 }
             }
@@ -171,9 +257,7 @@ impl Writer {
 
         let mut completing = Vec::new();
         for (end, outcomes) in marking {
-            let all = end.markers.iter().zip(outcomes).enumerate();
-            let missing: Vec<usize> =
-                all.filter_map(|(at, (marker, outcome))| is_missing(marker, outcome).then_some(at)).collect();
+            let missing = missing(&end, outcomes);
             if missing.is_empty() || planted::is(Bug::CompletedBeforeMarkers) {
                 let outcome = self.stage_in(end.decision, end.completed.clone(), None);
                 completing.push((end, outcome));
@@ -203,6 +287,11 @@ impl Writer {
         let partitions =
             end.markers.iter().filter(commits).map(|marker| self.partitions.get(&marker.partition));
         partitions.flatten().find(|partition| partition.is_lost)?.shared.stopped()
+    }
+
+    fn stage_markers(&mut self, end: &QueuedEnd) -> Vec<Outcome> {
+        let stage = |marker: &Marker| self.stage_in(marker.partition, marker.batch.clone(), Some(end.part));
+        end.markers.iter().map(stage).collect()
     }
 
     /// Stages a batch that is not in the group: its own step makes it durable.
@@ -236,6 +325,18 @@ impl Writer {
         }
         self.sync_due(&due, now);
     }
+}
+
+impl QueuedEnd {
+    fn partitions(&self) -> impl Iterator<Item = u64> {
+        self.markers.iter().map(|marker| marker.partition)
+    }
+}
+
+/// After a sync: the places of the markers that are to be written another time.
+fn missing(end: &QueuedEnd, outcomes: Vec<Outcome>) -> Vec<usize> {
+    let all = end.markers.iter().zip(outcomes).enumerate();
+    all.filter_map(|(at, (marker, outcome))| is_missing(marker, outcome).then_some(at)).collect()
 }
 
 /// After a sync: whether a marker is to be written another time.

@@ -249,7 +249,7 @@ pub(crate) struct Writer {
     look_at: Option<Duration>,
     /// For syncs of all files.
     all_files: Arc<dyn DiskFile>,
-    journal: Ring,
+    pub(crate) journal: Ring,
     /// Topics to be forgotten by the journal, and who waits for it.
     forgetting: Vec<(String, oneshot::Sender<()>)>,
     /// Given up when the writer is done, and not before.
@@ -451,6 +451,11 @@ impl Writer {
     /// Makes what is written in these partitions durable, and saves what is derived if that is due.
     pub(crate) fn sync_due(&mut self, due: &[u64], now: Now) {
         self.make_durable(due);
+        self.save_derived(due, now);
+    }
+
+    /// Of partitions whose records are all durable.
+    pub(crate) fn save_derived(&mut self, due: &[u64], now: Now) {
         let oldest_producer_ms = now.wall_ms.saturating_sub(self.producer_expiration_ms);
         for number in due {
             if let Some(partition) = self.partitions.get_mut(number) {
@@ -466,9 +471,7 @@ impl Writer {
         loop {
             let before = left.len();
             left = self.journal_due(&left).unwrap_or_else(|fault| {
-                // Whose bytes are durable is not known, and where they would go next neither.
-                self.journal.give_up();
-                self.partitions.values().for_each(|partition| partition.shared.stop(&fault));
+                self.journal_failed(&fault);
                 left
             });
             if left.len() == before || left.is_empty() {
@@ -485,6 +488,12 @@ impl Writer {
                 partition.sync(self.disk.as_ref());
             }
         }
+    }
+
+    /// Whose bytes are durable is not known, and where they would go next neither.
+    pub(crate) fn journal_failed(&mut self, fault: &Fault) {
+        self.journal.give_up();
+        self.partitions.values().for_each(|partition| partition.shared.stop(fault));
     }
 
     /// Makes partitions durable by the journal; those that it does not take are left.

@@ -145,6 +145,11 @@ impl<'a> Group<'a> {
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
+
+    /// Whether an empty group takes runs with so many bytes of items and payload.
+    pub(crate) fn has_room(&self, item_bytes: usize, payload_bytes: usize) -> bool {
+        entry_bytes(item_bytes, payload_bytes) <= self.room_bytes
+    }
 }
 
 impl Ring {

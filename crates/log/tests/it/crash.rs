@@ -192,6 +192,11 @@ impl DiskFile for CrashFile {
         Ok(())
     }
 
+    fn reserve(&self, position: u64, len: u64) -> io::Result<()> {
+        self.disk.step("reserve", &self.path)?;
+        self.file.reserve(position, len)
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }

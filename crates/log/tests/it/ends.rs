@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anabranch_core::batch::{
     Batch, BatchBuilder, BatchHeader, Compression, EndKind, EndMarker, Record, check_batch, split_batches,
@@ -10,7 +11,7 @@ use anabranch_core::batch::{
 use anabranch_core::seam::{Disk, ManualClock, RealDisk, SeededRandom, Threads};
 use anabranch_core::{ProducerEpoch, ProducerId};
 use anabranch_log::{
-    Absent, Ack, AppendError, End, Ended, Isolation, LogConfig, LogStatus, Part, PartitionLog, Store,
+    Absent, Ack, AppendError, End, Ended, Isolation, LogConfig, LogStatus, Part, PartitionLog, Roll, Store,
     StoreConfig,
 };
 
@@ -18,6 +19,8 @@ use crate::crash::{CrashDisk, Loss, Plan};
 use crate::support::{FailingDisk, config, copied, offset};
 
 const PARTITIONS: i32 = 3;
+
+const JOURNAL_FILE_BYTES: u64 = 1 << 20;
 
 struct Opened {
     store: Store,
@@ -144,8 +147,21 @@ fn check_whole(opened: &Opened, is_decided: bool, least: [usize; PARTITIONS as u
     }
 }
 
-#[tokio::test]
-async fn an_end_is_all_or_nothing_when_power_goes_at_any_operation() {
+/// Appends to a partition that has no part in anything until the journal is in use, and its next file is there.
+async fn use_journal(opened: &Opened, root: &Path) {
+    let other = opened.store.open_partition("other", 0, config(), Absent::Create).unwrap();
+    let starts_with = |number: u64, at: usize, magic: &[u8]| {
+        let bytes = std::fs::read(root.join(format!("journal/{number:08}.journal"))).unwrap_or_default();
+        bytes.get(at..).is_some_and(|bytes| bytes.starts_with(magic))
+    };
+    while !starts_with(0, 512, b"AJE1") || !starts_with(1, 0, b"AJF1") {
+        other.append(record("other"), Ack::Durable).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await; // or the first one is full before
+    }
+}
+
+/// When the power goes at any operation: how many transactions are found as not decided, decided but not completed, and completed.
+async fn ends_when_power_goes(journal_file_bytes: u64) -> [usize; 3] {
     let template = tempfile::tempdir().unwrap();
     begun(template.path(), PARTITIONS).await;
     let losses = [Loss::Nothing, Loss::Everything].into_iter().chain((0..4).map(Loss::Some));
@@ -154,7 +170,10 @@ async fn an_end_is_all_or_nothing_when_power_goes_at_any_operation() {
         for after in 0.. {
             let dir = copied(template.path());
             let disk = CrashDisk::new();
-            let opened = open(Arc::new(disk.clone()), dir.path(), 0, PARTITIONS);
+            let opened = open(Arc::new(disk.clone()), dir.path(), journal_file_bytes, PARTITIONS);
+            if journal_file_bytes > 0 {
+                use_journal(&opened, dir.path()).await;
+            }
             let unsynced = opened.logs[1].submit_in(data(2), Ack::Written, PART).await.unwrap();
             unsynced.answer().await.unwrap();
             disk.plan(Plan::PowerOffAfter(after));
@@ -172,15 +191,16 @@ async fn an_end_is_all_or_nothing_when_power_goes_at_any_operation() {
             match &outcome {
                 Ok(Ended { missing }) => {
                     assert!(is_decided, "{story}");
-                    assert!(!missing.is_empty() || records == ["prepared", "completed"], "{story}");
+                    let is_completed = records.last().is_some_and(|last| last == "completed");
+                    assert!(!missing.is_empty() || is_completed, "{story}");
                 }
                 Err(AppendError::WriteFailed(_)) => assert!(!is_decided, "{story}"),
                 Err(_) => {}
             }
-            match records.len() {
-                0 => none += 1,
-                1 => half += 1,
-                _ => whole += 1,
+            match records.last().map(String::as_str) {
+                None => none += 1,
+                Some("prepared") => half += 1,
+                Some(_) => whole += 1,
             }
             opened.store.close().await;
             if outcome.is_ok() && operations < after {
@@ -188,7 +208,79 @@ async fn an_end_is_all_or_nothing_when_power_goes_at_any_operation() {
             }
         }
     }
-    assert!(none > 5 && half > 5 && whole > 5, "{none} {half} {whole}");
+    [none, half, whole]
+}
+
+#[tokio::test]
+async fn an_end_is_all_or_nothing_when_power_goes_at_any_operation() {
+    let found = ends_when_power_goes(0).await;
+    assert!(found.iter().all(|count| *count > 5), "{found:?}");
+}
+
+#[tokio::test]
+async fn by_the_journal_there_is_nothing_between_all_and_nothing() {
+    let found = ends_when_power_goes(JOURNAL_FILE_BYTES).await;
+    assert!(found[0] > 5 && found[1] == 0 && found[2] > 5, "{found:?}");
+}
+
+/// Its markers, and the record that decides it.
+#[tokio::test]
+async fn by_the_journal_an_end_is_one_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = CrashDisk::new();
+    let opened = open(Arc::new(disk.clone()), dir.path(), JOURNAL_FILE_BYTES, 30);
+    use_journal(&opened, dir.path()).await;
+    for log in &opened.logs {
+        log.submit_in(data(0), Ack::Durable, PART).await.unwrap().answer().await.unwrap();
+    }
+    opened.logs[1].settle(Roll::WhenDue).await.unwrap();
+    disk.plan(Plan::Works);
+    let to: Vec<usize> = (0..30).collect();
+    assert!(ended(&opened, end(&opened, &to, false)).await.unwrap().missing.is_empty());
+    let trace = disk.trace();
+    let syncs: Vec<&String> = trace.iter().filter(|what| what.starts_with("sync")).collect();
+    assert_eq!(syncs, ["sync 00000000.journal"], "{trace:?}");
+    assert_eq!(decisions(&opened), ["completed"]);
+    for log in &opened.logs {
+        assert_eq!((log.offsets().last_stable, log.offsets().high_watermark), (offset(2), offset(2)));
+    }
+    opened.store.close().await;
+}
+
+/// Decided is decided: what the journal holds and the segment does not take stops the partition, and the next start has it.
+#[tokio::test]
+async fn what_cannot_be_written_after_the_journal_is_there_at_the_next_start() {
+    let template = tempfile::tempdir().unwrap();
+    begun(template.path(), PARTITIONS).await;
+    let mut stopped = 0;
+    for after in 0.. {
+        let dir = copied(template.path());
+        let disk = CrashDisk::new();
+        let opened = open(Arc::new(disk.clone()), dir.path(), JOURNAL_FILE_BYTES, PARTITIONS);
+        use_journal(&opened, dir.path()).await;
+        disk.plan(Plan::OneFailsAfter(after));
+        let outcome = ended(&opened, end(&opened, &all(), false)).await;
+        let story = format!("after {after} of {:?}: {outcome:?}", disk.trace());
+        let is_over = disk.operations() <= after;
+        disk.plan(Plan::Works);
+        let is_online = |log: &PartitionLog| matches!(log.status(), LogStatus::Online);
+        let missing: Vec<usize> = all().into_iter().filter(|at| !is_online(&opened.logs[*at])).collect();
+        if let Ok(ended) = &outcome {
+            stopped += missing.len();
+            assert_eq!(ended.missing, missing, "{story}");
+        }
+        opened.store.close().await;
+        drop(opened);
+        let opened = open(Arc::new(RealDisk), dir.path(), 0, PARTITIONS);
+        let is_decided = complete(&opened, &story).await;
+        assert!(is_decided || outcome.is_err(), "{story}");
+        check_whole(&opened, is_decided, [2; 3], &story);
+        opened.store.close().await;
+        if is_over {
+            break;
+        }
+    }
+    assert_eq!(stopped, 3, "each write to a segment failed once");
 }
 
 #[tokio::test]
@@ -281,7 +373,7 @@ async fn an_end_over_many_partitions_is_one_answer() {
             let late = log.submit_in(data(1), Ack::Durable, PART).await.unwrap().answer().await;
             assert!(matches!(late, Err(AppendError::InvalidProducerEpoch { .. })), "{late:?}");
         }
-        assert_eq!(decisions(&opened), ["prepared", "completed"]);
+        assert_eq!(decisions(&opened).last().unwrap(), "completed");
         opened.store.close().await;
     }
 }
