@@ -404,16 +404,13 @@ impl Opened {
                         String::from_utf8(bytes.unwrap_or_default().to_vec()).expect("we wrote text")
                     };
                     let number = text(at.record.key).parse().expect("its key is a number");
-                    match text(at.record.value).as_str() {
-                        "completed" => {
-                            let decision = found.get_mut(&number).expect("it was prepared before");
-                            decision.is_completed = true;
-                        }
-                        kind => {
-                            let kind = if kind == "commit" { EndKind::Commit } else { EndKind::Abort };
-                            found.insert(number, Decision { kind, is_completed: false });
-                        }
-                    }
+                    let (kind, is_completed) = match text(at.record.value).as_str() {
+                        "commit" => (EndKind::Commit, false),
+                        "abort" => (EndKind::Abort, false),
+                        "committed" => (EndKind::Commit, true),
+                        _ => (EndKind::Abort, true),
+                    };
+                    found.insert(number, Decision { kind, is_completed });
                 }
             }
         }
@@ -429,12 +426,16 @@ impl Opened {
             let bytes = BatchBuilder::new(Compression::None).push(&record).build();
             check_batch(&bytes.expect("a small record")).expect("what was just built is whole")
         };
+        let (prepare, complete) = match kind {
+            EndKind::Commit => ("commit", "committed"),
+            EndKind::Abort => ("abort", "aborted"),
+        };
         let marker = EndMarker { kind, coordinator_epoch: 0 };
         let marker = marker.batch(ProducerId(transaction.producer as i64), ProducerEpoch(epoch), 1000);
         End {
             decision: self.decisions.clone(),
-            prepared: prepared.then(|| record(if kind == EndKind::Commit { "commit" } else { "abort" })),
-            completed: record("completed"),
+            prepared: prepared.then(|| record(prepare)),
+            completed: record(complete),
             markers: to.iter().map(|at| (self.logs[*at].clone(), marker.clone())).collect(),
             version: if epoch == transaction.epoch { transaction.version } else { 2 },
             ordinal: ordinal(number),
