@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,9 @@ use crate::{AppendError, Fault, FaultCause, Part};
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// From so many bytes on a partition's part of a group goes to its segment only, with a sync of its own.
 pub(crate) const DIRECT_BYTES: u64 = 1 << 20;
-/// Space that is set aside with what the journal is to hold before the segment does, so that the next such write need not ask.
-const AHEAD_BYTES: u64 = 4 << 10;
+/// Where space is set aside for what the journal is to hold before the segment does, so much more is: an eighth of the segment,
+/// between these. Most such writes need not ask then, and little is kept from others.
+const AHEAD_BYTES: RangeInclusive<u64> = 4 << 10..=256 << 10;
 /// Snapshots that are kept: the newest, and one in case it is damaged.
 const SNAPSHOTS_MAX: usize = 2;
 
@@ -286,14 +288,15 @@ impl PartitionWriter {
 
     /// Makes sure that so many bytes can be written; `false` if nobody can promise that.
     fn set_aside(&mut self, bytes: u64) -> bool {
-        let end = self.written + bytes;
-        if self.reserved < end {
-            match self.segment.file.reserve(self.written, bytes + AHEAD_BYTES) {
-                Ok(()) => self.reserved = end + AHEAD_BYTES,
-                Err(_) => return false,
-            }
+        if self.reserved >= self.written + bytes {
+            return true;
         }
-        true
+        let bytes = bytes + (self.written / 8).clamp(*AHEAD_BYTES.start(), *AHEAD_BYTES.end());
+        let is_set_aside = self.segment.file.reserve(self.written, bytes).is_ok();
+        if is_set_aside {
+            self.reserved = self.written + bytes;
+        }
+        is_set_aside
     }
 
     fn begin(&mut self, first: &Batch, now_ms: i64) {
