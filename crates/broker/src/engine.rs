@@ -141,18 +141,20 @@ impl engine::TransactionalProducer for TransactionalProducer {
         &mut self,
         appends: Vec<(TopicPartition, Bytes)>,
         positions: Option<GroupPositions>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<Position>, EngineError> {
         let broker = self.broker().clone();
         let committed = async {
             let mut transaction = self.begin().await?;
+            let mut appended = Vec::with_capacity(appends.len());
             for (to, batch) in appends {
-                transaction.produce(&to, batch).await?;
+                appended.push(position(transaction.produce(&to, batch).await?.base_offset));
             }
             if let Some(GroupPositions { group, positions }) = positions {
                 let offsets: Vec<_> = positions.into_iter().map(|(at, next)| (at, offset(next))).collect();
                 transaction.commit_offsets(&group, &offsets).await?;
             }
-            transaction.commit().await
+            transaction.commit().await?;
+            Ok(appended)
         };
         committed.await.map_err(|error| broker.abortion(error))
     }

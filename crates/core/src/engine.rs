@@ -309,12 +309,12 @@ pub struct GroupPositions {
 pub trait TransactionalProducer: Send + fmt::Debug {
     /// Appends batches, which name no producer, in this order, and stores where a group stands: durable and visible
     /// together when it returns, and not at all after an error other than [`EngineError::Failed`]. When the future is
-    /// dropped, either may be; the next call comes after it.
+    /// dropped, either may be; the next call comes after it. Per batch it tells the position of the first record.
     async fn commit(
         &mut self,
         appends: Vec<(TopicPartition, Bytes)>,
         positions: Option<GroupPositions>,
-    ) -> Result<(), EngineError>;
+    ) -> Result<Vec<Position>, EngineError>;
 }
 
 /// One consumer of a group. Dropping it leaves the group when the engine notices; [`GroupMember::leave`] at once.

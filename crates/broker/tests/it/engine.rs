@@ -209,7 +209,8 @@ async fn batches_and_positions_are_committed_together_or_not_at_all() {
     };
     let appends =
         |value: &str| vec![(at("t"), fresh(value)), (at("u"), fresh(value)), (at("t"), fresh(value))];
-    old.commit(appends("1"), stands(1)).await.unwrap();
+    let appended = old.commit(appends("1"), stands(1)).await.unwrap();
+    assert_eq!(appended, [Position(0), Position(0), Position(1)]);
     old.commit(Vec::new(), stands(2)).await.unwrap();
     old.commit(Vec::new(), None).await.unwrap();
     assert_eq!(everything().await, ("1 1".into(), "1".into(), Some(2)));
