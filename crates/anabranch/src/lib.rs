@@ -74,7 +74,7 @@
 //! # Where things are
 //! * [`Broker`] and what stands beside it here: topics, records, groups. Async, on tokio.
 //! * [`blocking`]: the same for programs without a runtime.
-//! * [`flow`]: continuous computations over topics: windows in event time, keyed state, aggregates.
+//! * [`flow`]: continuous computations over topics, exactly once: windows in event time, keyed state, aggregates.
 //! * [`serve`]: the doors: Kafka's protocol, and HTTP for health and metrics.
 //! * [`core`]: record batches, the [`Engine`] seam that flows are written against, disk and clock.
 //!

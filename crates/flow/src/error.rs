@@ -56,7 +56,7 @@ pub enum FlowError {
         /// Where it should have gone.
         topic: String,
     },
-    /// A result cannot be put into a batch.
+    /// A record cannot be put into a batch.
     #[error("a record for {topic} cannot be written")]
     Unwritable {
         /// Where it should have gone.
@@ -97,8 +97,11 @@ pub enum FlowError {
         /// What is wrong.
         what: &'static str,
     },
-    /// The state was written in a format of another version of this program.
-    #[error("the flow's state at {} has format {found}, and this program writes {supported}", path.display())]
+    /// The state was written in a format of another version of this program. In another directory the flow begins anew.
+    #[error(
+        "the flow's state at {} has format {found}, and this program writes {supported}: give the flow another directory",
+        path.display()
+    )]
     StateFormat {
         /// Where.
         path: PathBuf,
@@ -108,7 +111,7 @@ pub enum FlowError {
         supported: u32,
     },
     /// The state belongs to another flow, or to this one before its definition changed. Give the changed flow another
-    /// directory (it reads its input again), or restore the definition.
+    /// name and another directory (it reads its input again), or restore the definition.
     #[error(
         "the state at {} was made by another definition: it is of \"{found}\", and this is \"{expected}\"",
         path.display()
@@ -117,6 +120,37 @@ pub enum FlowError {
         /// Where.
         path: PathBuf,
         /// Whose state is there.
+        found: String,
+        /// The flow that was opened.
+        expected: String,
+    },
+    /// The topic that the flow would keep its state in holds something else, or has lost where it began.
+    #[error("the topic {topic} is not a flow's changelog: {what}")]
+    Changelog {
+        /// The topic.
+        topic: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The changelog was written in a format of another version of this program. With another name the flow begins anew.
+    #[error("the changelog {topic} has format {found}, and this program writes {supported}")]
+    ChangelogFormat {
+        /// The topic.
+        topic: String,
+        /// What is there.
+        found: u32,
+        /// What is known.
+        supported: u32,
+    },
+    /// The changelog was written under this flow's name by another definition. Give the changed flow another name (it
+    /// reads its input again), or restore the definition.
+    #[error(
+        "the changelog {topic} was made by another definition: it is of \"{found}\", and this is \"{expected}\""
+    )]
+    OtherChangelog {
+        /// The topic.
+        topic: String,
+        /// Whose changelog it is.
         found: String,
         /// The flow that was opened.
         expected: String,

@@ -15,17 +15,20 @@ use serde::de::DeserializeOwned;
 
 use crate::FlowError;
 use crate::aggregate::Aggregate;
+use crate::changelog::{Changelog, Opening, changelog_of};
 use crate::metrics::{Counts, Metrics};
-use crate::outbox::{Outgoing, Outlet};
+use crate::outbox::Outlet;
 use crate::policy::{Disorder, Late, Undecodable};
-use crate::run::{OpenFlow, blocking};
-use crate::state::{Found, Progress, Store, Table};
+use crate::run::{Delivery, OpenFlow, blocking};
+use crate::state::{Progress, Role, Store, Table};
 use crate::watermark::{NO_WATERMARK, Watermarks};
 use crate::window::{Window, WindowKind};
 use crate::worker::{Aside, Decode, Encode, Logic, Options, Work, Worker};
 
 const COMMIT_RECORDS_DEFAULT: u64 = 20_000;
 const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+/// What a step takes longer than this is given up, so that readers of its topics need not wait: as in Kafka's clients.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The beginning of a flow: its name.
 #[derive(Debug, Clone)]
@@ -79,12 +82,16 @@ pub struct Definition<T, K, A: Aggregate<T>> {
     encode: Encode<K, A::Output>,
     sink: String,
     emit_early: bool,
+    at_least_once: bool,
     commit_records: u64,
     commit_interval: Duration,
 }
 
 impl Flow {
-    /// A flow's name is part of the identity of its state.
+    /// A flow's name is whose state it is: one flow of a name runs on an engine, and the one that was opened last.
+    ///
+    /// It is a group's name, too, so that tools can tell where the flow stands; `NAME-changelog` is the topic of its state,
+    /// and its transactional id.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
@@ -174,6 +181,7 @@ impl<T, K, A: Aggregate<T>> Aggregated<T, K, A> {
             encode: Box::new(encode),
             sink: topic.into(),
             emit_early: false,
+            at_least_once: false,
             commit_records: COMMIT_RECORDS_DEFAULT,
             commit_interval: COMMIT_INTERVAL_DEFAULT,
         }
@@ -193,8 +201,19 @@ where
         self
     }
 
-    /// Stores state and appends results after so many records, and after such a time, whichever is first; unless told
-    /// otherwise, after 20,000 and after a second.
+    /// Settles for less than exactly once: **after a crash results may be repeated, and what was shown of a session that
+    /// grows otherwise the second time is not taken back.** The state is in the local directory only; without it the flow
+    /// reads its input again. For engines without transactions, and for where speed is worth that.
+    ///
+    /// State that was made with this is not opened without it, or the other way round.
+    #[must_use]
+    pub fn at_least_once(mut self) -> Self {
+        self.at_least_once = true;
+        self
+    }
+
+    /// Commits state and results after so many records, and after such a time, whichever is first; unless told otherwise,
+    /// after 20,000 and after a second.
     #[must_use]
     pub fn commit_every(mut self, records: u64, interval: Duration) -> Self {
         self.commit_records = records;
@@ -202,8 +221,9 @@ where
         self
     }
 
-    /// Opens the flow on `engine`, with its state in the directory `state_dir`. Topics that it writes and that are not
-    /// there are made, with as many partitions as the sources have at most.
+    /// Opens the flow on `engine`, with a copy of its state in the directory `state_dir`, where one flow at a time has its
+    /// own. Topics that it writes and that are not there are made, with as many partitions as the sources have at most, and
+    /// its changelog with one. A flow of this name that is open, on any machine, is fenced: its next commit fails.
     ///
     /// # Errors
     /// [`FlowError`]: the engine lacks a source or a capability, the state belongs to another flow or is in use, ...
@@ -215,6 +235,9 @@ where
     ) -> Result<OpenFlow, FlowError> {
         self.check()?;
         engine.require(&[Capability::PartitionOrder, Capability::Replay])?;
+        if !self.at_least_once {
+            engine.require(&[Capability::Transactions])?;
+        }
         let mut sources = Vec::new();
         let mut partitions_max = 0;
         for topic in self.topics() {
@@ -222,18 +245,17 @@ where
             partitions_max = partitions_max.max(partitions);
             sources.extend((0..partitions).map(|partition| TopicPartition::new(topic, partition)));
         }
-        let options = self.options(&*engine, partitions_max).await?;
-        let (path, identity) = (state_dir.into(), self.identity(&sources));
-        let (store, found) = blocking(move || Store::open(&path, &identity)).await??;
-        let found = match found {
-            Some(found) if found.progress.positions.len() == sources.len() => found,
-            Some(_) => return Err(store.damaged("its positions are not the sources'")),
-            None => beginning(&*engine, &sources).await?,
-        };
+        let mut options = self.options(&*engine, partitions_max).await?;
+        let opened = self.open_state(&engine, &sources, state_dir.into(), &*clock).await?;
+        let State { store, progress, delivery, changelog } = opened;
+        if progress.positions.len() != sources.len() {
+            return Err(store.damaged("its positions are not the sources'"));
+        }
+        options.changelog = changelog;
         let now = clock.monotonic();
         let commit_interval = self.commit_interval;
-        let positions = found.progress.positions.iter().copied().map(Position).collect();
-        let worker = self.into_worker(options, sources.clone(), Table::new(store), found, now);
+        let positions = progress.positions.iter().copied().map(Position).collect();
+        let worker = self.into_worker(options, sources.clone(), Table::new(store), progress, now);
         let metrics = Arc::new(Metrics::default());
         metrics.update(|snapshot| worker.report(snapshot));
         Ok(OpenFlow {
@@ -244,8 +266,49 @@ where
             commit_interval,
             last_commit: now,
             metrics,
+            delivery,
             worker: Arc::new(Mutex::new(worker)),
         })
+    }
+
+    /// The state as it was committed last, when nobody else writes it any more.
+    async fn open_state(
+        &self,
+        engine: &Arc<dyn Engine>,
+        sources: &[TopicPartition],
+        path: PathBuf,
+        clock: &dyn Clock,
+    ) -> Result<State, FlowError> {
+        let identity = self.identity(sources);
+        let role = if self.at_least_once { Role::Only } else { Role::Cache };
+        // Its lock comes first: a second flow of this directory must not fence the first.
+        let (store, identity) =
+            blocking(move || Store::open(&path, &identity, role).map(|store| (store, identity))).await??;
+        if self.at_least_once {
+            tracing::warn!(flow = self.name(), "delivers at least once: a crash may repeat its results");
+            let (store, known) =
+                blocking(move || store.progress().map(|progress| (store, progress))).await??;
+            let progress = match known {
+                Some(progress) => progress,
+                None => beginning(&**engine, sources).await?,
+            };
+            return Ok(State { store, progress, delivery: Delivery::AtLeastOnce, changelog: None });
+        }
+        let topic = changelog_of(self.name());
+        let absent = || EngineError::Absent { engine: engine.name(), capability: Capability::Transactions };
+        let transactions = engine.transactions().ok_or_else(absent)?;
+        let beginning = beginning(&**engine, sources).await?;
+        let mut producer = transactions.producer(&topic, TRANSACTION_TIMEOUT).await?;
+        let opening =
+            Opening { engine: &**engine, producer: &mut *producer, clock, topic, identity, beginning };
+        let (changelog, store, progress) = Changelog::open(opening, store).await?;
+        let has_groups = engine.support(Capability::Groups) != Support::Absent;
+        let delivery = Delivery::ExactlyOnce {
+            producer,
+            changelog: changelog.at.clone(),
+            group: has_groups.then(|| self.name().to_owned()),
+        };
+        Ok(State { store, progress, delivery, changelog: Some(changelog) })
     }
 
     fn into_worker(
@@ -253,17 +316,17 @@ where
         options: Options,
         sources: Vec<TopicPartition>,
         table: Table<A::State>,
-        found: Found,
+        progress: Progress,
         now: Duration,
     ) -> Worker<T, K, A> {
         let Aggregated { windowed: Windowed { keyed: Keyed { timed, key }, windows, .. }, aggregate } =
             self.aggregated;
         let Timed { records, event_time, disorder } = timed;
-        let Progress { latest_events_ms, watermark_ms, .. } = &found.progress;
+        let Progress { latest_events_ms, watermark_ms, .. } = &progress;
         let watermarks = Watermarks::restore(disorder, latest_events_ms, *watermark_ms, now);
         let logic =
             Logic { decode: records.decode, event_time, key, windows, aggregate, encode: self.encode };
-        Worker::new(logic, options, sources, table, watermarks, found)
+        Worker::new(logic, options, sources, table, watermarks, progress)
     }
 
     async fn options(&self, engine: &dyn Engine, partitions: i32) -> Result<Options, FlowError> {
@@ -291,6 +354,7 @@ where
             allowed_lateness_ms: windowed.late.allowed_ms(),
             emit_early: self.emit_early,
             commit_records: self.commit_records,
+            changelog: None,
         })
     }
 
@@ -322,6 +386,10 @@ where
         if outlets.iter().any(|outlet| topics.contains(outlet)) {
             return wrong("it would read what it writes");
         }
+        let changelog = changelog_of(self.name());
+        if topics.contains(&changelog) || outlets.contains(&&changelog) {
+            return wrong("a topic that it reads or writes has the name of its changelog");
+        }
         Ok(())
     }
 
@@ -337,30 +405,39 @@ where
         let topics: Vec<_> =
             counts.iter().map(|(topic, count)| format!("{topic} ({count} partitions)")).collect();
         format!(
-            "flow {} from {}; windows {}; aggregate {}",
+            "flow {} from {}; windows {}; aggregate {}{}",
             self.name(),
             topics.join(", "),
             self.aggregated.windowed.windows.describe(),
             self.aggregated.aggregate.name(),
+            if self.at_least_once { "; at least once" } else { "" },
         )
     }
 }
 
-/// The state of a flow that has not begun.
-async fn beginning(engine: &dyn Engine, sources: &[TopicPartition]) -> Result<Found, FlowError> {
+/// A flow's state, and how it goes on from there.
+struct State {
+    store: Store,
+    progress: Progress,
+    delivery: Delivery,
+    changelog: Option<Changelog>,
+}
+
+/// The progress of a flow that has not begun.
+async fn beginning(engine: &dyn Engine, sources: &[TopicPartition]) -> Result<Progress, FlowError> {
     let mut positions = Vec::with_capacity(sources.len());
     for source in sources {
         positions.push(engine.locate(source, Place::Earliest).await?.0);
     }
-    let progress = Progress {
+    Ok(Progress {
+        step: 0,
         positions,
         latest_events_ms: vec![None; sources.len()],
         watermark_ms: NO_WATERMARK,
         fired_ms: NO_WATERMARK,
         expired_ms: NO_WATERMARK,
         counts: Counts::default(),
-    };
-    Ok(Found { progress, outgoing: Outgoing::new() })
+    })
 }
 
 /// The topic as it is, or made as `spec` says.

@@ -1,7 +1,7 @@
 //! The headers that a flow puts on records which it sends aside, late or undecodable.
 //!
-//! A flow delivers at least once: after a crash such a record may be sent again. Source topic, partition and position
-//! together name the record, so that a reader who has seen them before can skip it.
+//! Source topic, partition and position together name the record. From a flow that delivers at least once it may come
+//! again after a crash, and a reader who has seen them before can skip it.
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;

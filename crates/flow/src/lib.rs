@@ -35,16 +35,22 @@
 //! ```
 //!
 //! # What is promised
-//! Results are *upserts*: the newest record per key is the result for that key and window, and a tombstone takes one
-//! back. Window state, watermark, input positions and the records that follow from them are stored in one atomic batch,
-//! and then the records are appended. So a flow that is killed goes on where it stood: every input record takes part
-//! once, and what was appended last may be appended once more, to the letter. That is **at least once** for readers,
-//! and a reader that keeps the newest value per key sees no difference. Records that go aside carry their origin, so
-//! that readers can tell the repeated from the new ([`header`]).
+//! **Exactly once.** What comes of a stretch of input is one transaction of the engine: results, records that go aside,
+//! changed state, and where the input stands. So readers of committed records (`isolation.level=read_committed`; in process
+//! all, unless they ask for more) see the output of one pass over the input, however often the flow was killed on the way.
+//! An engine without transactions is refused, unless [`Definition::at_least_once`] settles for less by name.
 //!
-//! State lives in a local store and memory holds only what changed since the last commit, however many keys there are.
+//! Results are *upserts*: the newest record per key is the result for that key and window, and a tombstone takes one back.
+//!
+//! State is a topic, the flow's *changelog* (`NAME-changelog`, compacted), and goes where the engine goes. In the local
+//! directory there is a copy, which may be removed, or behind: opened again, the flow catches up from the changelog. (It
+//! cannot tell that the engine was set back to a backup: whoever does that removes the local directories of its flows.)
+//! Memory holds only what changed since the last commit, however many keys there are.
+//!
+//! Of the flows of one name the one that was opened last goes on; others, on any machine, are fenced.
 
 pub mod aggregate;
+mod changelog;
 mod error;
 mod flow;
 pub mod header;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::{BatchBuilder, Compression, Record};
+use anabranch_core::batch::{BatchBuilder, BatchError, Compression, Record};
 use bytes::Bytes;
 
 use crate::FlowError;
@@ -22,12 +22,18 @@ pub(crate) struct Outlet {
 /// Batches for one partition, in order.
 pub(crate) type Outgoing = BTreeMap<TopicPartition, Vec<Bytes>>;
 
-/// What is to be appended with the next commit.
+/// What is to be appended with the next step of a commit.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    open: BTreeMap<TopicPartition, BatchBuilder>,
-    closed: Outgoing,
+    partitions: BTreeMap<TopicPartition, Batches>,
     len_bytes: usize,
+}
+
+/// Records for one partition, in order.
+#[derive(Debug)]
+pub(crate) struct Batches {
+    open: BatchBuilder,
+    closed: Vec<Bytes>,
 }
 
 impl Outbox {
@@ -36,12 +42,12 @@ impl Outbox {
         let Some(key) = &record.key else {
             return Err(FlowError::KeylessResult { topic: to.topic.clone() });
         };
-        self.push(TopicPartition::new(&to.topic, partition_of(key, to.partitions)), record)
+        self.push(&TopicPartition::new(&to.topic, partition_of(key, to.partitions)), record)
     }
 
     /// Adds a record that was read from the partition `from`; records keep their order.
     pub(crate) fn push_aside(&mut self, to: &Outlet, from: i32, record: &Record) -> Result<(), FlowError> {
-        self.push(TopicPartition::new(&to.topic, from % to.partitions), record)
+        self.push(&TopicPartition::new(&to.topic, from % to.partitions), record)
     }
 
     /// Bytes of records so far.
@@ -51,29 +57,51 @@ impl Outbox {
 
     /// Everything so far.
     pub(crate) fn take(&mut self) -> Result<Outgoing, FlowError> {
-        while let Some((to, batch)) = self.open.pop_first() {
-            self.close(to, batch)?;
-        }
         self.len_bytes = 0;
-        Ok(std::mem::take(&mut self.closed))
+        let partitions = std::mem::take(&mut self.partitions).into_iter();
+        let batches = |(to, batches): (TopicPartition, Batches)| {
+            let closed = batches.close().map_err(unwritable(&to))?;
+            Ok((to, closed))
+        };
+        partitions.map(batches).collect()
     }
 
-    fn push(&mut self, to: TopicPartition, record: &Record) -> Result<(), FlowError> {
-        let batch = self.open.entry(to.clone()).or_insert_with(|| BatchBuilder::new(Compression::None));
-        let before_bytes = batch.len_bytes();
-        self.len_bytes += batch.push(record).len_bytes() - before_bytes;
-        if batch.len_bytes() >= BATCH_BYTES
-            && let Some(batch) = self.open.remove(&to)
-        {
-            self.close(to, batch)?;
+    fn push(&mut self, to: &TopicPartition, record: &Record) -> Result<(), FlowError> {
+        let batches = match self.partitions.get_mut(to) {
+            Some(batches) => batches,
+            None => self.partitions.entry(to.clone()).or_insert_with(Batches::new),
+        };
+        self.len_bytes += batches.push(record).map_err(unwritable(to))?;
+        Ok(())
+    }
+}
+
+impl Batches {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self { open: BatchBuilder::new(Compression::None), closed: Vec::new() }
+    }
+
+    /// Adds a record, and tells how many bytes it takes.
+    pub(crate) fn push(&mut self, record: &Record) -> Result<usize, BatchError> {
+        let before_bytes = self.open.len_bytes();
+        let len_bytes = self.open.push(record).len_bytes();
+        if len_bytes >= BATCH_BYTES {
+            self.closed.push(self.open.build()?);
         }
-        Ok(())
+        Ok(len_bytes - before_bytes)
     }
 
-    fn close(&mut self, to: TopicPartition, mut batch: BatchBuilder) -> Result<(), FlowError> {
-        let bytes =
-            batch.build().map_err(|source| FlowError::Unwritable { topic: to.topic.clone(), source })?;
-        self.closed.entry(to).or_default().push(bytes);
-        Ok(())
+    /// All of them.
+    pub(crate) fn close(mut self) -> Result<Vec<Bytes>, BatchError> {
+        if self.open.count() > 0 {
+            self.closed.push(self.open.build()?);
+        }
+        Ok(self.closed)
     }
+}
+
+/// What is wrong with a batch for `to`.
+pub(crate) fn unwritable(to: &TopicPartition) -> impl FnOnce(BatchError) -> FlowError {
+    |source| FlowError::Unwritable { topic: to.topic.clone(), source }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::engine::{Durability, Engine, Fetched, Place, Position, ReadLimits};
+use anabranch_core::engine::{
+    Durability, Engine, Fetched, GroupPositions, Place, Position, ReadLimits, TransactionalProducer,
+};
 use anabranch_core::seam::Clock;
 use futures::future::{BoxFuture, try_join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -16,7 +18,7 @@ use parking_lot::Mutex;
 use crate::FlowError;
 use crate::metrics::{Metrics, Snapshot};
 use crate::outbox::Outgoing;
-use crate::worker::{Chunk, Work};
+use crate::worker::{Chunk, Logged, Step, Work};
 
 /// Bytes that all reads together ask for. There is one read per partition at a time.
 const READ_BYTES: usize = 16 << 20;
@@ -29,8 +31,7 @@ const READ_WAIT_MIN: Duration = Duration::from_millis(5);
 
 /// A flow that is ready to run. One process at a time has its state open.
 ///
-/// After an error nothing is lost: what was committed stays, and the flow, opened again, goes on from there. What it
-/// appended last may be appended once more.
+/// After an error nothing is lost: what was committed stays, and the flow, opened again, goes on from there.
 pub struct OpenFlow {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -40,8 +41,23 @@ pub struct OpenFlow {
     pub(crate) commit_interval: Duration,
     pub(crate) last_commit: Duration,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) delivery: Delivery,
     /// Locked by one blocking call at a time, so that none ever waits.
     pub(crate) worker: Arc<Mutex<dyn Work>>,
+}
+
+/// How the steps of commits happen.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    /// Each in one transaction.
+    ExactlyOnce {
+        producer: Box<dyn TransactionalProducer>,
+        changelog: TopicPartition,
+        /// It tells tools where the input stands.
+        group: Option<String>,
+    },
+    /// Results first, and then the local store.
+    AtLeastOnce,
 }
 
 /// What a read brought, and from which partition.
@@ -166,17 +182,44 @@ impl OpenFlow {
     async fn commit(&mut self) -> Result<(), FlowError> {
         self.last_commit = self.clock.monotonic();
         let mut steps = 0;
-        while let Some(outgoing) = self.on_worker(|worker| worker.commit_step()).await?? {
-            append_all(&*self.engine, outgoing).await?;
+        let mut step = self.on_worker(|worker| worker.commit_step()).await??;
+        while let Some(next) = step {
+            // Asked before, since what a flow that is held up here has missed must not look new.
+            let at_ms = self.clock.now_ms();
+            let position = self.deliver(next).await?;
+            let logged = position.map(|position| Logged { position, at_ms });
+            let go_on = move |worker: &mut dyn Work| {
+                worker.step_done(logged)?;
+                worker.commit_step()
+            };
+            step = self.on_worker(go_on).await??;
             steps += 1;
         }
         self.metrics.update(|snapshot| snapshot.commits += u64::from(steps > 0));
         Ok(())
     }
 
+    /// Makes a step happen. Where the last batch of the changelog is, if there is a changelog.
+    async fn deliver(&mut self, step: Step) -> Result<Option<Position>, FlowError> {
+        let Step { outgoing, changelog: logged, positions } = step;
+        let Delivery::ExactlyOnce { producer, changelog, group } = &mut self.delivery else {
+            append_all(&*self.engine, outgoing).await?;
+            return Ok(None);
+        };
+        let outgoing =
+            outgoing.into_iter().flat_map(|(to, batches)| batches.into_iter().map(move |b| (to.clone(), b)));
+        let logged = logged.into_iter().map(|batch| (changelog.clone(), batch));
+        let stands = positions.into_iter().map(|(source, next)| (self.sources[source].clone(), next));
+        let positions: Vec<_> = stands.collect();
+        let positions =
+            group.clone().filter(|_| !positions.is_empty()).map(|group| GroupPositions { group, positions });
+        let appended = producer.commit(outgoing.chain(logged).collect(), positions).await?;
+        Ok(appended.last().copied())
+    }
+
     /// Lets the worker work where it may block, and reports how things stand then.
     async fn on_worker<R: Send + 'static>(
-        &self,
+        &mut self,
         work: impl FnOnce(&mut dyn Work) -> R + Send + 'static,
     ) -> Result<R, FlowError> {
         let (worker, metrics) = (Arc::clone(&self.worker), Arc::clone(&self.metrics));

@@ -3,30 +3,32 @@
 //! A worker does no I/O but on its state, and reads no clock. It is told what was read and says what is to be appended;
 //! [`crate::run`] goes between it and the engine. A commit goes in steps:
 //!
-//! 1. *flush*: what changed since the last commit is stored with the input positions and the watermark. Records that
-//!    went aside, retractions, corrections and early results go out.
+//! 1. *flush*: what changed since the last commit, with the input positions and the watermark. Records that went aside,
+//!    retractions, corrections and early results go out.
 //! 2. *fire*, in pages: the windows that the watermark has passed emit their results.
 //! 3. *expire*, in pages, where windows outlive their end: those that nothing may correct any more are deleted.
 //!
-//! Each step stores what is to be appended in the same atomic batch as the state that it follows from, and only then is
-//! it appended. So a step that is interrupted is repeated to the letter, and never decided anew: were results appended
-//! first, a session could be shown that grows differently when its input is read again, and nobody would take it back.
+//! Each step is one transaction of the engine: what goes out, what the changelog is told, and where the input stands. Only
+//! when it is committed is the local store told, too. So a step has happened as a whole or not at all, and what comes of
+//! the next attempt may differ: a session can grow otherwise when its input is read again, and nobody has seen the first.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::{Batch, BatchError, Record, RecordAt, split_batch};
+use anabranch_core::batch::{BatchError, Record, RecordAt, split_batch};
 use anabranch_core::engine::{Fetched, Position};
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::FlowError;
 use crate::aggregate::Aggregate;
+use crate::changelog::Changelog;
 use crate::header::{self, mark};
 use crate::metrics::Snapshot;
 use crate::outbox::{Outbox, Outgoing, Outlet};
-use crate::state::{Changes, Entry, Found, KEY_BYTES_MAX, Progress, Stage, Table, WindowKey};
+use crate::state::{Changes, Entry, KEY_BYTES_MAX, Mark, Progress, Stage, Table, WindowKey};
 use crate::watermark::{NO_WATERMARK, Watermarks};
 use crate::window::{self, Window, WindowKind};
 
@@ -68,6 +70,26 @@ pub(crate) struct Options {
     pub(crate) allowed_lateness_ms: i64,
     pub(crate) emit_early: bool,
     pub(crate) commit_records: u64,
+    /// None when the flow delivers at least once.
+    pub(crate) changelog: Option<Changelog>,
+}
+
+/// What happens together.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// Results, and what went aside.
+    pub(crate) outgoing: Outgoing,
+    /// The changelog's batches; the newest progress is in the last.
+    pub(crate) changelog: Vec<Bytes>,
+    /// Where the input stands, as far as that is news: index among the flow's sources, and the record that is read next.
+    pub(crate) positions: Vec<(usize, Position)>,
+}
+
+/// Where the last batch of a step is in the changelog, and a moment before it was appended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Logged {
+    pub(crate) position: Position,
+    pub(crate) at_ms: i64,
 }
 
 /// What was read from a partition.
@@ -87,9 +109,11 @@ pub(crate) trait Work: Send {
     /// Works on what was taken in. Ends early, with `true`, when a commit is due first.
     fn work(&mut self) -> Result<bool, FlowError>;
 
-    /// Takes the next step of a commit: stores it, and says what is to be appended before the step that follows. `None`
-    /// when the commit is complete.
-    fn commit_step(&mut self) -> Result<Option<Outgoing>, FlowError>;
+    /// Takes the next step of a commit, and says what it comes to. `None` when the commit is complete.
+    fn commit_step(&mut self) -> Result<Option<Step>, FlowError>;
+
+    /// The step has happened: its changes go to the store.
+    fn step_done(&mut self, logged: Option<Logged>) -> Result<(), FlowError>;
 
     /// Declares all windows complete, because the input has ended; to be called with nothing left to commit.
     fn close(&mut self) -> Result<(), FlowError>;
@@ -113,6 +137,10 @@ pub(crate) struct Worker<T, K, A: Aggregate<T>> {
     since_commit: u64,
     dirty: bool,
     phase: Phase,
+    /// Of the step that is under way.
+    changes: Option<Changes>,
+    /// The positions that were part of a step.
+    committed: Vec<u64>,
     scratch: Scratch,
 }
 
@@ -124,16 +152,9 @@ struct Inflow {
 
 /// Where a commit stands.
 enum Phase {
-    /// The flow was opened, and may have stopped before it had appended this.
-    Resend(Outgoing),
     Flush,
-    Fire {
-        cursor: Option<Vec<u8>>,
-    },
-    Expire {
-        cursor: Option<Vec<u8>>,
-    },
-    /// Everything is appended.
+    Fire { cursor: Option<Vec<u8>> },
+    Expire { cursor: Option<Vec<u8>> },
     Done,
 }
 
@@ -165,7 +186,7 @@ where
         sources: Vec<TopicPartition>,
         table: Table<A::State>,
         watermarks: Watermarks,
-        Found { progress, outgoing }: Found,
+        progress: Progress,
     ) -> Self {
         Self {
             logic,
@@ -174,12 +195,14 @@ where
             table,
             watermarks,
             latest: progress.positions.clone(),
+            committed: progress.positions.clone(),
             progress,
             inbox: VecDeque::new(),
             outbox: Outbox::default(),
             since_commit: 0,
-            dirty: true, // a commit that was interrupted is finished first
-            phase: Phase::Resend(outgoing),
+            dirty: false,
+            phase: Phase::Fire { cursor: None }, // a commit that was interrupted is finished first
+            changes: None,
             scratch: Scratch::default(),
         }
     }
@@ -212,7 +235,7 @@ where
             }
             let (batch, rest) = split_batch(&fetched.batches).map_err(damaged)?;
             fetched.batches = rest;
-            inflow.records = records(&batch).map_err(damaged)?;
+            inflow.records = batch.records().map_err(damaged)?.into_iter();
         }
     }
 
@@ -434,6 +457,25 @@ where
         Ok(Phase::Done)
     }
 
+    /// What `changes` and the outbox come to, with how far the flow has come by them.
+    fn step(&mut self, mut changes: Changes) -> Result<Step, FlowError> {
+        self.progress.step += 1;
+        self.table.store.set_progress(&mut changes, &self.progress)?;
+        let records = changes.take_records();
+        let changelog = match &self.options.changelog {
+            Some(changelog) => changelog.batches(&records)?,
+            None => Vec::new(),
+        };
+        let moved = self.progress.positions.iter().zip(&self.committed).enumerate();
+        let positions = moved
+            .filter(|(_, (next, committed))| next != committed)
+            .map(|(source, (next, _))| (source, Position(*next)))
+            .collect();
+        self.committed.clone_from(&self.progress.positions);
+        self.changes = Some(changes);
+        Ok(Step { outgoing: self.outbox.take()?, changelog, positions })
+    }
+
     fn delete(&mut self, window_key: &[u8], changes: &mut Changes) -> Result<(), FlowError> {
         if self.logic.windows.merges() {
             let WindowKey { window, key } = self.window_key(window_key)?;
@@ -487,19 +529,32 @@ where
         Ok(false)
     }
 
-    fn commit_step(&mut self) -> Result<Option<Outgoing>, FlowError> {
-        let mut changes = self.table.store.changes();
-        self.phase = match std::mem::replace(&mut self.phase, Phase::Flush) {
-            Phase::Resend(outgoing) => return Ok(Some(outgoing)),
-            Phase::Flush if self.is_unchanged() => return Ok(None),
-            Phase::Flush => self.flush(&mut changes)?,
-            Phase::Fire { cursor } => self.fire(cursor.as_deref(), &mut changes)?,
-            Phase::Expire { cursor } => self.expire(cursor.as_deref(), &mut changes)?,
-            Phase::Done => return self.table.store.forget_outgoing().map(|()| None),
-        };
-        let outgoing = self.outbox.take()?;
-        self.table.store.commit(changes, &self.progress, &outgoing)?;
-        Ok(Some(outgoing))
+    fn commit_step(&mut self) -> Result<Option<Step>, FlowError> {
+        loop {
+            let mut changes = self.table.store.changes();
+            let flushes = matches!(self.phase, Phase::Flush);
+            self.phase = match std::mem::replace(&mut self.phase, Phase::Flush) {
+                Phase::Flush if self.is_unchanged() => return Ok(None),
+                Phase::Flush => self.flush(&mut changes)?,
+                Phase::Fire { cursor } => self.fire(cursor.as_deref(), &mut changes)?,
+                Phase::Expire { cursor } => self.expire(cursor.as_deref(), &mut changes)?,
+                Phase::Done => return Ok(None),
+            };
+            // That no window was due is worth no step of its own: progress tells it with the next.
+            if flushes || !changes.is_empty() {
+                return self.step(changes).map(Some);
+            }
+        }
+    }
+
+    fn step_done(&mut self, logged: Option<Logged>) -> Result<(), FlowError> {
+        let changes = self.changes.take().expect("a step is under way");
+        let mark = self.options.changelog.as_ref().zip(logged).map(|(changelog, logged)| Mark {
+            made_ms: changelog.made_ms,
+            position: logged.position.0,
+            written_ms: logged.at_ms,
+        });
+        self.table.store.commit(changes, mark.as_ref())
     }
 
     fn close(&mut self) -> Result<(), FlowError> {
@@ -534,14 +589,6 @@ impl<T, K: DeserializeOwned, A: Aggregate<T>> Logic<T, K, A> {
 /// Where the page after `page` begins, if there is one.
 fn next_cursor<E>(page: &[(fjall::Slice, E)]) -> Option<Vec<u8>> {
     page.last().filter(|_| page.len() == PAGE_WINDOWS).map(|(last, _)| last.to_vec())
-}
-
-/// The records of a batch; none of a transaction's marker.
-fn records(batch: &Batch) -> Result<std::vec::IntoIter<RecordAt>, BatchError> {
-    if batch.header().is_control() {
-        return Ok(Vec::new().into_iter());
-    }
-    batch.records().map(Vec::into_iter)
 }
 
 /// Writes `key` over what is in `into`.

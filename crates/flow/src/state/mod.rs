@@ -1,15 +1,20 @@
 //! What a flow keeps between records: windows, sessions, and how far it has come.
 //!
-//! [`Store`] is the disk: each step of a commit is one atomic batch of window states, input positions, and the records
-//! that are to be appended because of them. [`Table`] is the write
-//! buffer before it, which holds what changed since the last commit and no more.
+//! The changelog is the truth: a topic with what each step of a commit has changed ([`record`] is its layout). [`Store`]
+//! is its copy on the local disk, written after it, so that it may be behind and is never ahead. [`Table`] is the write
+//! buffer before both, which holds what changed since the last commit and no more.
 
 mod key;
 mod progress;
+mod record;
 mod store;
 mod table;
 
 pub(crate) use key::{KEY_BYTES_MAX, WindowKey};
 pub(crate) use progress::Progress;
-pub(crate) use store::{Changes, Found, Store};
+pub(crate) use record::{NoOrigin, Origin};
+pub(crate) use store::{Changes, Mark, Role, Store};
 pub(crate) use table::{Entry, Stage, Table};
+
+/// The layout of keys and values, in the store and in the changelog. A change of it needs a new number.
+pub(crate) const FORMAT: u32 = 2;

@@ -3,17 +3,22 @@
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use anabranch_core::TopicPartition;
+use anabranch_core::batch::Record;
+use anabranch_core::seam::{Disk, Lock, RealDisk};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use super::{Progress, key};
+use super::record::{self, About};
+use super::{FORMAT, Progress, key};
 use crate::FlowError;
-use crate::outbox::Outgoing;
 
-/// The layout of keys and values. A change of it needs a new number.
-const FORMAT: u32 = 1;
+/// The database, in the flow's directory.
+const DATABASE: &str = "store";
+/// One that is being made.
+const UNFINISHED: &str = "store.new";
+/// In format 1 the directory itself was the database, which has a file of this name.
+const FORMAT_1: &str = "version";
 
 /// Blocks that were read stay in memory up to this.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -21,81 +26,134 @@ const CACHE_BYTES: u64 = 8 << 20;
 const MEMTABLE_BYTES: u64 = 8 << 20;
 /// Flushing and compaction of one flow's state need no more.
 const WORKER_THREADS: usize = 1;
+/// Entries that are forgotten at a time.
+const FORGET_ENTRIES: usize = 10_000;
 
-/// Window states by [`super::WindowKey`], the sessions of each record key, the batches that are to be appended, and the
-/// flow's progress.
+pub(super) const PROGRESS: &[u8] = b"progress";
+const MARK: &[u8] = b"mark";
+
+/// Window states by [`super::WindowKey`], the sessions of each record key, and the flow's progress.
 pub(crate) struct Store {
     path: PathBuf,
+    role: Role,
     database: Database,
     meta: Keyspace,
     windows: Keyspace,
     sessions: Keyspace,
-    /// Batches by their number, counted from 0.
-    outbox: Keyspace,
-    outbox_len: u32,
+    /// Given up last.
+    _lock: Box<dyn Lock>,
 }
 
-/// What a store held when it was opened.
-pub(crate) struct Found {
-    pub(crate) progress: Progress,
-    /// What may not have been appended before the flow stopped.
-    pub(crate) outgoing: Outgoing,
+/// An open database.
+struct Keyspaces {
+    database: Database,
+    meta: Keyspace,
+    windows: Keyspace,
+    sessions: Keyspace,
 }
 
-/// Writes that happen together.
-pub(crate) struct Changes(OwnedWriteBatch);
+impl Keyspaces {
+    fn open(path: &Path) -> fjall::Result<Self> {
+        let database =
+            Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKER_THREADS).open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let keyspace = |name| database.keyspace(name, options);
+        let (meta, windows, sessions) = (keyspace("meta")?, keyspace("windows")?, keyspace("sessions")?);
+        Ok(Self { meta, windows, sessions, database })
+    }
+}
+
+/// What a store is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A copy of the changelog, which may be behind it: it is not waited for until the disk has it.
+    Cache,
+    /// All that there is of the state.
+    Only,
+}
+
+/// How far a store has followed a changelog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// Which changelog it is ([`super::Origin`]).
+    pub(crate) made_ms: i64,
+    /// Everything before it is in the store; the newest progress that the store knows is here or later.
+    pub(crate) position: u64,
+    /// What is not in the store was written later than this, on the wall clock, ms.
+    pub(crate) written_ms: i64,
+}
+
+/// Writes that happen together, to the store and to its changelog.
+pub(crate) struct Changes {
+    batch: OwnedWriteBatch,
+    /// `None` where there is no changelog.
+    records: Option<Vec<Record>>,
+}
+
+impl Changes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// What the changelog is told of them.
+    pub(crate) fn take_records(&mut self) -> Vec<Record> {
+        self.records.take().unwrap_or_default()
+    }
+}
 
 impl Store {
-    /// Opens or makes the state of the flow that `identity` describes.
-    pub(crate) fn open(path: &Path, identity: &str) -> Result<(Self, Option<Found>), FlowError> {
-        let failed = |source| failed(path, source);
-        let database = Database::builder(path)
-            .cache_size(CACHE_BYTES)
-            .worker_threads(WORKER_THREADS)
-            .open()
-            .map_err(failed)?;
-        let keyspace = |name| {
-            database
-                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES))
-                .map_err(failed)
+    /// Opens or makes the state of the flow that `identity` describes, in the directory at `path`.
+    pub(crate) fn open(path: &Path, identity: &str, role: Role) -> Result<Self, FlowError> {
+        let failed = |source| failed(path, fjall::Error::Io(source));
+        RealDisk.create_dir_all(path).map_err(failed)?;
+        let Some(lock) = RealDisk.try_lock(path).map_err(failed)? else {
+            return Err(FlowError::StateInUse { path: path.to_owned() });
         };
-        let mut store = Self {
-            path: path.to_owned(),
-            meta: keyspace("meta")?,
-            windows: keyspace("windows")?,
-            sessions: keyspace("sessions")?,
-            outbox: keyspace("outbox")?,
-            outbox_len: 0,
-            database,
-        };
-        store.identify(identity)?;
-        let Some(progress) = store.read(&store.meta, b"progress", "its progress cannot be read")? else {
-            return Ok((store, None));
-        };
-        let outgoing = store.read_outbox()?;
-        Ok((store, Some(Found { progress, outgoing })))
-    }
-
-    fn read_outbox(&mut self) -> Result<Outgoing, FlowError> {
-        let mut outgoing = Outgoing::new();
-        for entry in self.outbox.iter() {
-            let value = entry.value().map_err(|source| self.failed(source))?;
-            let (topic, partition, batch): (String, i32, Vec<u8>) =
-                self.decode(&value, "a batch that is to be appended cannot be read")?;
-            outgoing.entry(TopicPartition { topic, partition }).or_default().push(batch.into());
-            self.outbox_len += 1;
+        if RealDisk.exists(&path.join(FORMAT_1)).map_err(failed)? {
+            return Err(FlowError::StateFormat { path: path.to_owned(), found: 1, supported: FORMAT });
         }
-        Ok(outgoing)
+        let database = path.join(DATABASE);
+        let keyspaces = match RealDisk.exists(&database).map_err(failed)? {
+            false => Self::make(path, identity)?,
+            true => match Keyspaces::open(&database) {
+                Err(error) if role == Role::Cache => {
+                    tracing::warn!(path = %path.display(), %error, "a flow's copy of its state is made anew");
+                    RealDisk.remove_dir_all(&database).map_err(failed)?;
+                    Self::make(path, identity)?
+                }
+                opened => opened.map_err(|source| self::failed(path, source))?,
+            },
+        };
+        let Keyspaces { database, meta, windows, sessions } = keyspaces;
+        let store = Self { path: path.to_owned(), role, meta, windows, sessions, database, _lock: lock };
+        store.identify(identity)?;
+        Ok(store)
     }
 
-    /// Marks new state as this flow's, and refuses any other.
-    fn identify(&self, identity: &str) -> Result<(), FlowError> {
-        let Some(format) = self.get(&self.meta, b"format")? else {
-            let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-            batch.insert(&self.meta, "format", FORMAT.to_be_bytes());
-            batch.insert(&self.meta, "identity", identity);
-            return batch.commit().map_err(|source| self.failed(source));
+    /// Makes the database. Of one that is there nothing is missing, since it is made under another name; it is not opened
+    /// when it is torn.
+    fn make(path: &Path, identity: &str) -> Result<Keyspaces, FlowError> {
+        let failed = |source| failed(path, fjall::Error::Io(source));
+        let (unfinished, finished) = (path.join(UNFINISHED), path.join(DATABASE));
+        if RealDisk.exists(&unfinished).map_err(failed)? {
+            RealDisk.remove_dir_all(&unfinished).map_err(failed)?;
+        }
+        let make = || {
+            let Keyspaces { database, meta, .. } = Keyspaces::open(&unfinished)?;
+            let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
+            batch.insert(&meta, "format", FORMAT.to_be_bytes());
+            batch.insert(&meta, "identity", identity);
+            batch.commit()
         };
+        make().map_err(|source| self::failed(path, source))?;
+        RealDisk.rename(&unfinished, &finished).map_err(failed)?;
+        RealDisk.sync_dir(path).map_err(failed)?;
+        Keyspaces::open(&finished).map_err(|source| self::failed(path, source))
+    }
+
+    /// Refuses the state of any other flow.
+    fn identify(&self, identity: &str) -> Result<(), FlowError> {
+        let format = self.get(&self.meta, b"format")?.unwrap_or_default();
         let found = u32::from_be_bytes(
             format[..].try_into().map_err(|_| self.damaged("its format is not a number"))?,
         );
@@ -111,6 +169,16 @@ impl Store {
             });
         }
         Ok(())
+    }
+
+    /// How far the flow had come; `None` before its first step.
+    pub(crate) fn progress(&self) -> Result<Option<Progress>, FlowError> {
+        self.read(&self.meta, PROGRESS, "its progress cannot be read")
+    }
+
+    /// How far it has followed its changelog; `None` when it has not begun.
+    pub(crate) fn mark(&self) -> Result<Option<Mark>, FlowError> {
+        self.read(&self.meta, MARK, "how far it is cannot be read")
     }
 
     pub(crate) fn window<V: DeserializeOwned>(&self, window_key: &[u8]) -> Result<Option<V>, FlowError> {
@@ -153,7 +221,12 @@ impl Store {
 
     /// An empty batch of writes.
     pub(crate) fn changes(&self) -> Changes {
-        Changes(self.database.batch().durability(Some(PersistMode::SyncData)))
+        let (mode, records) = match self.role {
+            // What a loss of power takes from it, the changelog brings back.
+            Role::Cache => (PersistMode::Buffer, Some(Vec::new())),
+            Role::Only => (PersistMode::SyncData, None),
+        };
+        Changes { batch: self.database.batch().durability(Some(mode)), records }
     }
 
     pub(crate) fn set_window(
@@ -162,7 +235,7 @@ impl Store {
         window_key: &[u8],
         value: Option<&impl Serialize>,
     ) -> Result<(), FlowError> {
-        put(changes, &self.windows, window_key, value, "state")
+        self.put(changes, About::Window, window_key, value, "state")
     }
 
     pub(crate) fn set_sessions(
@@ -171,48 +244,81 @@ impl Store {
         key: &[u8],
         value: Option<&impl Serialize>,
     ) -> Result<(), FlowError> {
-        put(changes, &self.sessions, key, value, "list of sessions")
+        self.put(changes, About::Sessions, key, value, "list of sessions")
     }
 
-    /// Makes `changes` and `progress` durable together, and with them `outgoing`, in place of what was to be appended
-    /// before.
-    pub(crate) fn commit(
-        &mut self,
-        mut changes: Changes,
-        progress: &Progress,
-        outgoing: &Outgoing,
-    ) -> Result<(), FlowError> {
-        put(&mut changes, &self.meta, b"progress", Some(progress), "flow's progress")?;
-        let mut number = 0u32;
-        for (TopicPartition { topic, partition }, batches) in outgoing {
-            for batch in batches {
-                let value = (topic, partition, &batch[..]);
-                put(&mut changes, &self.outbox, &number.to_be_bytes(), Some(&value), "batch")?;
-                number += 1;
+    pub(crate) fn set_progress(&self, changes: &mut Changes, progress: &Progress) -> Result<(), FlowError> {
+        self.put(changes, About::Progress, PROGRESS, Some(progress), "flow's progress")
+    }
+
+    /// Takes over what the changelog says; whether it was a record of a changelog.
+    pub(crate) fn follow(&self, changes: &mut Changes, record: &Record) -> bool {
+        let Some((about, key)) = record.key.as_deref().and_then(record::about) else { return false };
+        self.set(changes, about, key, record.value.as_deref());
+        true
+    }
+
+    /// Makes `changes` together, and with them how far the changelog is followed.
+    pub(crate) fn commit(&self, mut changes: Changes, mark: Option<&Mark>) -> Result<(), FlowError> {
+        if let Some(mark) = mark {
+            changes.batch.insert(&self.meta, MARK, serialise(mark, "mark")?);
+        }
+        changes.batch.commit().map_err(|source| self.failed(source))
+    }
+
+    /// Forgets everything but whose state it is.
+    pub(crate) fn forget(&self) -> Result<(), FlowError> {
+        let mut changes = self.changes();
+        changes.batch.remove(&self.meta, MARK);
+        changes.batch.remove(&self.meta, PROGRESS);
+        self.commit(changes, None)?;
+        for keyspace in [&self.windows, &self.sessions] {
+            loop {
+                let mut changes = self.changes();
+                for entry in keyspace.iter().take(FORGET_ENTRIES) {
+                    changes.batch.remove(keyspace, entry.key().map_err(|source| self.failed(source))?);
+                }
+                if changes.is_empty() {
+                    break;
+                }
+                self.commit(changes, None)?;
             }
         }
-        self.forget_from(number, &mut changes);
-        changes.0.commit().map_err(|source| self.failed(source))
-    }
-
-    /// Forgets what was to be appended, because it is.
-    pub(crate) fn forget_outgoing(&mut self) -> Result<(), FlowError> {
-        // Not worth a sync: what comes back after a loss of power is appended once more.
-        let mut changes = Changes(self.database.batch());
-        self.forget_from(0, &mut changes);
-        changes.0.commit().map_err(|source| self.failed(source))
-    }
-
-    fn forget_from(&mut self, first: u32, changes: &mut Changes) {
-        for number in first..self.outbox_len {
-            changes.0.remove(&self.outbox, number.to_be_bytes());
-        }
-        self.outbox_len = first;
+        Ok(())
     }
 
     /// The state is not what a flow writes.
     pub(crate) fn damaged(&self, what: &'static str) -> FlowError {
         FlowError::StateDamaged { path: self.path.clone(), what }
+    }
+
+    fn put(
+        &self,
+        changes: &mut Changes,
+        about: About,
+        key: &[u8],
+        value: Option<&impl Serialize>,
+        what: &'static str,
+    ) -> Result<(), FlowError> {
+        let value = value.map(|value| serialise(value, what)).transpose()?;
+        self.set(changes, about, key, value.as_deref());
+        if let Some(records) = &mut changes.records {
+            records.push(record::of(about, key, value));
+        }
+        Ok(())
+    }
+
+    fn set(&self, changes: &mut Changes, about: About, key: &[u8], value: Option<&[u8]>) {
+        let (keyspace, key) = match about {
+            About::Window => (&self.windows, key),
+            About::Sessions => (&self.sessions, key),
+            About::Progress => (&self.meta, PROGRESS),
+            About::Origin => return, // the mark says which changelog it is
+        };
+        match value {
+            Some(value) => changes.batch.insert(keyspace, key, value),
+            None => changes.batch.remove(keyspace, key),
+        }
     }
 
     fn get(&self, from: &Keyspace, key: &[u8]) -> Result<Option<Slice>, FlowError> {
@@ -241,25 +347,10 @@ impl Store {
 }
 
 fn failed(path: &Path, source: fjall::Error) -> FlowError {
-    let path = path.to_owned();
-    match source {
-        fjall::Error::Locked => FlowError::StateInUse { path },
-        source => FlowError::State { path, source },
-    }
+    FlowError::State { path: path.to_owned(), source }
 }
 
-fn put(
-    changes: &mut Changes,
-    keyspace: &Keyspace,
-    key: &[u8],
-    value: Option<&impl Serialize>,
-    what: &'static str,
-) -> Result<(), FlowError> {
-    let Some(value) = value else {
-        changes.0.remove(keyspace, key);
-        return Ok(());
-    };
-    let value = postcard::to_allocvec(value).map_err(|source| FlowError::Unserialisable { what, source })?;
-    changes.0.insert(keyspace, key, value);
-    Ok(())
+/// `value` in its serde form.
+pub(super) fn serialise(value: &impl Serialize, what: &'static str) -> Result<Vec<u8>, FlowError> {
+    postcard::to_allocvec(value).map_err(|source| FlowError::Unserialisable { what, source })
 }

@@ -94,12 +94,19 @@ impl<S: Serialize + DeserializeOwned> Table<S> {
 
     /// Writes everything that changed into `changes`, and forgets it.
     pub(crate) fn flush(&mut self, changes: &mut Changes) -> Result<(), FlowError> {
-        for (window_key, Slot { entry, .. }) in self.slots.drain() {
+        for (window_key, Slot { entry, .. }) in sorted(self.slots.drain()) {
             self.store.set_window(changes, &window_key, entry.as_ref())?;
         }
-        for (key, sessions) in self.sessions.drain() {
+        for (key, sessions) in sorted(self.sessions.drain()) {
             self.store.set_sessions(changes, &key, (!sessions.is_empty()).then_some(&sessions))?;
         }
         Ok(())
     }
+}
+
+/// By key, so that the same input makes the same changelog.
+fn sorted<V>(entries: impl Iterator<Item = (Vec<u8>, V)>) -> Vec<(Vec<u8>, V)> {
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+    entries
 }

@@ -1,22 +1,38 @@
-//! A flow that is stopped anywhere goes on where it stood, and ends with the same results.
+//! A flow that is stopped anywhere goes on where it stood, and its output is that of one pass: each record of it once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::Offset;
-use anabranch_core::batch::{Record, RecordAt};
+use anabranch_core::TopicPartition;
+use anabranch_core::batch::Record;
+use anabranch_core::engine::Position;
 use anabranch_flow::{FlowError, Late, header};
 use tempfile::TempDir;
 
 use crate::memory::{Failure, MemoryEngine};
-use crate::model::{Event, Kind, event, flow, naive, naive_with_late, run_to_end, small_state};
+use crate::model::{
+    Event, Kind, TestFlow, copy, event, flow, naive, naive_with_late, run_to_end, small_state,
+};
 
 const EVENTS: usize = 36;
 
+/// What is left of the local store when the flow is opened again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It is as it was.
+    Everything,
+    /// It is gone.
+    Nothing,
+    /// It is as it was some time before.
+    Older,
+}
+
 /// Events in two partitions, out of order, but within what the flow allows.
 fn input() -> (Arc<MemoryEngine>, Vec<Event>) {
-    let engine = MemoryEngine::new(1);
+    fill(MemoryEngine::new(1))
+}
+
+fn fill(engine: Arc<MemoryEngine>) -> (Arc<MemoryEngine>, Vec<Event>) {
     engine.create("input", 2);
     engine.create("output", 1);
     let at = |index: i64| event(&format!("k{}", index % 3), index * 4 - (index * 7) % 20, index);
@@ -28,9 +44,12 @@ fn input() -> (Arc<MemoryEngine>, Vec<Event>) {
     (engine, events)
 }
 
+fn often(kind: Kind, late: Late) -> TestFlow {
+    flow(kind, late).commit_every(8, Duration::from_secs(1))
+}
+
 /// Runs the flow once with the failure, which says whether it ended all the same.
-async fn run_once(kind: Kind, late: &Late, engine: &Arc<MemoryEngine>, state: &TempDir) -> bool {
-    let flow = flow(kind, late.clone()).emit_early().commit_every(8, Duration::from_secs(1));
+async fn run_once(flow: TestFlow, engine: &Arc<MemoryEngine>, state: &TempDir) -> bool {
     match run_to_end(flow, engine, state).await {
         Ok(end) => {
             assert_eq!(end.counts.records_in, EVENTS as u64, "every record is counted once");
@@ -41,31 +60,43 @@ async fn run_once(kind: Kind, late: &Late, engine: &Arc<MemoryEngine>, state: &T
     }
 }
 
-/// Runs a flow with each failure after each number of calls, and once more where it failed, and checks what is left.
+/// Runs a flow with each failure after each number of calls, and once more, with what is left of its store, and checks
+/// what it has written.
 async fn fail_everywhere(
-    kind: Kind,
-    late: Late,
+    flow: impl Fn() -> TestFlow,
+    left: &[Left],
     input: impl Fn() -> (Arc<MemoryEngine>, Vec<Event>),
     check: impl Fn(&MemoryEngine, &[Event], &str),
 ) {
-    for failure in [Failure::Read, Failure::BeforeAppend, Failure::AfterAppend] {
+    for failure in [Failure::Before, Failure::After] {
         for calls in 0.. {
+            let left = left[calls % left.len()];
             let (engine, events) = input();
-            let state = small_state();
-            engine.fail_after(calls, failure);
-            let ended = run_once(kind, &late, &engine, &state).await;
-            engine.heal();
-            if !ended {
-                assert!(run_once(kind, &late, &engine, &state).await);
+            let (mut state, older) = (small_state(), small_state());
+            if left == Left::Older {
+                engine.fail_after(calls / 2, failure);
+                run_once(flow(), &engine, &state).await;
+                copy(state.path(), older.path());
             }
-            check(&engine, &events, &format!("{kind:?}, {late:?}, {failure:?} after {calls} calls"));
-            if ended {
-                assert!(calls > 3, "the failure strikes in the middle, too");
+            engine.fail_after(calls, failure);
+            let ended = run_once(flow(), &engine, &state).await;
+            engine.heal();
+            match left {
+                Left::Everything => {}
+                Left::Nothing => state = small_state(),
+                Left::Older => state = older,
+            }
+            assert!(run_once(flow(), &engine, &state).await);
+            check(&engine, &events, &format!("{failure:?} after {calls} calls, {left:?} is left"));
+            if ended && left != Left::Older {
+                assert!(calls > 15, "the failure strikes in the middle, too");
                 break;
             }
         }
     }
 }
+
+const ANYTHING_LEFT: [Left; 3] = [Left::Everything, Left::Nothing, Left::Older];
 
 #[tokio::test]
 async fn a_failure_anywhere_changes_no_result() {
@@ -77,11 +108,65 @@ async fn a_failure_anywhere_changes_no_result() {
         (Kind::Session, admit),
     ];
     for (kind, late) in flows {
-        fail_everywhere(kind, late, input, |engine, events, context| {
-            assert_eq!(engine.table("output"), naive(kind, events), "{context}");
+        let flow = || often(kind, late.clone()).emit_early();
+        fail_everywhere(flow, &ANYTHING_LEFT, input, |engine, events, context| {
+            assert_eq!(engine.table("output"), naive(kind, events), "{kind:?}, {late:?}: {context}");
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_failure_anywhere_repeats_no_result_and_loses_none() {
+    for kind in Kind::ALL {
+        fail_everywhere(
+            || often(kind, Late::Drop),
+            &ANYTHING_LEFT,
+            input,
+            |engine, events, context| {
+                assert_eq!(
+                    rows(engine),
+                    naive(kind, events).into_iter().collect::<Vec<_>>(),
+                    "{kind:?}: {context}"
+                );
+                for partition in [0, 1] {
+                    let at = TopicPartition::new("input", partition);
+                    let end = Some(Position(if partition == 0 { 20 } else { 16 }));
+                    assert_eq!(engine.position("test", &at), end, "the group stands at the end: {context}");
+                }
+            },
+        )
+        .await;
+    }
+}
+
+/// The check sees what it is there for: here is an engine that shows what an aborted transaction has written.
+#[tokio::test]
+#[should_panic(expected = "tumbling, read uncommitted")]
+async fn a_changelog_that_is_read_uncommitted_is_noticed() {
+    let uncommitted = || {
+        let (engine, events) = input();
+        engine.show_all();
+        (engine, events)
+    };
+    let flow = || often(Kind::Tumbling, Late::Drop);
+    fail_everywhere(flow, &[Left::Nothing], uncommitted, |engine, events, context| {
+        assert_eq!(
+            engine.table("output"),
+            naive(Kind::Tumbling, events),
+            "tumbling, read uncommitted: {context}"
+        );
+    })
+    .await;
+}
+
+/// Every result that was ever shown, sorted.
+fn rows(engine: &MemoryEngine) -> Vec<(String, String)> {
+    let text = |bytes: Option<bytes::Bytes>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+    let records = engine.records("output").into_iter();
+    let mut rows: Vec<_> = records.map(|record| (text(record.key), text(record.value))).collect();
+    rows.sort_unstable();
+    rows
 }
 
 /// Events in one partition, many of them late.
@@ -98,22 +183,22 @@ fn late_input() -> (Arc<MemoryEngine>, Vec<Event>) {
 
 #[tokio::test]
 async fn a_failure_anywhere_changes_nothing_about_what_is_late() {
-    let to_topic = Late::ToTopic("late".into());
-    fail_everywhere(Kind::Tumbling, to_topic, late_input, |engine, events, context| {
+    let flow = || often(Kind::Tumbling, Late::ToTopic("late".into())).emit_early();
+    fail_everywhere(flow, &ANYTHING_LEFT, late_input, |engine, events, context| {
         let (table, late) = naive_with_late(Kind::Tumbling, events, 0);
         assert_eq!(engine.table("output"), table, "{context}");
-        // Repeated records have the same origin.
-        let by_origin: BTreeMap<u64, Event> = engine.records("late").into_iter().map(origin).collect();
+        let sent: Vec<_> = engine.records("late").iter().map(position).collect();
+        let expected = late.iter().map(|late| events.iter().position(|event| event == late).unwrap());
         assert!(late.len() > 5);
-        assert_eq!(by_origin.into_values().collect::<Vec<_>>(), late, "{context}");
+        assert_eq!(sent, expected.collect::<Vec<_>>(), "each once: {context}");
     })
     .await;
 }
 
-fn origin(record: Record) -> (u64, Event) {
+/// Where a record that went aside had been read.
+fn position(record: &Record) -> usize {
     let position = record.headers.iter().find(|h| h.key_text() == header::SOURCE_POSITION).unwrap();
-    let position = std::str::from_utf8(position.value.as_ref().unwrap()).unwrap().parse().unwrap();
-    (position, Event::parse(&RecordAt { offset: Offset(0), record }).unwrap())
+    std::str::from_utf8(position.value.as_ref().unwrap()).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -123,9 +208,9 @@ async fn a_flow_that_fails_again_and_again_still_comes_to_its_end() {
         let state = small_state();
         let mut runs = 1;
         loop {
-            // The second append is of a new step, so that each run gets one step further.
-            engine.fail_after(1, Failure::AfterAppend);
-            if run_once(kind, &Late::Drop, &engine, &state).await {
+            // Each run gets one step further, and does not hear of it.
+            engine.fail_after(0, Failure::AfterCommit);
+            if run_once(often(kind, Late::Drop).emit_early(), &engine, &state).await {
                 break;
             }
             runs += 1;
@@ -133,5 +218,20 @@ async fn a_flow_that_fails_again_and_again_still_comes_to_its_end() {
         }
         assert!(runs > 5, "it failed {runs} times only");
         assert_eq!(engine.table("output"), naive(kind, &events), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn at_least_once_a_failure_anywhere_repeats_results_at_most() {
+    for kind in [Kind::Tumbling, Kind::Hopping] {
+        let (flow, input) = (
+            || often(kind, Late::Drop).emit_early().at_least_once(),
+            || fill(MemoryEngine::without_transactions(1)),
+        );
+        fail_everywhere(flow, &[Left::Everything], input, |engine, events, context| {
+            assert_eq!(engine.table("output"), naive(kind, events), "{kind:?}: {context}");
+            assert!(!engine.has_topic("test-changelog"));
+        })
+        .await;
     }
 }

@@ -1,13 +1,14 @@
 //! An engine in memory that fails when told to.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use anabranch_core::batch::{BatchBuilder, BatchHeader, Compression, Record, check_batch, split_batches};
+use anabranch_core::batch::{BatchBuilder, Compression, Record, RecordAt, check_batch, split_batches};
 use anabranch_core::engine::{
-    Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, Place, Position, ReadLimits,
-    Support, TopicSpec,
+    self, Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, GroupPositions, Place,
+    Position, ReadLimits, Support, TopicSpec, TransactionalProducer,
 };
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use async_trait::async_trait;
@@ -20,22 +21,34 @@ use tokio::time::timeout;
 const PARTITION_BYTES_MAX: usize = 256 << 20;
 
 /// Where the next failure happens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Reads fail.
-    Read,
-    /// Appends fail, and nothing is written.
-    BeforeAppend,
-    /// Appends fail, and the batch is written all the same.
-    AfterAppend,
+    /// A call fails, and nothing has happened.
+    Before,
+    /// A call fails, and it has happened all the same.
+    After,
+    /// A transaction is committed, and nobody hears of it.
+    AfterCommit,
+}
+
+/// What an engine is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Commit,
+    Other,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct MemoryEngine {
+    me: Weak<Self>,
     partitions: Mutex<BTreeMap<TopicPartition, Partition>>,
+    transactions: Mutex<Transactions>,
     grown: Notify,
     /// Batches that one read returns.
     pub(crate) batches_per_read: usize,
+    has_transactions: bool,
+    /// A mistake, planted: readers are shown what is not committed.
+    shows_all: AtomicBool,
     failpoint: Mutex<Option<Failure>>,
     /// Calls that succeed before it strikes.
     calls_left: AtomicI64,
@@ -43,14 +56,59 @@ pub(crate) struct MemoryEngine {
 
 #[derive(Debug, Default)]
 struct Partition {
-    batches: Vec<Bytes>,
+    entries: Vec<Entry>,
     latest: i64,
     len_bytes: usize,
 }
 
+/// A batch, or the end of a transaction.
+#[derive(Debug)]
+struct Entry {
+    bytes: Option<Bytes>,
+    base: i64,
+    next: i64,
+    transaction: Option<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Transactions {
+    /// By number.
+    outcomes: Vec<Outcome>,
+    /// The newest producer per transactional id, and what it has open.
+    producers: BTreeMap<String, (u64, Option<usize>)>,
+    groups: BTreeMap<(String, TopicPartition), Position>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Open,
+    Committed,
+    Aborted,
+}
+
+impl Entry {
+    /// The batch, which is whole, as it stands at offset `base`.
+    fn at(batch: &Bytes, base: i64, transaction: Option<usize>) -> Self {
+        let batch = check_batch(batch).unwrap();
+        let mut bytes = batch.bytes().to_vec();
+        let prefix = batch.stored_prefix(Offset(base), LeaderEpoch(0));
+        bytes[..prefix.len()].copy_from_slice(&prefix);
+        let next = base + i64::from(batch.header().record_count);
+        Self { bytes: Some(bytes.into()), base, next, transaction }
+    }
+}
+
 impl MemoryEngine {
     pub(crate) fn new(batches_per_read: usize) -> Arc<Self> {
-        Arc::new(Self { batches_per_read, ..Self::default() })
+        Self::with(batches_per_read, true)
+    }
+
+    pub(crate) fn without_transactions(batches_per_read: usize) -> Arc<Self> {
+        Self::with(batches_per_read, false)
+    }
+
+    fn with(batches_per_read: usize, has_transactions: bool) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self { me: me.clone(), batches_per_read, has_transactions, ..Self::default() })
     }
 
     pub(crate) fn create(&self, topic: &str, partitions: i32) {
@@ -70,29 +128,67 @@ impl MemoryEngine {
         *self.failpoint.lock() = None;
     }
 
+    /// Plants a mistake: from now on readers are shown what is not committed.
+    pub(crate) fn show_all(&self) {
+        self.shows_all.store(true, Ordering::SeqCst);
+    }
+
+    /// Keeps only the newest committed value per key, and no tombstone.
+    pub(crate) fn compact(&self, topic: &str) {
+        let mut newest = BTreeMap::new();
+        let mut all = self.partitions.lock();
+        for (at, partition) in all.iter_mut().filter(|(at, _)| at.topic == topic) {
+            for entry in partition.entries.drain(..).filter(|entry| self.is_committed(entry)) {
+                let Some(batch) = entry.bytes else { continue };
+                for record in check_batch(&batch).unwrap().records().unwrap() {
+                    newest.insert((at.clone(), record.record.key.clone()), record);
+                }
+            }
+        }
+        let mut kept: Vec<_> = newest.into_iter().filter(|(_, at)| at.record.value.is_some()).collect();
+        kept.sort_unstable_by_key(|(_, at)| at.offset);
+        for ((at, _), RecordAt { offset, record }) in kept {
+            let batch = BatchBuilder::new(Compression::None).push(&record).build().unwrap();
+            let entry = Entry::at(&batch, offset.0, None);
+            all.get_mut(&at).unwrap().entries.push(entry);
+        }
+    }
+
+    pub(crate) fn has_topic(&self, topic: &str) -> bool {
+        self.partitions.lock().keys().any(|at| at.topic == topic)
+    }
+
+    /// Where the group stands.
+    pub(crate) fn position(&self, group: &str, at: &TopicPartition) -> Option<Position> {
+        self.transactions.lock().groups.get(&(group.to_owned(), at.clone())).copied()
+    }
+
     /// Appends `records` as one batch.
     pub(crate) fn write(&self, topic: &str, partition: i32, records: &[Record]) {
         let mut batch = BatchBuilder::new(Compression::Lz4);
         records.iter().for_each(|record| {
             batch.push(record);
         });
-        self.put(&TopicPartition::new(topic, partition), &batch.build().unwrap()).unwrap();
+        self.put(&TopicPartition::new(topic, partition), &batch.build().unwrap(), None).unwrap();
     }
 
     /// Flips a bit in the last byte of the batch that was appended last.
     pub(crate) fn damage(&self, topic: &str, partition: i32) {
         let mut all = self.partitions.lock();
-        let last = all.get_mut(&TopicPartition::new(topic, partition)).unwrap().batches.last_mut().unwrap();
+        let partition = all.get_mut(&TopicPartition::new(topic, partition)).unwrap();
+        let last = partition.entries.last_mut().unwrap().bytes.as_mut().unwrap();
         let mut bytes = last.to_vec();
         *bytes.last_mut().unwrap() ^= 1;
         *last = bytes.into();
     }
 
-    /// Every record of the topic, partition by partition.
+    /// Every committed record of the topic, partition by partition.
     pub(crate) fn records(&self, topic: &str) -> Vec<Record> {
         let all = self.partitions.lock();
-        let batches = all.iter().filter(|(at, _)| at.topic == topic).flat_map(|(_, p)| p.batches.clone());
-        batches
+        let shown = all.iter().filter(|(at, _)| at.topic == topic).flat_map(|(_, p)| &p.entries);
+        shown
+            .filter(|entry| self.is_committed(entry))
+            .filter_map(|entry| entry.bytes.clone())
             .flat_map(split_batches)
             .flat_map(|batch| batch.unwrap().records().unwrap())
             .map(|at| at.record)
@@ -113,47 +209,91 @@ impl MemoryEngine {
         table
     }
 
-    fn put(&self, to: &TopicPartition, batch: &Bytes) -> Result<Position, EngineError> {
+    fn put(
+        &self,
+        to: &TopicPartition,
+        batch: &Bytes,
+        transaction: Option<usize>,
+    ) -> Result<Position, EngineError> {
         let mut all = self.partitions.lock();
         let partition = all.get_mut(to).ok_or_else(|| EngineError::NotFound(to.clone()))?;
-        let batch = check_batch(batch)?;
-        batch.check_records()?;
+        check_batch(batch)?.check_records()?;
         let base = partition.latest;
-        let mut bytes = batch.bytes().to_vec();
-        let prefix = batch.stored_prefix(Offset(base), LeaderEpoch(0));
-        bytes[..prefix.len()].copy_from_slice(&prefix);
-        partition.len_bytes += bytes.len();
+        let entry = Entry::at(batch, base, transaction);
+        partition.len_bytes += batch.len();
         assert!(partition.len_bytes <= PARTITION_BYTES_MAX, "the test writes too much");
-        partition.batches.push(bytes.into());
-        partition.latest += i64::from(batch.header().record_count);
+        partition.latest = entry.next;
+        partition.entries.push(entry);
         self.grown.notify_waiters();
         Ok(Position(base as u64))
     }
 
-    fn strikes(&self, at: impl Fn(Failure) -> bool) -> bool {
-        let armed = self.failpoint.lock().is_some_and(at);
-        armed && self.calls_left.fetch_sub(1, Ordering::SeqCst) <= 0
+    /// Ends a transaction, with a marker in every partition that it wrote.
+    fn end(&self, transaction: usize, outcome: Outcome) {
+        self.transactions.lock().outcomes[transaction] = outcome;
+        for partition in self.partitions.lock().values_mut() {
+            if partition.entries.iter().any(|entry| entry.transaction == Some(transaction)) {
+                let base = partition.latest;
+                partition.latest += 1;
+                let next = partition.latest;
+                partition.entries.push(Entry { bytes: None, base, next, transaction: None });
+            }
+        }
+        self.grown.notify_waiters();
+    }
+
+    fn is_committed(&self, entry: &Entry) -> bool {
+        let outcomes = &self.transactions.lock().outcomes;
+        entry.transaction.is_none_or(|number| outcomes[number] == Outcome::Committed)
+    }
+
+    fn last_stable(&self, partition: &Partition) -> Position {
+        let outcomes = &self.transactions.lock().outcomes;
+        let is_open = |entry: &&Entry| entry.transaction.is_some_and(|t| outcomes[t] == Outcome::Open);
+        let open = partition.entries.iter().find(is_open).filter(|_| !self.shows_all.load(Ordering::SeqCst));
+        Position(open.map_or(partition.latest, |entry| entry.base) as u64)
+    }
+
+    /// Does `work`, unless it is the call's turn to fail.
+    fn call<T>(&self, call: Call, work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+        let strikes = |at: &[Failure]| {
+            let armed = self.failpoint.lock().is_some_and(|failure| at.contains(&failure));
+            armed && self.calls_left.fetch_sub(1, Ordering::SeqCst) <= 0
+        };
+        if strikes(&[Failure::Before]) {
+            return Err(failed());
+        }
+        let done = work()?;
+        let after: &[Failure] = match call {
+            Call::Commit => &[Failure::After, Failure::AfterCommit],
+            Call::Other => &[Failure::After],
+        };
+        match strikes(after) {
+            true => Err(failed()),
+            false => Ok(done),
+        }
     }
 
     fn take(&self, at: &TopicPartition, from: Position, bytes_max: usize) -> Result<Fetched, EngineError> {
         let all = self.partitions.lock();
         let partition = all.get(at).ok_or_else(|| EngineError::NotFound(at.clone()))?;
-        let latest = Position(partition.latest as u64);
+        let latest = self.last_stable(partition);
         if from > latest {
             let earliest = Position(0);
             return Err(EngineError::OutOfRange { partition: at.clone(), position: from, earliest, latest });
         }
-        let next_of = |batch: &Bytes| BatchHeader::parse(batch).unwrap().next_offset().0 as u64;
-        let first = partition.batches.partition_point(|batch| next_of(batch) <= from.0);
-        let (mut batches, mut next) = (Vec::new(), from);
-        for batch in partition.batches[first..].iter().take(self.batches_per_read) {
-            if !batches.is_empty() && batches.len() + batch.len() > bytes_max {
-                break;
+        let first = partition.entries.partition_point(|entry| entry.next as u64 <= from.0);
+        let is_shown = |entry: &Entry| self.is_committed(entry) || self.shows_all.load(Ordering::SeqCst);
+        let (mut batches, mut count) = (Vec::new(), 0);
+        for entry in partition.entries[first..].iter().take_while(|entry| (entry.base as u64) < latest.0) {
+            let Some(batch) = entry.bytes.as_ref().filter(|_| is_shown(entry)) else { continue };
+            if count == self.batches_per_read || count > 0 && batches.len() + batch.len() > bytes_max {
+                return Ok(Fetched { batches: batches.into(), next: Position(entry.base as u64), latest });
             }
             batches.extend_from_slice(batch);
-            next = Position(next_of(batch));
+            count += 1;
         }
-        Ok(Fetched { batches: batches.into(), next, latest })
+        Ok(Fetched { batches: batches.into(), next: latest, latest })
     }
 }
 
@@ -169,28 +309,34 @@ impl Engine for MemoryEngine {
 
     fn support(&self, capability: Capability) -> Support {
         match capability {
-            Capability::PartitionOrder | Capability::Replay => Support::Native,
+            Capability::PartitionOrder | Capability::Replay | Capability::Groups => Support::Native,
+            Capability::Transactions if self.has_transactions => Support::Native,
             _ => Support::Absent,
         }
     }
 
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
-        if let Ok(actual) = self.partition_count(&spec.name).await {
+        self.call(Call::Other, || {
+            let actual = self.partitions.lock().keys().filter(|at| at.topic == spec.name).count() as i32;
             let (topic, asked) = (spec.name.clone(), spec.partitions);
-            return match actual == asked {
-                true => Ok(Ensured::Existed),
-                false => Err(EngineError::Different { topic, actual, asked }),
-            };
-        }
-        self.create(&spec.name, spec.partitions);
-        Ok(Ensured::Created)
+            match actual {
+                0 => {
+                    self.create(&spec.name, spec.partitions);
+                    Ok(Ensured::Created)
+                }
+                actual if actual == asked => Ok(Ensured::Existed),
+                actual => Err(EngineError::Different { topic, actual, asked }),
+            }
+        })
     }
 
     async fn partition_count(&self, topic: &str) -> Result<i32, EngineError> {
-        match self.partitions.lock().keys().filter(|at| at.topic == topic).count() {
-            0 => Err(EngineError::NotFound(TopicPartition::new(topic, 0))),
-            count => Ok(count as i32),
-        }
+        self.call(Call::Other, || {
+            match self.partitions.lock().keys().filter(|at| at.topic == topic).count() {
+                0 => Err(EngineError::NotFound(TopicPartition::new(topic, 0))),
+                count => Ok(count as i32),
+            }
+        })
     }
 
     async fn append(
@@ -200,14 +346,7 @@ impl Engine for MemoryEngine {
         durability: Durability,
     ) -> Result<Position, EngineError> {
         assert_eq!(durability, Durability::Durable, "state must not run ahead of its results");
-        if self.strikes(|failure| matches!(failure, Failure::BeforeAppend)) {
-            return Err(failed());
-        }
-        let position = self.put(to, &batch)?;
-        match self.strikes(|failure| matches!(failure, Failure::AfterAppend)) {
-            true => Err(failed()),
-            false => Ok(position),
-        }
+        self.call(Call::Other, || self.put(to, &batch, None))
     }
 
     async fn read(
@@ -216,14 +355,12 @@ impl Engine for MemoryEngine {
         from: Position,
         limits: ReadLimits,
     ) -> Result<Fetched, EngineError> {
-        if self.strikes(|failure| matches!(failure, Failure::Read)) {
-            return Err(failed());
-        }
+        self.call(Call::Other, || Ok(()))?;
         let wait_for_records = async {
             loop {
                 let grown = self.grown.notified();
                 let fetched = self.take(partition, from, limits.bytes_max)?;
-                if !fetched.batches.is_empty() {
+                if fetched.next > from {
                     return Ok(fetched);
                 }
                 grown.await;
@@ -236,16 +373,96 @@ impl Engine for MemoryEngine {
     }
 
     async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
-        let all = self.partitions.lock();
-        let found = all.get(partition).ok_or_else(|| EngineError::NotFound(partition.clone()))?;
-        match place {
-            Place::Earliest => Ok(Position(0)),
-            Place::Latest => Ok(Position(found.latest as u64)),
-            Place::AtTime(_) => unimplemented!("no flow asks for it"),
-        }
+        self.call(Call::Other, || {
+            let all = self.partitions.lock();
+            let found = all.get(partition).ok_or_else(|| EngineError::NotFound(partition.clone()))?;
+            match place {
+                Place::Earliest => Ok(Position(0)),
+                Place::Latest => Ok(self.last_stable(found)),
+                Place::AtTime(_) => unimplemented!("no flow asks for it"),
+            }
+        })
     }
 
     async fn join(&self, _: &str, _: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
-        Err(EngineError::Absent { engine: "memory", capability: Capability::Groups })
+        unimplemented!("no flow is a member")
+    }
+
+    fn transactions(&self) -> Option<&dyn engine::Transactions> {
+        self.has_transactions.then_some(self)
+    }
+}
+
+#[async_trait]
+impl engine::Transactions for MemoryEngine {
+    async fn producer(&self, id: &str, _: Duration) -> Result<Box<dyn TransactionalProducer>, EngineError> {
+        self.call(Call::Other, || {
+            let (epoch, open) = {
+                let mut transactions = self.transactions.lock();
+                let (epoch, open) = transactions.producers.entry(id.to_owned()).or_default();
+                *epoch += 1;
+                (*epoch, open.take())
+            };
+            if let Some(open) = open {
+                self.end(open, Outcome::Aborted);
+            }
+            let engine = self.me.upgrade().expect("it is there");
+            Ok(Box::new(Producer { engine, id: id.to_owned(), epoch }) as Box<dyn TransactionalProducer>)
+        })
+    }
+}
+
+/// The newest of its transactional id, if it is.
+#[derive(Debug)]
+struct Producer {
+    engine: Arc<MemoryEngine>,
+    id: String,
+    epoch: u64,
+}
+
+impl Producer {
+    /// What is open, if this is still the producer.
+    fn current<T>(&self, with: impl FnOnce(&mut Transactions) -> T) -> Result<T, EngineError> {
+        let mut transactions = self.engine.transactions.lock();
+        match transactions.producers[&self.id].0 == self.epoch {
+            true => Ok(with(&mut transactions)),
+            false => Err(EngineError::ProducerFenced { id: self.id.clone() }),
+        }
+    }
+}
+
+#[async_trait]
+impl TransactionalProducer for Producer {
+    async fn commit(
+        &mut self,
+        appends: Vec<(TopicPartition, Bytes)>,
+        positions: Option<GroupPositions>,
+    ) -> Result<Vec<Position>, EngineError> {
+        let number = self.current(|transactions| {
+            let number = transactions.outcomes.len();
+            transactions.outcomes.push(Outcome::Open);
+            transactions.producers.insert(self.id.clone(), (self.epoch, Some(number)));
+            number
+        })?;
+        let mut appended = Vec::new();
+        for (to, batch) in appends {
+            let append = || {
+                self.current(|_| ())?;
+                self.engine.put(&to, &batch, Some(number))
+            };
+            appended.push(self.engine.call(Call::Other, append)?);
+            tokio::task::yield_now().await;
+        }
+        self.engine.call(Call::Commit, || {
+            self.current(|transactions| {
+                transactions.producers.insert(self.id.clone(), (self.epoch, None));
+                if let Some(GroupPositions { group, positions }) = positions {
+                    let stands = positions.into_iter().map(|(at, next)| ((group.clone(), at), next));
+                    transactions.groups.extend(stands);
+                }
+            })?;
+            self.engine.end(number, Outcome::Committed);
+            Ok(appended)
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! Events, the flow that the tests run over them, and the same computation done naively in one pass.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,8 +117,30 @@ pub(crate) async fn run_to_end(
     engine: &Arc<MemoryEngine>,
     state: &TempDir,
 ) -> Result<Snapshot, FlowError> {
-    let clock = Arc::new(ManualClock::at(0));
+    run_to_end_at(0, flow, engine, state).await
+}
+
+/// The same at a time of the clock.
+pub(crate) async fn run_to_end_at(
+    now_ms: i64,
+    flow: TestFlow,
+    engine: &Arc<MemoryEngine>,
+    state: &TempDir,
+) -> Result<Snapshot, FlowError> {
+    let clock = Arc::new(ManualClock::at(now_ms));
     flow.open(engine.clone(), state.path(), clock).await?.run_until_end().await
+}
+
+/// Copies a directory, as deep as it is.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }
 
 /// What `output` must be in the end when `events` are all in time.

@@ -1,6 +1,6 @@
 //! State belongs to one definition and one process, and memory does not hold it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use anabranch_core::batch::Record;
 use anabranch_core::engine::EngineError;
 use anabranch_core::seam::ManualClock;
 use anabranch_flow::{Aggregate, Disorder, Flow, FlowError, Late, Tumbling, Undecodable};
+use tempfile::TempDir;
 
 use crate::memory::MemoryEngine;
-use crate::model::{Event, Kind, event, flow, run_to_end};
+use crate::model::{Event, Kind, event, flow, run_to_end, run_to_end_at};
 
 fn one_event() -> Arc<MemoryEngine> {
     let engine = MemoryEngine::new(1);
@@ -56,12 +57,221 @@ async fn state_of_another_format_is_refused() {
     let state = tempfile::tempdir().unwrap();
     run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
     {
-        let database = fjall::Database::builder(state.path()).open().unwrap();
+        let database = fjall::Database::builder(state.path().join("store")).open().unwrap();
         let meta = database.keyspace("meta", fjall::KeyspaceCreateOptions::default).unwrap();
-        meta.insert("format", 2u32.to_be_bytes()).unwrap();
+        meta.insert("format", 3u32.to_be_bytes()).unwrap();
     }
     let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
-    assert!(matches!(error, FlowError::StateFormat { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, FlowError::StateFormat { found: 3, supported: 2, .. }), "{error}");
+    // In format 1 the directory itself was the database.
+    std::fs::rename(state.path().join("store/version"), state.path().join("version")).unwrap();
+    let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
+    assert!(matches!(error, FlowError::StateFormat { found: 1, supported: 2, .. }), "{error}");
+}
+
+/// A flow that was killed while its database was made could not be opened any more: "File exists".
+#[tokio::test]
+async fn a_copy_that_cannot_be_opened_is_made_anew() {
+    let engine = one_event();
+    let state = tempfile::tempdir().unwrap();
+    let torn = |name: &str| {
+        std::fs::create_dir_all(state.path().join(name)).unwrap();
+        std::fs::write(state.path().join(name).join("0.jnl"), b"torn").unwrap();
+    };
+    torn("store.new");
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
+    std::fs::remove_dir_all(state.path().join("store")).unwrap();
+    torn("store");
+    let end = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
+    assert_eq!((end.counts.results, engine.records("output").len()), (1, 1));
+
+    // Where there is no changelog, it is told.
+    let engine = MemoryEngine::without_transactions(1);
+    engine.create("input", 1);
+    let state = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(state.path().join("store")).unwrap();
+    std::fs::write(state.path().join("store/0.jnl"), b"torn").unwrap();
+    let flow = flow(Kind::Tumbling, Late::Drop).at_least_once();
+    let error = run_to_end(flow, &engine, &state).await.unwrap_err();
+    assert!(matches!(error, FlowError::State { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_state_goes_where_the_changelog_is() {
+    let engine = one_event();
+    let state = tempfile::tempdir().unwrap();
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
+    engine.write("input", 0, &[event("k", 100, 1).to_record()]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let end = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &elsewhere).await.unwrap();
+    assert_eq!((end.counts.records_in, end.counts.results), (2, 2), "it knows of the first");
+    assert_eq!(engine.records("output").len(), 2);
+}
+
+/// The engine was set back, or is another one that began in the same millisecond. A store that is ahead has come to a place
+/// that is not there, or has done more steps.
+#[tokio::test]
+async fn a_store_that_is_ahead_of_the_changelog_is_made_anew() {
+    for keys in [1, 50] {
+        let flow = |records| flow(Kind::Tumbling, Late::Drop).commit_every(records, Duration::from_secs(1));
+        let theirs = one_event();
+        for at_ms in [2, 200, 400] {
+            theirs.write("input", 0, &[event("theirs", at_ms, 1).to_record()]);
+        }
+        let ours = MemoryEngine::new(1);
+        ours.create("input", 1);
+        let records: Vec<_> = (0..keys).map(|key| event(&format!("k{key}"), 1, 1).to_record()).collect();
+        ours.write("input", 0, &records);
+        let (state, another) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        run_to_end(flow(1), &theirs, &state).await.unwrap();
+        run_to_end(flow(1000), &ours, &another).await.unwrap();
+        ours.write("input", 0, &[event("k", 300, 5).to_record()]);
+        let end = run_to_end(flow(1000), &ours, &state).await.unwrap();
+        assert_eq!((end.counts.records_in, end.counts.results), (keys + 1, keys + 1));
+        assert_eq!(ours.records("output").len() as u64, keys + 1);
+        assert_eq!(ours.table("output")["k [300, 310)"], "1, 5");
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_a_changelog_that_was_made_at_another_time_is_made_anew() {
+    let admit = || Late::Admit { allowed_lateness: Duration::from_secs(1) };
+    let flow = || flow(Kind::Tumbling, admit()).commit_every(1, Duration::from_secs(1));
+    let (theirs, ours) = (one_event(), one_event());
+    theirs.write("input", 0, &[event("k", 2, 7).to_record()]);
+    let (state, another) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    run_to_end(flow(), &theirs, &state).await.unwrap();
+    run_to_end_at(1, flow(), &ours, &another).await.unwrap();
+    for at_ms in [300, 400] {
+        ours.write("input", 0, &[event("k", at_ms, 5).to_record()]);
+        run_to_end_at(1, flow(), &ours, &another).await.unwrap();
+    }
+    // Late, and admitted into a window that theirs has, too.
+    ours.write("input", 0, &[event("k", 3, 1).to_record()]);
+    run_to_end_at(1, flow(), &ours, &state).await.unwrap();
+    let expected = [("k [0, 10)", "2, 2"), ("k [300, 310)", "1, 5"), ("k [400, 410)", "1, 5")];
+    assert_eq!(ours.table("output"), expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+}
+
+/// While a store lies aside, another goes on; what it deletes is told by tombstones, which go when they are old. So whoever
+/// goes on from the old store finds a window that has been over for long, and its result once more.
+#[tokio::test]
+async fn a_store_that_was_left_for_too_long_is_made_anew() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let engine = MemoryEngine::new(1);
+    engine.create("input", 1);
+    let admit = || Late::Admit { allowed_lateness: Duration::from_secs(1) };
+    let flow = || flow(Kind::Tumbling, admit()).commit_every(1, Duration::from_secs(1));
+    engine.write("input", 0, &[event("k", 1, 1).to_record()]);
+    let (left, goes_on) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    run_to_end(flow(), &engine, &left).await.unwrap();
+    engine.write("input", 0, &[event("k", 5_000, 1).to_record()]);
+    run_to_end(flow(), &engine, &goes_on).await.unwrap();
+    engine.compact("test-changelog");
+    assert_eq!(windows_of(&engine), ["5000"], "the first window is over, and nothing tells of it any more");
+    run_to_end_at(DAY_MS, flow(), &engine, &left).await.unwrap();
+    let database = fjall::Database::builder(left.path().join("store")).open().unwrap();
+    let windows = database.keyspace("windows", fjall::KeyspaceCreateOptions::default).unwrap();
+    assert_eq!(windows.len().unwrap(), 1);
+}
+
+/// The starts of the windows that a changelog tells of.
+fn windows_of(engine: &MemoryEngine) -> Vec<String> {
+    let mut windows = BTreeMap::new();
+    for record in engine.records("test-changelog") {
+        let key = record.key.unwrap();
+        if let Some(start) = key.strip_prefix(b"w").map(|key| &key[8..16]) {
+            let start_ms = i64::from_be_bytes(start.try_into().unwrap()) ^ i64::MIN;
+            windows.insert(key, record.value.map(|_| start_ms.to_string()));
+        }
+    }
+    windows.into_values().flatten().collect()
+}
+
+#[tokio::test]
+async fn a_changelog_of_another_definition_is_refused() {
+    let engine = one_event();
+    let state = || tempfile::tempdir().unwrap();
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state()).await.unwrap();
+    let error = run_to_end(flow(Kind::Hopping, Late::Drop), &engine, &state()).await.unwrap_err();
+    let FlowError::OtherChangelog { topic, found, expected } = error else { panic!("{error}") };
+    assert_eq!(topic, "test-changelog");
+    assert!(found.contains("tumbling") && expected.contains("hopping"), "{found}; {expected}");
+}
+
+#[tokio::test]
+async fn a_topic_that_is_no_changelog_is_refused() {
+    let begins = |record: Record| async move {
+        let engine = one_event();
+        engine.create("test-changelog", 1);
+        engine.write("test-changelog", 0, &[record]);
+        let state = tempfile::tempdir().unwrap();
+        run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err()
+    };
+    let error = begins(Record::new("somebody", "else")).await;
+    assert!(matches!(error, FlowError::Changelog { .. }), "{error}");
+    let error = begins(Record::new("oorigin", 3u32.to_be_bytes().to_vec())).await;
+    assert!(matches!(error, FlowError::ChangelogFormat { found: 3, supported: 2, .. }), "{error}");
+
+    let engine = one_event();
+    engine.create("test-changelog", 2);
+    let state = tempfile::tempdir().unwrap();
+    let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
+    assert!(matches!(error, FlowError::Engine(EngineError::Different { .. })), "{error}");
+}
+
+/// A changelog that somebody went on writing, or of which the newest records are lost.
+#[tokio::test]
+async fn what_is_not_a_flows_record_is_not_taken_for_one() {
+    let engine = one_event();
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &tempfile::tempdir().unwrap()).await.unwrap();
+    engine.write("test-changelog", 0, &[Record::new("x", "?")]);
+    let state = tempfile::tempdir().unwrap();
+    let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
+    assert!(matches!(error, FlowError::Changelog { .. }), "{error}");
+}
+
+/// A flow that was replaced while it was held up somewhere adds nothing when it goes on.
+#[tokio::test]
+async fn a_flow_that_was_replaced_is_fenced() {
+    let engine = one_event();
+    let (old_state, new_state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let open = |state: &TempDir| {
+        let flow = flow(Kind::Tumbling, Late::Drop).commit_every(1, Duration::from_secs(1));
+        flow.open(engine.clone(), state.path().to_owned(), Arc::new(ManualClock::at(0)))
+    };
+    let old = open(&old_state).await.unwrap();
+    let new = open(&new_state).await.unwrap();
+    let error = old.run_until_end().await.unwrap_err();
+    assert!(matches!(error, FlowError::Engine(EngineError::ProducerFenced { .. })), "{error}");
+    assert_eq!(engine.records("output").len(), 0);
+    new.run_until_end().await.unwrap();
+    engine.write("input", 0, &[event("k", 100, 1).to_record()]);
+    let end = open(&old_state).await.unwrap().run_until_end().await.unwrap();
+    assert_eq!((end.counts.records_in, engine.records("output").len()), (2, 2), "it goes on from there");
+}
+
+#[tokio::test]
+async fn an_engine_without_transactions_is_refused_unless_less_is_enough() {
+    let engine = MemoryEngine::without_transactions(1);
+    engine.create("input", 1);
+    engine.write("input", 0, &[event("k", 1, 1).to_record()]);
+    let state = tempfile::tempdir().unwrap();
+    let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
+    let absent = FlowError::Engine(EngineError::Absent {
+        engine: "memory",
+        capability: anabranch_core::engine::Capability::Transactions,
+    });
+    assert_eq!(error.to_string(), absent.to_string());
+    let less = || flow(Kind::Tumbling, Late::Drop).at_least_once();
+    run_to_end(less(), &engine, &state).await.unwrap();
+    let end = run_to_end(less(), &engine, &state).await.unwrap();
+    assert_eq!((end.counts.results, engine.records("output").len()), (1, 1));
+
+    let engine = one_event();
+    let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
+    let FlowError::OtherDefinition { found, .. } = error else { panic!("{error}") };
+    assert!(found.ends_with("; at least once"), "{found}");
 }
 
 #[tokio::test]
@@ -69,9 +279,10 @@ async fn state_that_is_in_use_is_refused() {
     let engine = one_event();
     let state = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(0));
-    let _open = flow(Kind::Tumbling, Late::Drop).open(engine.clone(), state.path(), clock).await.unwrap();
+    let open = flow(Kind::Tumbling, Late::Drop).open(engine.clone(), state.path(), clock).await.unwrap();
     let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
     assert!(matches!(error, FlowError::StateInUse { .. }), "{error}");
+    open.run_until_end().await.expect("whoever was refused has not fenced it");
 }
 
 #[tokio::test]
@@ -102,17 +313,14 @@ async fn what_is_over_leaves_no_state_behind() {
             let state = tempfile::tempdir().unwrap();
             let flow = flow(kind, late.clone()).emit_early().commit_every(1, Duration::from_secs(1));
             run_to_end(flow, &engine, &state).await.unwrap();
-            let database = fjall::Database::builder(state.path()).open().unwrap();
+            let database = fjall::Database::builder(state.path().join("store")).open().unwrap();
             let count =
                 |name| database.keyspace(name, fjall::KeyspaceCreateOptions::default).unwrap().len().unwrap();
             // While it may be corrected, the last window stays; two of them hop.
             let windows = if kind == Kind::Hopping { 2 * expected } else { expected };
             let sessions = if kind == Kind::Session { expected } else { 0 };
-            assert_eq!(
-                (count("windows"), count("sessions"), count("outbox")),
-                (windows, sessions, 0),
-                "{kind:?}"
-            );
+            assert_eq!((count("windows"), count("sessions")), (windows, sessions), "{kind:?}");
+            assert_eq!(windows_of(&engine).len(), windows, "{kind:?}");
         }
     }
 }
