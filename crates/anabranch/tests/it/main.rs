@@ -4,11 +4,13 @@
 
 mod check;
 mod clients;
+mod deadly;
 mod dump;
 mod flow_kill;
 mod full_disk;
 mod harness;
 mod help;
+mod kafka_engine;
 mod kill9;
 mod serve;
 mod transactions_kill;
