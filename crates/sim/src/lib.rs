@@ -26,7 +26,7 @@ pub mod random;
 mod readers;
 pub mod trace;
 mod transactions;
-mod workers;
+pub mod workers;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -9,14 +9,14 @@ use crate::random::Chance;
 
 /// Runs blocking work some turns of the runtime later.
 #[derive(Debug)]
-pub(crate) struct SimWorkers {
+pub struct SimWorkers {
     chance: Mutex<Chance>,
 }
 
 impl SimWorkers {
     /// Workers whose turns follow from `chance`.
     #[must_use]
-    pub(crate) fn new(chance: Chance) -> Self {
+    pub fn new(chance: Chance) -> Self {
         Self { chance: Mutex::new(chance) }
     }
 }

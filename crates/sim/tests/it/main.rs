@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used)] // helpers are tests, too
 
 mod disk;
+mod flow;
 mod replay;
 mod stories;
