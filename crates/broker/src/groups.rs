@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anabranch_core::batch::{EndKind, Record};
 use anabranch_core::seam::{Clock, Random};
-use anabranch_core::{ProducerId, TopicPartition};
+use anabranch_core::{ProducerId, TopicId, TopicPartition};
 use anabranch_log::AppendError;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -100,6 +100,7 @@ impl GroupService {
         journal: Journal,
         config: &BrokerConfig,
         group_configs: &BTreeMap<String, GroupConfigs>,
+        topics: &BTreeMap<String, (TopicId, i32)>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self, BrokerError> {
@@ -126,7 +127,8 @@ impl GroupService {
         .await?;
         let own = group_configs.iter().map(|(id, configs)| (id.clone(), overrides(configs, config)));
         let restored = restored.with_overrides(own.collect());
-        let (groups, effects) = restored.finish(group_config(config)?, random, Now::of(clock.as_ref()));
+        let now = Now::of(clock.as_ref());
+        let (groups, effects) = restored.finish(group_config(config)?, random, topics, now);
         let mut state = State {
             groups,
             waiting: Waiting::default(),
@@ -206,12 +208,16 @@ impl GroupService {
         left
     }
 
-    /// JoinGroup; waits until the generation has gathered.
+    /// JoinGroup; waits until the generation has gathered. `topics` as for [`Self::heartbeat_consumer`].
     ///
     /// # Errors
     /// [`GroupError`].
-    pub async fn join(&self, join: Join) -> Result<Joined, GroupError> {
-        ask!(self, Join, |groups, request, now| groups.join(request, join, now))
+    pub async fn join(
+        &self,
+        join: Join,
+        topics: impl FnOnce() -> Arc<Catalogue>,
+    ) -> Result<Joined, GroupError> {
+        ask!(self, Join, |groups, request, now| groups.join(request, join, topics().as_ref(), now))
     }
 
     /// SyncGroup; waits for the leader's assignment.
@@ -222,16 +228,24 @@ impl GroupService {
         ask!(self, Sync, |groups, request, now| groups.sync(request, sync, now))
     }
 
-    /// Heartbeat.
+    /// Heartbeat. `topics` as for [`Self::heartbeat_consumer`].
     ///
     /// # Errors
     /// [`GroupError`].
-    pub async fn heartbeat(&self, heartbeat: &Heartbeat<'_>) -> Result<(), GroupError> {
+    pub async fn heartbeat(
+        &self,
+        heartbeat: &Heartbeat<'_>,
+        topics: impl FnOnce() -> Arc<Catalogue>,
+    ) -> Result<(), GroupError> {
         let now = Now::of(self.driver.clock.as_ref());
         let mut state = self.driver.state.lock();
         match state.closed {
             true => Err(GroupError::CoordinatorNotAvailable),
-            false => state.groups.heartbeat(*heartbeat, now),
+            false => {
+                let outcome = state.groups.heartbeat(*heartbeat, topics().as_ref(), now);
+                self.driver.wake(&state);
+                outcome
+            }
         }
     }
 

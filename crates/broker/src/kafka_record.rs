@@ -143,6 +143,11 @@ impl<'a> Reader<'a> {
         self.compact_nullable_string()?.ok_or(CodecError::BadLength(-1))
     }
 
+    pub(crate) fn compact_bytes(&mut self) -> Result<Bytes, CodecError> {
+        let len = self.compact_len()?;
+        self.nullable(len)?.map(Bytes::copy_from_slice).ok_or(CodecError::BadLength(-1))
+    }
+
     /// As [`Reader::nullable_list`].
     pub(crate) fn compact_nullable_list<T>(
         &mut self,
@@ -205,11 +210,6 @@ impl<'a> Reader<'a> {
             }
         }
         Err(CodecError::BadVarint)
-    }
-
-    /// Whatever is left, not looked at.
-    pub(crate) fn rest(&mut self) -> Bytes {
-        Bytes::copy_from_slice(std::mem::take(&mut self.rest))
     }
 
     pub(crate) fn end(self) -> Result<(), CodecError> {
@@ -381,6 +381,7 @@ mod tests {
             .compact_string("")
             .compact_nullable_string(None)
             .compact_nullable_string(Some(&long))
+            .compact_bytes(b"raw")
             .compact_list([1, 2].iter(), |writer, number| {
                 writer.i32(*number).tagged(&[]);
             })
@@ -391,6 +392,7 @@ mod tests {
         assert_eq!(reader.compact_string(), Ok(String::new()));
         assert_eq!(reader.compact_nullable_string(), Ok(None));
         assert_eq!(reader.compact_nullable_string(), Ok(Some(long)));
+        assert_eq!(reader.compact_bytes(), Ok(Bytes::from_static(b"raw")));
         let number = |reader: &mut Reader<'_>| {
             let number = reader.i32();
             reader.tagged(|_, _| Ok(()))?;

@@ -209,7 +209,7 @@ impl Identity {
     }
 
     async fn try_enter(&self) -> Result<Membership, GroupError> {
-        let joined = self.broker.groups().join(self.join_request()).await?;
+        let joined = self.broker.groups().join(self.join_request(), || self.broker.topics()).await?;
         let (assignments, seen) = match joined.leader == joined.member_id {
             true => {
                 let (assignments, seen) = self.assign(&joined);
@@ -292,7 +292,7 @@ impl Identity {
             tokio::time::sleep(HEARTBEAT_INTERVAL).await;
             let heartbeat =
                 Heartbeat { group: &self.group, member_id: &member_id, instance_id: None, generation };
-            if let Err(over) = self.broker.groups().heartbeat(&heartbeat).await {
+            if let Err(over) = self.broker.groups().heartbeat(&heartbeat, || self.broker.topics()).await {
                 return over;
             }
             if seen.as_ref().is_some_and(|seen| self.has_changed(seen)) {

@@ -58,10 +58,13 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         blocking(&builder.workers, move || open_internal(&opening, open_files)).await?;
     let cluster_id = write_first_records(&builder, &catalogue, &mut restored).await?;
 
+    let topics = restored.topics.iter();
+    let topics = topics.map(|(name, topic)| (name.clone(), (topic.id, topic.partitions))).collect();
     let groups = GroupService::open(
         offsets.clone(),
         &builder.config,
         &restored.group_configs,
+        &topics,
         Arc::clone(&builder.clock),
         Arc::clone(&builder.random),
     );

@@ -691,7 +691,7 @@ impl Clients<'_> {
                 0..3 => {
                     let heartbeat =
                         Heartbeat { group: &group, member_id: &id, instance_id: None, generation };
-                    let answer = self.broker.groups().heartbeat(&heartbeat).await;
+                    let answer = self.broker.groups().heartbeat(&heartbeat, || self.broker.topics()).await;
                     let mut world = self.world.lock();
                     world.trace.note(format_args!("member {at}: heartbeat {answer:?}"));
                     match answer {
@@ -739,10 +739,9 @@ impl Clients<'_> {
             can_skip_assignment: false,
         };
         let broker = self.broker.clone();
-        self.wait(
-            Question::Join { member: at },
-            async move { Answer::Joined(broker.groups().join(join).await) },
-        );
+        self.wait(Question::Join { member: at }, async move {
+            Answer::Joined(broker.groups().join(join, || broker.topics()).await)
+        });
     }
 }
 

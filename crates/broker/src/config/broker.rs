@@ -42,7 +42,7 @@ const fn setting(
 use ConfigKind::{Boolean, Double, Int, List, Long, String as Text};
 
 const ASSIGNORS: &[&str] = &["uniform", "range"];
-const MIGRATIONS: &[&str] = &["disabled"];
+const MIGRATIONS: &[&str] = &["bidirectional", "upgrade", "downgrade", "disabled"];
 const PROTOCOLS: &[&str] = &["classic", "consumer"];
 const I32_MAX: i64 = i32::MAX as i64;
 const HOUR_MS: i64 = 3_600_000;
@@ -84,8 +84,8 @@ pub const BROKER_SETTINGS: &[BrokerSetting] = &[
         "The most that a group may set consumer.session.timeout.ms to."),
     setting("group.consumer.max.size", Int, "10000", Range::Between(1, I32_MAX),
         "How many members a group in the consumer protocol may have. Kafka's default is no limit."),
-    setting("group.consumer.migration.policy", Text, "disabled", Range::OneOf(MIGRATIONS),
-        "Whether a group with members may have members of both protocols. None may yet; a group without members becomes either."),
+    setting("group.consumer.migration.policy", Text, "bidirectional", Range::OneOfAnyCase(MIGRATIONS),
+        "Whether a group with members becomes one of the consumer protocol when the first such member joins (upgrade), a classic one when the last leaves (downgrade), or both; disabled keeps classic members out of the other."),
     setting("group.consumer.min.assignment.interval.ms", Int, "0", Range::Between(0, I32_MAX),
         "The least that a group may set consumer.assignment.interval.ms to."),
     setting("group.consumer.min.heartbeat.interval.ms", Int, "5000", Range::Between(1, I32_MAX),

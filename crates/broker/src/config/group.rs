@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::broker::BrokerConfig;
 use super::{ConfigEntry, ConfigKind, ConfigOp, ConfigSource, Range};
 use crate::error::ConfigError;
-use crate::group::config::{ConsumerConfig, ConsumerOverrides};
+use crate::group::config::{ConsumerConfig, ConsumerOverrides, Migration};
 
 /// What was set on one group, checked and in normal form.
 pub type GroupConfigs = BTreeMap<String, String>;
@@ -151,6 +151,7 @@ pub(crate) fn consumer_config(broker: &BrokerConfig) -> Result<ConsumerConfig, C
     let ms = |name: &str| Duration::from_millis(broker.number(name).unsigned_abs());
     let assignors = text("group.consumer.assignors");
     let protocols = text("group.coordinator.rebalance.protocols");
+    let migration = text("group.consumer.migration.policy");
     Ok(ConsumerConfig {
         is_enabled: super::list(&protocols).any(|protocol| protocol == "consumer"),
         session_timeout: ms("group.consumer.session.timeout.ms"),
@@ -158,6 +159,7 @@ pub(crate) fn consumer_config(broker: &BrokerConfig) -> Result<ConsumerConfig, C
         assignment_interval: ms("group.consumer.assignment.interval.ms"),
         members_max: broker.number("group.consumer.max.size") as usize,
         assignors: super::list(&assignors).filter_map(crate::group::Assignor::of).collect(),
+        migration: Migration::of(&migration).expect("the value was checked when it was set"),
     })
 }
 

@@ -99,6 +99,8 @@ pub enum Range {
     Boolean,
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// The same, written in any case.
+    OneOfAnyCase(&'static [&'static str]),
     /// Some of these, between commas; at least one.
     SomeOf(&'static [&'static str]),
     /// `*`, or pairs of a partition and a node (`0:1`) between commas; or nothing.
@@ -132,6 +134,12 @@ impl Range {
                 true => Ok(value.to_owned()),
                 false => Err(invalid(format!("it must be one of {}", options.join(", ")))),
             },
+            Self::OneOfAnyCase(options) => {
+                match options.iter().find(|option| option.eq_ignore_ascii_case(value)) {
+                    Some(option) => Ok((*option).to_owned()),
+                    None => Err(invalid(format!("it must be one of {}", options.join(", ")))),
+                }
+            }
             Self::SomeOf(options) => {
                 let items: Vec<&str> = list(value).collect();
                 match !items.is_empty() && items.iter().all(|item| options.contains(item)) {
@@ -175,6 +183,8 @@ mod tests {
         assert_eq!(ok(Range::Boolean, "TRUE").as_deref(), Some("true"));
         assert_eq!(ok(Range::Boolean, "yes"), None);
         assert_eq!(ok(Range::OneOf(&["a", "b"]), "c"), None);
+        assert_eq!(ok(Range::OneOfAnyCase(&["a", "b"]), "B").as_deref(), Some("b"));
+        assert_eq!(ok(Range::OneOfAnyCase(&["a", "b"]), "c"), None);
         let level = |value| ok(Range::OneOrBetween(-1, 1, 9), value);
         assert_eq!(
             ["-1", "0", "1", "9", "10"].map(|value| level(value).is_some()),

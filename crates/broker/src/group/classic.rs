@@ -142,6 +142,13 @@ impl Group {
         }
     }
 
+    /// Answers whatever waits, since the group is about to become another.
+    pub(super) fn dismiss_all(&mut self, error: &GroupError, turn: &mut Turn<'_>) {
+        for member in self.members.values_mut() {
+            member.dismiss(error, turn);
+        }
+    }
+
     /// Puts a static member under another id.
     pub(super) fn rename(&mut self, instance_id: &str, old_id: &str, new_id: &str, member: Member) {
         self.members.remove(old_id);

@@ -73,6 +73,44 @@ pub struct ConsumerConfig {
     pub members_max: usize,
     /// `group.consumer.assignors`: the first is for members that do not care.
     pub assignors: Vec<Assignor>,
+    /// `group.consumer.migration.policy`.
+    pub migration: Migration,
+}
+
+/// What a group with members may become when members of the other protocol come, or those of its own go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Migration {
+    /// Either.
+    #[default]
+    Bidirectional,
+    /// A classic group becomes one of the consumer protocol, and stays one.
+    Upgrade,
+    /// A group of the consumer protocol becomes a classic one.
+    Downgrade,
+    /// Neither, and a group of the consumer protocol takes no classic members.
+    Disabled,
+}
+
+impl Migration {
+    /// As Kafka writes it.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "bidirectional" => Some(Self::Bidirectional),
+            "upgrade" => Some(Self::Upgrade),
+            "downgrade" => Some(Self::Downgrade),
+            "disabled" => Some(Self::Disabled),
+            _ => None,
+        }
+    }
+
+    pub(super) fn upgrades(self) -> bool {
+        matches!(self, Self::Bidirectional | Self::Upgrade)
+    }
+
+    pub(super) fn downgrades(self) -> bool {
+        matches!(self, Self::Bidirectional | Self::Downgrade)
+    }
 }
 
 impl Default for ConsumerConfig {
@@ -84,6 +122,7 @@ impl Default for ConsumerConfig {
             assignment_interval: Duration::from_secs(1),
             members_max: 10_000,
             assignors: vec![Assignor::Uniform, Assignor::Range],
+            migration: Migration::default(),
         }
     }
 }

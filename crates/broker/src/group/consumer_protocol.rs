@@ -130,6 +130,12 @@ pub fn subscribed_topics(bytes: &[u8]) -> Result<Vec<String>, CodecError> {
     reader.list(Reader::string)
 }
 
+/// The version of a subscription or of an assignment; 0 where there is none.
+#[must_use]
+pub fn version(bytes: &[u8]) -> i16 {
+    Reader::new(bytes).i16().unwrap_or(0)
+}
+
 fn write_partitions(writer: &mut Writer, topics: &[(String, Vec<i32>)]) {
     writer.list(topics.iter(), |writer, (topic, partitions)| {
         writer.string(topic).list(partitions.iter(), |writer, partition| {

@@ -33,6 +33,14 @@ pub enum GroupError {
     /// There is no such group. OffsetCommit below version 9 says ILLEGAL_GENERATION instead.
     #[error("there is no such group")]
     GroupIdNotFound,
+    /// A member of the consumer protocol joins a classic group that cannot become one of its protocol.
+    #[error("Cannot upgrade classic group {group} to consumer group because {reason}.")]
+    NotUpgraded {
+        /// The group.
+        group: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The group has members, and what was asked for needs it empty.
     #[error("the group has members")]
     NonEmptyGroup,
@@ -88,8 +96,8 @@ pub enum GroupError {
     /// A newer incarnation of the transaction's producer is there.
     #[error("the producer has a newer epoch")]
     InvalidProducerEpoch,
-    /// What must be stored is larger than the log takes.
-    #[error("the group's state is too large to be stored")]
+    /// What must be stored is larger than the log takes, or what consumers tell each other cannot be read.
+    #[error("the group's state is too large to be stored, or a subscription cannot be read")]
     UnknownServerError,
 }
 

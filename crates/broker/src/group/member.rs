@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::config::GroupConfig;
+use super::config::{ConsumerOverrides, GroupConfig};
+use super::consumer::record::{ClassicValue, MemberValue};
 use super::error::GroupError;
 use super::event::{InTransaction, Join, JoinedMember, Now, RequestId, Response, Synced};
 use super::record::{GroupRecord, MemberMetadata};
@@ -16,6 +17,8 @@ const NEW_MEMBER_JOIN_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 pub(super) struct Turn<'a> {
     pub(super) group_id: &'a str,
     pub(super) config: &'a GroupConfig,
+    /// What the group has of its own of it.
+    pub(super) own: Option<&'a ConsumerOverrides>,
     pub(super) now: Now,
     /// Whether no store of the group's own records (consumer protocol) is under way.
     pub(super) is_settled: bool,
@@ -32,11 +35,19 @@ pub(super) enum Act {
 pub(super) enum Then {
     Nothing,
     Answer(RequestId, Response),
-    /// Answer a member in the consumer protocol, unless something that its group stored before is not durable.
+    /// Answer a member of a group in the consumer protocol, unless something that its group stored before is not durable.
     Beat {
         group: String,
+        /// How often the group had changed its protocol by then: if it has since, nothing is known of what the answer rests on.
+        conversions: u32,
         request: RequestId,
         response: Response,
+    },
+    /// The group has become a classic one; whoever brought that about is answered.
+    Downgrade {
+        group: String,
+        conversions: u32,
+        reply: Option<(RequestId, Response)>,
     },
     /// Hand out what the leader assigned.
     Assign {
@@ -162,6 +173,26 @@ impl Member {
         member
     }
 
+    /// A classic member of a group of the consumer protocol that becomes a classic one.
+    pub(super) fn of_classic(about: &MemberValue, classic: &ClassicValue, now: Now) -> Self {
+        let mut member = Self {
+            instance_id: about.instance_id.clone(),
+            client_id: about.client_id.clone(),
+            client_host: about.client_host.clone(),
+            session_timeout: Duration::ZERO,
+            rebalance_timeout: Duration::ZERO,
+            protocols: Vec::new(),
+            assignment: Bytes::new(),
+            is_new: false,
+            join: None,
+            sync: None,
+            session_deadline: None,
+        };
+        member.update(classic.protocols.clone(), classic.session_timeout_ms, about.rebalance_timeout_ms);
+        member.heard_of(now);
+        member
+    }
+
     pub(super) fn update(
         &mut self,
         protocols: Vec<(String, Bytes)>,
@@ -253,6 +284,6 @@ fn millis(ms: i32) -> Duration {
     Duration::from_millis(u64::from(ms.max(1).unsigned_abs()))
 }
 
-fn whole_ms(timeout: Duration) -> i32 {
+pub(super) fn whole_ms(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX)
 }

@@ -122,24 +122,26 @@ impl Groups {
 
     /// JoinGroup; answered with [`Response::Join`], perhaps much later.
     #[must_use]
-    pub fn join(&mut self, request: RequestId, join: Join, now: Now) -> Vec<Effect> {
+    pub fn join(&mut self, request: RequestId, join: Join, topics: &dyn Topics, now: Now) -> Vec<Effect> {
         if let Err(error) = join::check_join(&join, &self.config) {
             return answer(request, Response::Join(Err(error)));
         }
         let group_id = join.group.clone();
         let mut effects = Vec::new();
-        match self.groups.get(&group_id) {
-            Some(entry) if entry.consumer().is_some() => {
-                if !entry.is_free() || !join.member_id.is_empty() {
-                    let error = match join.member_id.is_empty() {
-                        true => GroupError::InconsistentGroupProtocol,
-                        false => GroupError::UnknownMemberId,
-                    };
+        if let Some(entry) = self.groups.get(&group_id).filter(|entry| entry.consumer().is_some()) {
+            if !entry.is_free() {
+                if let Err(error) = self.check_load() {
                     return answer(request, Response::Join(Err(error)));
                 }
-                effects = self.become_classic(&group_id, now);
+                let new_id = base64_url(self.random.uuid());
+                return self.with_group(&group_id, now, |entry, turn| {
+                    entry.join_classic(request, &join, new_id, topics, turn);
+                });
             }
-            _ => {}
+            if !join.member_id.is_empty() {
+                return answer(request, Response::Join(Err(GroupError::UnknownMemberId)));
+            }
+            effects = self.with_group(&group_id, now, Entry::become_classic);
         }
         if !self.groups.contains_key(&group_id) {
             let refused = if !join.member_id.is_empty() {
@@ -160,14 +162,6 @@ impl Groups {
         effects
     }
 
-    /// Nobody is in the group: it may become one of the classic protocol.
-    fn become_classic(&mut self, group_id: &str, now: Now) -> Vec<Effect> {
-        self.with_group(group_id, now, |entry, turn| {
-            turn.store(entry.tombstones(turn.group_id), Then::Nothing);
-            entry.kind = Kind::Classic(Box::new(Group::new(now)));
-        })
-    }
-
     /// ConsumerGroupHeartbeat; answered with [`Response::Beat`] when all that the answer rests on is durable.
     #[must_use]
     pub fn heartbeat_consumer(
@@ -179,93 +173,73 @@ impl Groups {
     ) -> Vec<Effect> {
         let group_id = beat.group.clone();
         let new_id = if beat.member_id.is_empty() { base64_url(self.random.uuid()) } else { String::new() };
+        let is_there = self.groups.contains_key(&group_id);
         let checked = consumer::check_heartbeat(beat, &self.config).and_then(|()| self.check_load());
-        match checked.and_then(|()| self.beat(beat, new_id, topics, now)) {
-            Err(error) => answer(request, Response::Beat(Err(error))),
-            Ok((beat, changes)) => self.with_group(&group_id, now, |entry, turn| {
-                let Some(group) = entry.consumer() else { return };
-                let records = group.records(turn.group_id, changes, turn.is_settled);
-                let response = Response::Beat(Ok(beat));
-                if records.is_empty() && turn.is_settled {
-                    return turn.answer(request, response);
-                }
-                turn.store(records, Then::Beat { group: turn.group_id.to_owned(), request, response });
-            }),
+        let checked = checked.and(match is_there {
+            true => Ok(()),
+            false if beat.member_epoch != 0 => Err(GroupError::GroupIdNotFound),
+            false if self.groups.len() >= self.config.groups_max => Err(GroupError::PolicyViolation),
+            false => Ok(()),
+        });
+        if let Err(error) = checked {
+            return answer(request, Response::Beat(Err(error)));
         }
+        if !is_there {
+            let entry = Entry::of(Kind::Consumer(Box::new(consumer::Group::new())), Offsets::default());
+            self.groups.insert(group_id.clone(), entry);
+        }
+        let effects = self.with_group(&group_id, now, |entry, turn| {
+            entry.heartbeat_consumer(request, beat, new_id, topics, turn);
+        });
+        // Whom it was made for was refused.
+        if !is_there && self.groups.get(&group_id).is_some_and(Entry::is_idle) {
+            self.groups.remove(&group_id);
+        }
+        effects
     }
 
-    /// Does what a heartbeat brings about; the group is made, or made one of the consumer protocol, if a member joins.
-    fn beat(
-        &mut self,
-        beat: &ConsumerHeartbeat,
-        new_id: String,
-        topics: &dyn Topics,
-        now: Now,
-    ) -> Result<(Beat, consumer::Changes), GroupError> {
-        let config = &self.config.consumer_with(self.overrides.get(&beat.group));
-        let is_full = self.groups.len() >= self.config.groups_max;
-        let entry = self.groups.get_mut(&beat.group);
-        if beat.member_epoch < 0 {
-            let group = entry.and_then(Entry::consumer_mut).ok_or(GroupError::GroupIdNotFound)?;
-            return group.leave(beat);
-        }
-        let joins = beat.member_epoch == 0;
-        match entry {
-            Some(Entry { kind: Kind::Consumer(group), .. }) => {
-                group.heartbeat(beat, new_id, topics, config, now)
-            }
-            Some(entry) if joins && entry.is_free() => {
-                let mut group = Box::new(consumer::Group::new());
-                let (answer, mut changes) = group.heartbeat(beat, new_id, topics, config, now)?;
-                changes.insert(consumer::Key::Classic);
-                entry.kind = Kind::Consumer(group);
-                Ok((answer, changes))
-            }
-            Some(_) => Err(GroupError::GroupIdNotFound),
-            None if !joins => Err(GroupError::GroupIdNotFound),
-            None if is_full => Err(GroupError::PolicyViolation),
-            None => {
-                let mut group = Box::new(consumer::Group::new());
-                let done = group.heartbeat(beat, new_id, topics, config, now)?;
-                self.groups.insert(beat.group.clone(), Entry::of(Kind::Consumer(group), Offsets::default()));
-                Ok(done)
-            }
-        }
-    }
-
-    /// SyncGroup; answered with [`Response::Sync`] once the leader's assignment is durable.
+    /// SyncGroup; answered with [`Response::Sync`] once the assignment is durable.
     #[must_use]
     pub fn sync(&mut self, request: RequestId, sync: Sync, now: Now) -> Vec<Effect> {
         let group_id = sync.group.clone();
         if group_id.is_empty() {
             return answer(request, Response::Sync(Err(GroupError::InvalidGroupId)));
         }
-        if self.groups.get(&group_id).and_then(Entry::classic).is_none() {
+        if !self.groups.contains_key(&group_id) {
             return answer(request, Response::Sync(Err(GroupError::UnknownMemberId)));
         }
-        self.with_classic(&group_id, now, |group, turn| group.sync(request, sync, turn))
+        self.with_group(&group_id, now, |entry, turn| entry.sync(request, sync, turn))
     }
 
     /// Heartbeat: changes nothing but the member's session, so the answer is there at once.
     ///
     /// # Errors
     /// What the member must know.
-    pub fn heartbeat(&mut self, heartbeat: Heartbeat<'_>, now: Now) -> Result<(), GroupError> {
+    pub fn heartbeat(
+        &mut self,
+        heartbeat: Heartbeat<'_>,
+        topics: &dyn Topics,
+        now: Now,
+    ) -> Result<(), GroupError> {
         if heartbeat.group.is_empty() {
             return Err(GroupError::InvalidGroupId);
         }
-        let group = self.groups.get_mut(heartbeat.group).and_then(Entry::classic_mut);
-        let group = group.ok_or(GroupError::UnknownMemberId)?;
-        group.heartbeat(
-            heartbeat,
-            &Turn {
-                group_id: heartbeat.group,
-                config: &self.config,
-                now,
-                is_settled: true,
-                acts: Vec::new(),
-            },
-        )
+        let own = self.overrides.get(heartbeat.group);
+        let turn =
+            |group_id| Turn { group_id, config: &self.config, own, now, is_settled: true, acts: Vec::new() };
+        match self.groups.get_mut(heartbeat.group).map(|entry| &mut entry.kind) {
+            None => Err(GroupError::UnknownMemberId),
+            Some(Kind::Classic(group)) => group.heartbeat(heartbeat, &turn(heartbeat.group)),
+            // Here a member may be given a deadline.
+            Some(Kind::Consumer(_)) => {
+                let mut outcome = Ok(());
+                let effects = self.with_group(heartbeat.group, now, |entry, turn| {
+                    outcome = entry.heartbeat_classic(heartbeat, topics, turn);
+                });
+                assert!(effects.is_empty(), "a heartbeat stores nothing");
+                outcome
+            }
+        }
     }
 
     /// LeaveGroup; answered with [`Response::Leave`].
@@ -274,11 +248,11 @@ impl Groups {
         if group_id.is_empty() {
             return answer(request, Response::Leave(Err(GroupError::InvalidGroupId)));
         }
-        if self.groups.get(group_id).and_then(Entry::classic).is_none() {
+        if !self.groups.contains_key(group_id) {
             let unknown = leavers.iter().map(|_| Err(GroupError::UnknownMemberId)).collect();
             return answer(request, Response::Leave(Ok(unknown)));
         }
-        self.with_classic(group_id, now, |group, turn| group.leave(request, leavers, turn))
+        self.with_group(group_id, now, |entry, turn| entry.leave(request, leavers, turn))
     }
 
     /// OffsetCommit; answered with [`Response::Commit`] when the offsets are durable and visible. The empty group id is
@@ -426,14 +400,37 @@ impl Groups {
                 Ok(()) => answer(request, response),
                 Err(error) => answer(request, response.failed(&error)),
             },
-            Then::Beat { group, request, response } => {
-                let is_behind =
-                    self.groups.get(&group).and_then(Entry::consumer).is_some_and(consumer::Group::is_behind);
+            Then::Beat { group, conversions, request, response } => {
+                let entry = self.groups.get(&group).filter(|entry| entry.conversions == conversions);
+                let is_behind = entry.and_then(Entry::consumer).is_none_or(consumer::Group::is_behind);
                 let behind = if is_behind { Err(GroupError::CoordinatorNotAvailable) } else { Ok(()) };
-                match outcome.and(behind) {
-                    Ok(()) => answer(request, response),
-                    Err(error) => answer(request, response.failed(&error)),
+                let response = match outcome.and(behind) {
+                    Ok(()) => response,
+                    Err(error) => response.failed(&error),
+                };
+                if let Response::Join(Ok(joined)) = &response {
+                    // It was silent while it waited.
+                    let id = joined.member_id.clone();
+                    let heard = self.with_group(&group, now, |entry, turn| entry.heard_of(&id, turn));
+                    assert!(heard.is_empty(), "to be heard of stores nothing");
                 }
+                answer(request, response)
+            }
+            Then::Downgrade { group, conversions, reply } => {
+                let has_failed = outcome.is_err();
+                let mut effects = Vec::new();
+                if let Some((request, response)) = reply {
+                    effects.extend(match &outcome {
+                        Ok(()) => answer(request, response),
+                        Err(error) => answer(request, response.failed(error)),
+                    });
+                }
+                effects.extend(self.with_group(&group, now, |entry, turn| {
+                    if has_failed && entry.conversions == conversions {
+                        entry.downgrade_failed(turn);
+                    }
+                }));
+                effects
             }
             Then::Assign { group, generation, assignments } => {
                 let event = |group: &mut Group, turn: &mut Turn<'_>| {
@@ -572,7 +569,8 @@ impl Groups {
         let Some(group) = self.groups.get_mut(group_id) else { return Vec::new() };
         let oldest = self.in_flight.front().map(|store| store.token);
         let is_settled = group.last_store.is_none_or(|last| oldest.is_none_or(|oldest| oldest > last));
-        let mut turn = Turn { group_id, config: &self.config, now, is_settled, acts: Vec::new() };
+        let own = self.overrides.get(group_id);
+        let mut turn = Turn { group_id, config: &self.config, own, now, is_settled, acts: Vec::new() };
         event(group, &mut turn);
         let acts = turn.acts;
         let due = group.next_deadline();
@@ -664,10 +662,10 @@ impl Groups {
                 }
             }
             GroupRecord::Consumer { group: id, record } => {
-                let Some(group) = self.groups.get_mut(&id).and_then(Entry::consumer_mut) else { return };
+                let Some(group) = self.groups.get_mut(&id) else { return };
                 group.landed(&record, is_durable);
                 // The last of the records that delete a group.
-                if is_durable && record == ConsumerRecord::Epoch(None) {
+                if is_durable && record == ConsumerRecord::Epoch(None) && group.consumer().is_some() {
                     self.remove_if_idle(&id);
                 }
             }

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use anabranch_core::ProducerId;
 use anabranch_core::batch::EndKind;
 use anabranch_core::seam::Random;
+use anabranch_core::{ProducerId, TopicId};
 
 use super::classic::Group;
 use super::config::{ConsumerOverrides, GroupConfig};
 use super::consumer;
-use super::consumer::record::ConsumerRecord;
 use super::entry::{Entry, Kind};
 use super::event::{Effect, Now};
 use super::offsets::Offsets;
@@ -32,8 +31,8 @@ pub struct Restore {
 struct Restored {
     metadata: Option<GroupMetadata>,
     consumer: consumer::Stored,
-    /// Whether the newest of the two is the group in the consumer protocol: a stop may have left a record of the other.
-    is_consumer: bool,
+    /// What stands in the log of a group in the consumer protocol that had become a classic one.
+    leftovers: consumer::Changes,
     offsets: Offsets,
 }
 
@@ -92,14 +91,14 @@ impl Restore {
             (Decoded::Record(GroupRecord::Group { group, value }), _) => {
                 let group = self.groups.entry(group).or_default();
                 if value.is_some() {
-                    // Nobody was in the other group any more: what is left of it could not be deleted.
-                    (group.is_consumer, group.consumer) = (false, consumer::Stored::default());
+                    // It takes the place of a group in the consumer protocol, whose records are deleted behind it.
+                    group.leftovers.extend(std::mem::take(&mut group.consumer).keys());
                 }
                 group.metadata = value;
             }
             (Decoded::Record(GroupRecord::Consumer { group, record }), _) => {
                 let group = self.groups.entry(group).or_default();
-                group.is_consumer |= matches!(record, ConsumerRecord::Epoch(Some(_)));
+                group.leftovers.remove(&consumer::Key::of(&record));
                 group.consumer.apply(record);
             }
         }
@@ -120,36 +119,53 @@ impl Restore {
     }
 
     /// The groups as they were. Members' sessions begin anew; a group that is larger than the configuration now allows
-    /// rebalances, so that its members can commit before some are sent away.
+    /// rebalances, so that its members can commit before some are sent away. `topics` are those that there are.
     #[must_use]
-    pub fn finish(self, config: GroupConfig, random: Arc<dyn Random>, now: Now) -> (Groups, Vec<Effect>) {
+    pub fn finish(
+        self,
+        config: GroupConfig,
+        random: Arc<dyn Random>,
+        topics: &BTreeMap<String, (TopicId, i32)>,
+        now: Now,
+    ) -> (Groups, Vec<Effect>) {
         let mut groups = Groups::new(config, random, now);
         groups.overrides = self.overrides;
         groups.pending = self.pending;
         // What is stored from now on is newer.
         groups.next_token = self.read + 1;
-        for (id, Restored { metadata, consumer, is_consumer, offsets }) in self.groups {
-            let kind = if !consumer.is_empty() && (is_consumer || metadata.is_none()) {
+        let mut rebalancing = BTreeSet::new();
+        for (id, Restored { metadata, consumer, mut leftovers, offsets }) in self.groups {
+            // Nobody leads a group that became a classic one until it has rebalanced.
+            let is_led = metadata.as_ref().is_none_or(|metadata| metadata.leader.is_some());
+            // As long as the classic record is there, the group has not become one of the consumer protocol.
+            let kind = if !consumer.is_empty() && metadata.is_none() {
                 let group = consumer::Group::restored(
                     consumer,
+                    std::mem::take(&mut leftovers),
+                    topics,
                     &groups.config.consumer_with(groups.overrides.get(&id)),
                     now,
                 );
                 Kind::Consumer(Box::new(group))
             } else {
+                leftovers.extend(consumer.keys());
                 Kind::Classic(Box::new(match metadata {
                     Some(metadata) => Group::restored(metadata, now),
                     None if offsets.is_empty() => continue,
                     None => Group::new(now),
                 }))
             };
-            groups.groups.insert(id, Entry::of(kind, offsets));
+            if !is_led {
+                rebalancing.insert(id.clone());
+            }
+            groups.groups.insert(id, Entry { leftovers, ..Entry::of(kind, offsets) });
         }
         let ids: Vec<String> = groups.groups.keys().cloned().collect();
         let mut effects = Vec::new();
         for id in ids {
             effects.extend(groups.with_classic(&id, now, |group, turn| {
-                if group.members.len() > turn.config.members_max {
+                let must = rebalancing.contains(turn.group_id) && !group.members.is_empty();
+                if must || group.members.len() > turn.config.members_max {
                     group.prepare_rebalance(turn);
                 }
             }));

@@ -224,11 +224,11 @@ async fn a_member_in_the_process_follows_a_leader_on_the_network() {
     let dir = tempfile::tempdir().unwrap();
     let broker = broker_with(dir.path(), NewTopic::new("t").partitions(2)).await;
     let groups = broker.groups();
-    let client = soon(groups.join(client_join(""))).await.unwrap().member_id;
+    let client = soon(groups.join(client_join(""), || broker.topics())).await.unwrap().member_id;
     let mut inside = join(&broker).await;
     let leading = async {
         let joined = loop {
-            let joined = groups.join(client_join(&client)).await.unwrap();
+            let joined = groups.join(client_join(&client), || broker.topics()).await.unwrap();
             if joined.members.len() == 2 {
                 break joined;
             }
@@ -261,7 +261,7 @@ async fn a_silent_member_is_sent_away() {
     let config = BrokerConfig::default().with("group.min.session.timeout.ms", "1").unwrap();
     let broker = Broker::builder().data(dir.path()).config(config).open().await.unwrap();
     let join = Join { session_timeout_ms: 20, ..client_join("") };
-    let joined = soon(broker.groups().join(join)).await.unwrap();
+    let joined = soon(broker.groups().join(join, || broker.topics())).await.unwrap();
     soon(async {
         while !broker.groups().describe("g").await.unwrap().members.is_empty() {
             tokio::task::yield_now().await;
@@ -274,7 +274,10 @@ async fn a_silent_member_is_sent_away() {
         instance_id: None,
         generation: joined.generation,
     };
-    assert_eq!(broker.groups().heartbeat(&heartbeat).await, Err(GroupError::UnknownMemberId));
+    assert_eq!(
+        broker.groups().heartbeat(&heartbeat, || broker.topics()).await,
+        Err(GroupError::UnknownMemberId)
+    );
 }
 
 /// A crash between a topic's end and that of its offsets would hand them down to the next topic of the same name.

@@ -108,7 +108,7 @@ pub(super) fn group(error: &GroupError) -> ErrorCode {
         GroupError::GroupMaxSizeReached => ErrorCode::GroupMaxSizeReached,
         GroupError::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
         GroupError::InvalidGroupId => ErrorCode::InvalidGroupId,
-        GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
+        GroupError::GroupIdNotFound | GroupError::NotUpgraded { .. } => ErrorCode::GroupIdNotFound,
         GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
         GroupError::GroupSubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
         GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,

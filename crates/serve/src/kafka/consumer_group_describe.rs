@@ -10,7 +10,8 @@ use anabranch_wire::messages::{ConsumerGroupDescribeRequest, ConsumerGroupDescri
 
 use super::{Door, codes, operations, text, topic_name};
 
-/// `MemberType`: of the consumer protocol.
+/// `MemberType`: what protocol it speaks.
+const CLASSIC: i8 = 0;
 const CONSUMER: i8 = 1;
 
 pub(super) async fn answer(
@@ -54,7 +55,7 @@ fn member(member: DescribedConsumer, topics: &Catalogue) -> Member {
         .with_subscribed_topic_regex(about.pattern.as_deref().map(text))
         .with_assignment(assignment(member.assigned, topics))
         .with_target_assignment(assignment(member.target, topics))
-        .with_member_type(CONSUMER)
+        .with_member_type(if about.classic.is_some() { CLASSIC } else { CONSUMER })
 }
 
 /// By name as well; what is of no topic any more is left out.

@@ -12,6 +12,6 @@ pub(super) async fn answer(door: &Door, request: &HeartbeatRequest) -> Heartbeat
         instance_id: request.group_instance_id.as_deref(),
         generation: request.generation_id,
     };
-    let outcome = door.broker.groups().heartbeat(&heartbeat).await;
+    let outcome = door.broker.groups().heartbeat(&heartbeat, || door.broker.topics()).await;
     HeartbeatResponse::default().with_error_code(codes::group_outcome(&outcome))
 }

@@ -33,7 +33,7 @@ pub(super) async fn answer(door: &Door, client: Client<'_>, request: JoinGroupRe
         7.. => name.map(text),
         _ => Some(text(name.unwrap_or_default())),
     };
-    match unless_stopped(door, door.broker.groups().join(join)).await {
+    match unless_stopped(door, door.broker.groups().join(join, || door.broker.topics())).await {
         Ok(joined) => JoinGroupResponse::default()
             .with_generation_id(joined.generation)
             .with_protocol_type(joined.protocol_type.as_deref().map(text))

@@ -10,7 +10,7 @@ use super::assign::{Assignor, GroupView, Subscriber};
 use super::event::{Beat, ConsumerHeartbeat, Topics};
 use super::member::{Member, partitions_of};
 use super::reconcile::{Goal, Owned};
-use super::record::{CurrentValue, Held, PatternValue};
+use super::record::{CurrentValue, Held, MemberValue, PatternValue};
 use super::{Changes, Group, Key, LEFT_FOR_A_WHILE, hash};
 use crate::group::config::{ConsumerConfig, GroupConfig, TEXT_BYTES_MAX};
 use crate::group::error::GroupError;
@@ -88,7 +88,7 @@ fn check_size(beat: &ConsumerHeartbeat, config: &GroupConfig) -> Result<(), Grou
 type Wants<'a> = (&'a BTreeSet<String>, Option<&'a str>);
 
 /// Whom a heartbeat comes from.
-enum Sender {
+pub(super) enum Sender {
     Known,
     New,
     /// A static member that comes back, and whom it was.
@@ -117,13 +117,7 @@ impl Group {
         }
 
         let mut changes = Changes::new();
-        match sender {
-            Sender::Known => {}
-            Sender::New => {
-                self.members.insert(id.clone(), Member::new(now.monotonic));
-            }
-            Sender::Returned(old_id) => self.replace(&old_id, &id, &mut changes),
-        }
+        self.admit(sender, &id, now, &mut changes);
         let assigned_before = self.members[&id].current.assigned.clone();
         let owned = beat.owned.as_deref();
         let is_full = beat.member_epoch == JOINING
@@ -133,10 +127,8 @@ impl Group {
         self.assign(config, now, &mut changes);
         self.reconcile(&id, owned, is_resubscribed, now, &mut changes);
 
-        let session_deadline = now.monotonic + config.session_timeout;
-        self.wake_at(session_deadline);
-        let member = self.members.get_mut(&id).expect("it was put in above");
-        member.session_deadline = session_deadline;
+        self.heard_of(&id, config, now);
+        let member = &self.members[&id];
         let assigned = &member.current.assigned;
         let assignment = (is_full || *assigned != assigned_before)
             .then(|| assigned.iter().map(|(topic, all)| (*topic, all.keys().copied().collect())).collect());
@@ -188,7 +180,8 @@ impl Group {
                 false => Ok(Sender::New),
             },
             Some(Some(current)) if joins => {
-                if self.members[current].current.epoch != LEFT_FOR_A_WHILE {
+                let member = &self.members[current];
+                if !member.is_classic() && member.current.epoch != LEFT_FOR_A_WHILE {
                     return Err(GroupError::UnreleasedInstanceId);
                 }
                 if current != id && self.members.contains_key(id) {
@@ -206,10 +199,30 @@ impl Group {
         }
     }
 
+    /// Takes a member in, if it is not in yet.
+    pub(super) fn admit(&mut self, sender: Sender, id: &str, now: Now, changes: &mut Changes) {
+        match sender {
+            Sender::Known => {}
+            Sender::New => {
+                self.members.insert(id.to_owned(), Member::new(now.monotonic));
+            }
+            Sender::Returned(old_id) => self.replace(&old_id, id, changes),
+        }
+    }
+
+    /// It is alive.
+    pub(crate) fn heard_of(&mut self, id: &str, config: &ConsumerConfig, now: Now) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        member.session_deadline = now.monotonic + member.session_timeout(config);
+        let deadline = member.session_deadline;
+        self.wake_at(deadline);
+    }
+
     /// A static member comes back, perhaps under another id: it has what its former self had.
     fn replace(&mut self, old_id: &str, new_id: &str, changes: &mut Changes) {
         let Some(mut member) = self.members.remove(old_id) else { return };
         (member.current.epoch, member.current.previous_epoch) = (0, 0);
+        member.forget_deadlines();
         if let Some(instance_id) = &member.about.instance_id {
             self.statics.insert(instance_id.clone(), new_id.to_owned());
         }
@@ -248,6 +261,12 @@ impl Group {
         if let Some(topics) = &beat.topics {
             about.topics = topics.iter().cloned().collect();
         }
+        about.classic = None;
+        self.set_about(id, about, changes)
+    }
+
+    /// Whether its subscription changed.
+    pub(super) fn set_about(&mut self, id: &str, about: MemberValue, changes: &mut Changes) -> bool {
         if about == self.members[id].about {
             return false;
         }
@@ -259,7 +278,11 @@ impl Group {
             }
             self.statics.extend(about.instance_id.clone().map(|instance_id| (instance_id, id.to_owned())));
         }
-        let new = Member { about, ..old.clone() };
+        self.count_classic(Some(&old.about), Some(&about));
+        let mut new = Member { about, ..old.clone() };
+        if new.is_classic() != old.is_classic() {
+            new.forget_deadlines();
+        }
         let is_resubscribed = new.about.topics != old.about.topics || new.pattern() != old.pattern();
         if is_resubscribed {
             self.count_subscriptions(Some(&old), Some(&new), changes);
@@ -269,7 +292,7 @@ impl Group {
     }
 
     /// Looks at the topics if they, or what is wanted of them, changed; a change is a new epoch.
-    fn refresh(&mut self, must: bool, topics: &dyn Topics, now: Now, changes: &mut Changes) {
+    pub(super) fn refresh(&mut self, must: bool, topics: &dyn Topics, now: Now, changes: &mut Changes) {
         let is_other = self.seen != Some(topics.version());
         if !must && !is_other {
             return;
@@ -300,7 +323,7 @@ impl Group {
     }
 
     /// Runs the assignor if the group has moved on since it last did, and that is long enough ago.
-    fn assign(&mut self, config: &ConsumerConfig, now: Now, changes: &mut Changes) {
+    pub(super) fn assign(&mut self, config: &ConsumerConfig, now: Now, changes: &mut Changes) {
         if self.epoch <= self.target_epoch || self.assign_after.is_some_and(|after| now.monotonic < after) {
             return;
         }
@@ -328,7 +351,8 @@ impl Group {
         self.assign_after = Some(now.monotonic + config.assignment_interval);
     }
 
-    fn reconcile(
+    /// Takes a member one step further on its way to its target.
+    pub(super) fn reconcile(
         &mut self,
         id: &str,
         owned: Owned<'_>,
@@ -352,7 +376,8 @@ impl Group {
         let revokes = !next.revoking.is_empty();
         self.set_current(id, next, changes);
         let member = self.members.get_mut(id).expect("it is the member of above");
-        member.revocation_deadline = revokes.then(|| now.monotonic + member.rebalance_timeout());
+        let is_timed = revokes && !member.is_classic();
+        member.revocation_deadline = is_timed.then(|| now.monotonic + member.rebalance_timeout());
         if let Some(deadline) = member.revocation_deadline {
             self.wake_at(deadline);
         }

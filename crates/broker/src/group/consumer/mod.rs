@@ -11,16 +11,22 @@
 //! what it had is stored again with the next one, and nobody is answered until then. So every answer that a member has had
 //! stands in the log, and with it everything that it rests on; what a crash leaves half done was told to nobody, and
 //! `restore` takes it back.
+//!
+//! Members may speak the classic protocol (`classic_member`); a classic group becomes one of this protocol, and back, while
+//! its members go on (`migrate`).
 
 pub(super) mod assign;
+mod classic_member;
 mod event;
 mod heartbeat;
 mod member;
+mod migrate;
 mod reconcile;
 pub mod record;
 mod restore;
 
 pub use assign::Assignor;
+pub(super) use classic_member::{ClassicJoin, Downgrade};
 pub use event::{Beat, ConsumerHeartbeat, DescribedConsumer, DescribedConsumerGroup, Topics};
 pub(super) use heartbeat::check as check_heartbeat;
 pub(super) use restore::Stored;
@@ -37,7 +43,9 @@ use super::error::GroupError;
 use super::event::{Commit, ConsumerState, Now};
 use super::record::GroupRecord;
 use member::Member;
-use record::{ConsumerRecord, EpochValue, Partitions, PatternValue, TargetEpochValue, TargetValue};
+use record::{
+    ConsumerRecord, EpochValue, MemberValue, Partitions, PatternValue, TargetEpochValue, TargetValue,
+};
 
 /// What a static member says that leaves for a while, and what stands for its epoch meanwhile.
 const LEFT_FOR_A_WHILE: i32 = -2;
@@ -48,14 +56,48 @@ const INITIAL_EPOCH: i32 = 1;
 /// One of the group's records, in the order in which they are stored.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
-    /// That of the classic group which it was.
-    Classic,
     Member(String),
     Pattern(String),
     Epoch,
     Target(String),
     TargetEpoch,
     Current(String),
+    /// That of the classic group which it was. Last (Kafka: first), since its deletion decides: before, a start finds the
+    /// classic group as it was, and after, all of this one.
+    Classic,
+}
+
+impl Key {
+    /// Of a record of this protocol.
+    pub(super) fn of(record: &ConsumerRecord) -> Self {
+        match record {
+            ConsumerRecord::Epoch(_) => Self::Epoch,
+            ConsumerRecord::TargetEpoch(_) => Self::TargetEpoch,
+            ConsumerRecord::Member(id, _) => Self::Member(id.clone()),
+            ConsumerRecord::Target(id, _) => Self::Target(id.clone()),
+            ConsumerRecord::Current(id, _) => Self::Current(id.clone()),
+            ConsumerRecord::Pattern(pattern, _) => Self::Pattern(pattern.clone()),
+        }
+    }
+
+    /// The record that deletes it.
+    pub(super) fn tombstone(&self, group_id: &str) -> GroupRecord {
+        let record = match self {
+            Self::Classic => return GroupRecord::Group { group: group_id.to_owned(), value: None },
+            Self::Epoch => ConsumerRecord::Epoch(None),
+            Self::TargetEpoch => ConsumerRecord::TargetEpoch(None),
+            Self::Member(id) => ConsumerRecord::Member(id.clone(), None),
+            Self::Target(id) => ConsumerRecord::Target(id.clone(), None),
+            Self::Current(id) => ConsumerRecord::Current(id.clone(), None),
+            Self::Pattern(pattern) => ConsumerRecord::Pattern(pattern.clone(), None),
+        };
+        GroupRecord::Consumer { group: group_id.to_owned(), record }
+    }
+
+    /// All that there are of a member.
+    fn of_member(id: &str) -> [Self; 3] {
+        [Self::Member(id.to_owned()), Self::Target(id.to_owned()), Self::Current(id.to_owned())]
+    }
 }
 
 /// What an event changed, and must be stored.
@@ -72,6 +114,10 @@ pub(super) struct Group {
     /// How many members subscribe to a name.
     names: BTreeMap<String, usize>,
     patterns: BTreeMap<String, Resolved>,
+    /// How many members speak the classic protocol.
+    classics: usize,
+    /// And how many of them support a protocol of that name.
+    classic_protocols: BTreeMap<String, usize>,
     /// The topics that members subscribe to, of those that there are.
     topics: BTreeMap<String, (TopicId, i32)>,
     /// Which catalogue that was; `None`: it must be looked at anew.
@@ -110,6 +156,8 @@ impl Group {
             statics: BTreeMap::new(),
             names: BTreeMap::new(),
             patterns: BTreeMap::new(),
+            classics: 0,
+            classic_protocols: BTreeMap::new(),
             topics: BTreeMap::new(),
             seen: None,
             target: BTreeMap::new(),
@@ -164,7 +212,7 @@ impl Group {
 
     fn record(&self, group_id: &str, key: Key) -> GroupRecord {
         let record = match key {
-            Key::Classic => return GroupRecord::Group { group: group_id.to_owned(), value: None },
+            Key::Classic => return key.tombstone(group_id),
             Key::Epoch => {
                 ConsumerRecord::Epoch(Some(EpochValue { epoch: self.epoch, topics_hash: self.topics_hash }))
             }
@@ -194,15 +242,7 @@ impl Group {
 
     /// A record of the group is durable, or could not be stored.
     pub(super) fn landed(&mut self, record: &ConsumerRecord, is_durable: bool) {
-        let key = match record {
-            ConsumerRecord::Epoch(_) => Key::Epoch,
-            ConsumerRecord::TargetEpoch(_) => Key::TargetEpoch,
-            ConsumerRecord::Member(id, _) => Key::Member(id.clone()),
-            ConsumerRecord::Target(id, _) => Key::Target(id.clone()),
-            ConsumerRecord::Current(id, _) => Key::Current(id.clone()),
-            ConsumerRecord::Pattern(pattern, _) => Key::Pattern(pattern.clone()),
-        };
-        self.land(key, is_durable);
+        self.land(Key::of(record), is_durable);
     }
 
     /// The deletion of the classic group that it was, likewise.
@@ -218,38 +258,28 @@ impl Group {
         }
     }
 
-    /// Deletes the group, which nobody is in.
-    pub(super) fn tombstones(&self, group_id: &str) -> Vec<GroupRecord> {
-        let members = self.unstored.iter().filter_map(|key| match key {
-            Key::Member(_) | Key::Target(_) | Key::Current(_) => Some(self.record(group_id, key.clone())),
-            _ => None,
-        });
-        let mut records: Vec<GroupRecord> = members.collect();
-        let of_group = [ConsumerRecord::TargetEpoch(None), ConsumerRecord::Epoch(None)];
-        let patterns = self.patterns.keys().map(|pattern| ConsumerRecord::Pattern(pattern.clone(), None));
-        let group = group_id.to_owned();
-        records.extend(
-            patterns.chain(of_group).map(|record| GroupRecord::Consumer { group: group.clone(), record }),
-        );
-        records
+    /// Deletes all that is stored of the group, or is being stored, as far as it is of this protocol; `changes` are not stored
+    /// yet. The epoch comes last: a group that nobody is in is gone with it.
+    pub(super) fn tombstones(&self, group_id: &str, changes: Changes) -> Vec<GroupRecord> {
+        let mut keys = changes;
+        keys.extend(self.unstored.iter().cloned());
+        keys.extend(self.members.keys().flat_map(|id| Key::of_member(id)));
+        keys.extend(self.patterns.keys().cloned().map(Key::Pattern));
+        keys.remove(&Key::Epoch);
+        keys.remove(&Key::TargetEpoch);
+        keys.into_iter().chain([Key::TargetEpoch, Key::Epoch]).map(|key| key.tombstone(group_id)).collect()
     }
 
     /// Sends away whoever was silent for too long, or did not give up in time what it must.
     pub(super) fn expire(&mut self, now: Now) -> Changes {
-        let is_due = |member: &Member| {
-            member.session_deadline <= now.monotonic
-                || member.revocation_deadline.is_some_and(|deadline| deadline <= now.monotonic)
-        };
+        let is_due = |member: &Member| member.deadline() <= now.monotonic;
         let late: Vec<String> =
             self.members.iter().filter(|(_, member)| is_due(member)).map(|(id, _)| id.clone()).collect();
         let mut changes = Changes::new();
         if !late.is_empty() {
             self.fence(&late, &mut changes);
         }
-        let deadlines = self.members.values().flat_map(|member| {
-            [Some(member.session_deadline), member.revocation_deadline].into_iter().flatten()
-        });
-        self.due = deadlines.min();
+        self.due = self.members.values().map(Member::deadline).min();
         changes
     }
 
@@ -264,8 +294,9 @@ impl Group {
                 self.statics.remove(instance_id);
             }
             self.count_subscriptions(Some(&member), None, changes);
+            self.count_classic(Some(&member.about), None);
             self.target.remove(id);
-            changes.extend([Key::Member(id.clone()), Key::Target(id.clone()), Key::Current(id.clone())]);
+            changes.extend(Key::of_member(id));
         }
         let topics = std::mem::take(&mut self.topics);
         self.topics = topics.into_iter().filter(|(name, _)| self.is_subscribed_to(name)).collect();
@@ -316,6 +347,27 @@ impl Group {
         }
     }
 
+    /// Keeps the counts of who speaks the classic protocol.
+    fn count_classic(&mut self, old: Option<&MemberValue>, new: Option<&MemberValue>) {
+        if let Some(classic) = new.and_then(|about| about.classic.as_ref()) {
+            self.classics += 1;
+            for name in classic.names() {
+                *self.classic_protocols.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        if let Some(classic) = old.and_then(|about| about.classic.as_ref()) {
+            self.classics -= 1;
+            for name in classic.names() {
+                if let Some(count) = self.classic_protocols.get_mut(name) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.classic_protocols.remove(name);
+                    }
+                }
+            }
+        }
+    }
+
     /// What a member subscribes to, of the topics that there are.
     fn subscribed(&self, member: &Member) -> BTreeSet<TopicId> {
         let matched = member.pattern().and_then(|pattern| self.patterns.get(pattern));
@@ -342,14 +394,15 @@ impl Group {
             return Ok(());
         }
         let member = self.members.get(&commit.member_id).ok_or(GroupError::UnknownMemberId)?;
-        if !commit.by_epoch {
+        let stale = || member.other_epoch();
+        if !commit.by_epoch && !member.is_classic() {
             return Err(GroupError::UnsupportedVersion(
                 "OffsetCommit version 9 or above must be used by members using the consumer group protocol",
             ));
         }
         match commit.generation.cmp(&member.current.epoch) {
             std::cmp::Ordering::Equal => Ok(()),
-            std::cmp::Ordering::Greater => Err(GroupError::StaleMemberEpoch),
+            std::cmp::Ordering::Greater => Err(stale()),
             // KIP-1251: an epoch that is over is good for what the member has had since then.
             std::cmp::Ordering::Less => {
                 let is_held = |topic: &str, partition| {
@@ -357,7 +410,7 @@ impl Group {
                     since.is_some_and(|since| since <= commit.generation)
                 };
                 let all_held = commit.offsets.iter().all(|offset| is_held(&offset.topic, offset.partition));
-                if all_held { Ok(()) } else { Err(GroupError::StaleMemberEpoch) }
+                if all_held { Ok(()) } else { Err(stale()) }
             }
         }
     }
@@ -365,25 +418,19 @@ impl Group {
     /// Whether a member may read what is committed.
     pub(super) fn check_fetch(&self, member_id: &str, member_epoch: i32) -> Result<(), GroupError> {
         let member = self.members.get(member_id).ok_or(GroupError::UnknownMemberId)?;
-        if member.current.epoch == member_epoch { Ok(()) } else { Err(GroupError::StaleMemberEpoch) }
+        if member.current.epoch == member_epoch { Ok(()) } else { Err(member.other_epoch()) }
     }
 
     pub(super) fn describe(&self, config: &ConsumerConfig) -> DescribedConsumerGroup {
         let flat = |all: &Partitions| {
             all.iter().map(|(topic, all)| (*topic, all.iter().copied().collect())).collect::<Vec<_>>()
         };
-        let members = self.members.iter().map(|(id, member)| {
-            let mut assigned = member::without_epochs(&member.current.assigned);
-            for (topic, all) in member::without_epochs(&member.current.revoking) {
-                assigned.entry(topic).or_default().extend(all);
-            }
-            DescribedConsumer {
-                member_id: id.clone(),
-                epoch: member.current.epoch,
-                about: member.about.clone(),
-                assigned: flat(&assigned),
-                target: self.target.get(id).map(flat).unwrap_or_default(),
-            }
+        let members = self.members.iter().map(|(id, member)| DescribedConsumer {
+            member_id: id.clone(),
+            epoch: member.current.epoch,
+            about: member.about.clone(),
+            assigned: flat(&member.held_partitions()),
+            target: self.target.get(id).map(flat).unwrap_or_default(),
         });
         DescribedConsumerGroup {
             state: self.state(),

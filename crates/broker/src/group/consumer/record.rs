@@ -6,7 +6,8 @@
 //! ```text
 //! key 3   group                   epoch: i32                                            tag 0 hash: i64
 //! key 5   group, member           instance, rack: string?, client, host: string, topics: [string], pattern: string?,
-//!                                 rebalance timeout: i32, assignor: string?             tag 0 classic: struct?
+//!                                 rebalance timeout: i32, assignor: string?             tag 0 classic: nullable struct of
+//!                                 session timeout: i32, protocols: [name: string, metadata: bytes]
 //! key 6   group                   epoch: i32                                            tag 0 computed at: i64
 //! key 7   group, member           target: [topic: uuid, partitions: [i32]]
 //! key 8   group, member           epoch, previous epoch: i32, state: i8,
@@ -85,8 +86,24 @@ pub struct MemberValue {
     pub rebalance_timeout_ms: i32,
     /// Who shall assign.
     pub assignor: Option<String>,
-    /// Of a member in the classic protocol; its bytes are opaque here.
-    pub classic: Option<Bytes>,
+    /// Of a member in the classic protocol.
+    pub classic: Option<ClassicValue>,
+}
+
+/// What a member in the classic protocol said when it joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassicValue {
+    /// How long it may be silent.
+    pub session_timeout_ms: i32,
+    /// Name and metadata, the preferred first; at least one.
+    pub protocols: Vec<(String, Bytes)>,
+}
+
+impl ClassicValue {
+    /// The protocols' names, each once.
+    pub(super) fn names(&self) -> BTreeSet<&str> {
+        self.protocols.iter().map(|(name, _)| name.as_str()).collect()
+    }
 }
 
 /// The value of key 6.
@@ -157,6 +174,18 @@ impl ConsumerRecord {
         EncodedRecord { key: key.finish(), value }
     }
 
+    /// Whether it deletes.
+    pub(crate) fn is_tombstone(&self) -> bool {
+        match self {
+            Self::Epoch(value) => value.is_none(),
+            Self::Member(_, value) => value.is_none(),
+            Self::TargetEpoch(value) => value.is_none(),
+            Self::Target(_, value) => value.is_none(),
+            Self::Current(_, value) => value.is_none(),
+            Self::Pattern(_, value) => value.is_none(),
+        }
+    }
+
     /// Reads the rest of a key of `kind`; `None` when it is of no kind that is known here.
     pub(crate) fn decode(
         kind: i16,
@@ -221,7 +250,8 @@ fn tagged_number(reader: &mut Reader<'_>) -> Result<i64, CodecError> {
 }
 
 fn encode_member(value: &MemberValue) -> Bytes {
-    let classic = value.classic.clone().map(|classic| (0, classic));
+    // Without the field Kafka would read an empty struct, and take the member for a classic one.
+    let classic = (0, encode_classic(value.classic.as_ref()));
     Writer::default()
         .i16(VERSION)
         .compact_nullable_string(value.instance_id.as_deref())
@@ -234,8 +264,38 @@ fn encode_member(value: &MemberValue) -> Bytes {
         .compact_nullable_string(value.pattern.as_deref())
         .i32(value.rebalance_timeout_ms)
         .compact_nullable_string(value.assignor.as_deref())
-        .tagged(classic.as_slice())
+        .tagged(&[classic])
         .finish()
+}
+
+/// A nullable struct begins with whether it is there.
+fn encode_classic(value: Option<&ClassicValue>) -> Bytes {
+    let mut writer = Writer::default();
+    match value {
+        None => writer.i8(0),
+        Some(value) => writer
+            .i8(1)
+            .i32(value.session_timeout_ms)
+            .compact_list(value.protocols.iter(), |writer, (name, metadata)| {
+                writer.compact_string(name).compact_bytes(metadata).tagged(&[]);
+            })
+            .tagged(&[]),
+    }
+    .finish()
+}
+
+fn decode_classic(reader: &mut Reader<'_>) -> Result<Option<ClassicValue>, CodecError> {
+    if reader.i8()? == 0 {
+        return Ok(None);
+    }
+    let session_timeout_ms = reader.i32()?;
+    let protocols = reader.compact_list(|reader| {
+        let protocol = (reader.compact_string()?, reader.compact_bytes()?);
+        reader.tagged(|_, _| Ok(()))?;
+        Ok(protocol)
+    })?;
+    reader.tagged(|_, _| Ok(()))?;
+    Ok(Some(ClassicValue { session_timeout_ms, protocols }))
 }
 
 fn decode_member(reader: &mut Reader<'_>) -> Result<MemberValue, RecordError> {
@@ -252,10 +312,13 @@ fn decode_member(reader: &mut Reader<'_>) -> Result<MemberValue, RecordError> {
     };
     reader.tagged(|tag, field| {
         if tag == 0 {
-            value.classic = Some(field.rest());
+            value.classic = decode_classic(field)?;
         }
         Ok(())
     })?;
+    if value.classic.as_ref().is_some_and(|classic| classic.protocols.is_empty()) {
+        return Err(RecordError::Invalid("a classic member has no protocol"));
+    }
     Ok(value)
 }
 
@@ -368,4 +431,37 @@ fn decode_pattern(reader: &mut Reader<'_>) -> Result<PatternValue, RecordError> 
     let (version, resolved_ms) = (reader.i64()?, reader.i64()?);
     reader.tagged(|_, _| Ok(()))?;
     Ok(PatternValue { topics, version, resolved_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Kafka 4.3.1 writes them: a member without the last field would be a classic one to it.
+    #[test]
+    fn members_of_either_protocol_have_kafkas_bytes() {
+        let mut value = MemberValue {
+            instance_id: Some("i".into()),
+            client_id: "c".into(),
+            client_host: "/h".into(),
+            topics: BTreeSet::from(["t".to_owned()]),
+            pattern: Some(String::new()),
+            rebalance_timeout_ms: 2,
+            ..MemberValue::default()
+        };
+        let common = b"\0\0\x02i\0\x02c\x03/h\x02\x02t\x01\0\0\0\x02\0";
+        let check = |value: &MemberValue, end: &[u8]| {
+            let bytes = encode_member(value);
+            assert_eq!(bytes, [&common[..], end].concat());
+            let mut reader = Reader::new(&bytes[2..]);
+            assert_eq!(decode_member(&mut reader).as_ref(), Ok(value));
+        };
+        check(&value, b"\x01\0\x01\0");
+        let protocols = vec![("range".to_owned(), Bytes::from_static(b"s"))];
+        value.classic = Some(ClassicValue { session_timeout_ms: 1, protocols });
+        check(&value, b"\x01\0\x10\x01\0\0\0\x01\x02\x06range\x02s\0\0");
+        let old = [&common[..], b"\0"].concat();
+        value.classic = None;
+        assert_eq!(decode_member(&mut Reader::new(&old[2..])), Ok(value), "as it was written here before");
+    }
 }

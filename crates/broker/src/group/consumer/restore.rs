@@ -52,12 +52,30 @@ impl Stored {
     pub(crate) fn is_empty(&self) -> bool {
         self.epoch.is_none() && self.members.is_empty()
     }
+
+    /// What there is of it.
+    pub(crate) fn keys(&self) -> Changes {
+        let mut keys = Changes::new();
+        keys.extend(self.epoch.map(|_| Key::Epoch));
+        keys.extend(self.target_epoch.map(|_| Key::TargetEpoch));
+        keys.extend(self.members.keys().cloned().map(Key::Member));
+        keys.extend(self.targets.keys().cloned().map(Key::Target));
+        keys.extend(self.currents.keys().cloned().map(Key::Current));
+        keys.extend(self.patterns.keys().cloned().map(Key::Pattern));
+        keys
+    }
 }
 
 impl Group {
-    /// The group as it was, with sessions that begin now. Members in the classic protocol, which another broker may have left,
-    /// come back as new ones.
-    pub(crate) fn restored(stored: Stored, config: &ConsumerConfig, now: Now) -> Self {
+    /// The group as it was, with sessions that begin now. `leftovers` are in the log, and nothing of it; `topics` are all that
+    /// there are.
+    pub(crate) fn restored(
+        stored: Stored,
+        leftovers: Changes,
+        topics: &BTreeMap<String, (TopicId, i32)>,
+        config: &ConsumerConfig,
+        now: Now,
+    ) -> Self {
         let Stored { epoch, target_epoch, members, targets, mut currents, patterns } = stored;
         let mut group = Self {
             epoch: epoch.map_or(INITIAL_EPOCH, |value| value.epoch),
@@ -66,18 +84,15 @@ impl Group {
             computed_ms: target_epoch.map_or(0, |value| value.computed_ms),
             ..Self::new()
         };
-        let mut changes = Changes::new();
+        let mut changes = leftovers;
         for (id, about) in members {
-            if about.classic.is_some() {
-                changes.extend([Key::Member(id.clone()), Key::Target(id.clone()), Key::Current(id)]);
-                continue;
-            }
-            let mut member = Member::new(now.monotonic + config.session_timeout);
-            member.about = about;
+            let mut member = Member { about, ..Member::new(now.monotonic) };
+            member.session_deadline += member.session_timeout(config);
             if let Some(current) = currents.remove(&id) {
                 member.current = current;
             }
             group.count_subscriptions(None, Some(&member), &mut changes);
+            group.count_classic(None, Some(&member.about));
             let twin = match &member.about.instance_id {
                 Some(instance_id) => group.statics.insert(instance_id.clone(), id.clone()),
                 None => None,
@@ -103,6 +118,9 @@ impl Group {
                 }
             }
         }
+        // Whether they have changed meanwhile, the first look tells by their hash.
+        let known = topics.iter().filter(|(name, _)| group.is_subscribed_to(name));
+        group.topics = known.map(|(name, topic)| (name.clone(), *topic)).collect();
         let took_back = group.one_owner_each(&mut changes);
         let newest = group.members.values().map(|member| member.current.epoch).max().unwrap_or(0);
         if took_back || newest > group.target_epoch || group.target_epoch > group.epoch {
@@ -110,7 +128,7 @@ impl Group {
             group.advance(&mut changes);
         }
         for member in group.members.values_mut() {
-            if !member.current.revoking.is_empty() {
+            if !member.current.revoking.is_empty() && !member.is_classic() {
                 member.revocation_deadline = Some(now.monotonic + member.rebalance_timeout());
             }
         }
@@ -128,8 +146,9 @@ impl Group {
         let (older, newer) = if has_left(&one) { (one, other) } else { (other, one) };
         let Some(newer_member) = self.members.remove(&newer) else { return };
         self.count_subscriptions(Some(&newer_member), None, changes);
+        self.count_classic(Some(&newer_member.about), None);
         self.statics.extend(newer_member.about.instance_id.map(|instance_id| (instance_id, older)));
-        changes.extend([Key::Member(newer.clone()), Key::Target(newer.clone()), Key::Current(newer)]);
+        changes.extend(Key::of_member(&newer));
     }
 
     /// Takes partitions back from whoever got them last, where two have them; whether there were any.

@@ -4,6 +4,7 @@ use anabranch_core::TopicId;
 use uuid::Uuid;
 
 use super::*;
+use crate::group::config::Migration;
 use crate::group::consumer::record::ConsumerRecord;
 use crate::group::record::{Decoded, GroupRecord};
 use crate::group::{Assignor, Beat, ConsumerHeartbeat, GroupKind, Topics};
@@ -38,6 +39,10 @@ impl TestTopics {
         self.topics.get_mut(name).unwrap().1 += 1;
     }
 
+    pub(super) fn all(&self) -> &BTreeMap<String, (TopicId, i32)> {
+        &self.topics
+    }
+
     pub(super) fn id(&self, name: &str) -> TopicId {
         self.topics[name].0
     }
@@ -58,7 +63,7 @@ impl Topics for TestTopics {
 }
 
 /// Joins, reading `t`.
-fn joining(id: &str) -> ConsumerHeartbeat {
+pub(super) fn joining(id: &str) -> ConsumerHeartbeat {
     ConsumerHeartbeat {
         group: GROUP.into(),
         member_id: id.into(),
@@ -77,7 +82,7 @@ fn joining(id: &str) -> ConsumerHeartbeat {
 }
 
 /// A heartbeat with nothing new.
-fn beating(id: &str, epoch: i32) -> ConsumerHeartbeat {
+pub(super) fn beating(id: &str, epoch: i32) -> ConsumerHeartbeat {
     ConsumerHeartbeat {
         member_epoch: epoch,
         rebalance_timeout_ms: -1,
@@ -87,29 +92,29 @@ fn beating(id: &str, epoch: i32) -> ConsumerHeartbeat {
     }
 }
 
-fn static_joining(id: &str) -> ConsumerHeartbeat {
+pub(super) fn static_joining(id: &str) -> ConsumerHeartbeat {
     ConsumerHeartbeat { instance_id: Some("i".into()), ..joining(id) }
 }
 
 /// A driver and its topics.
-struct Consumers {
-    driver: Driver,
-    topics: TestTopics,
+pub(super) struct Consumers {
+    pub(super) driver: Driver,
+    pub(super) topics: TestTopics,
 }
 
 impl Consumers {
-    fn of(topics: &[(&str, i32)]) -> Self {
+    pub(super) fn of(topics: &[(&str, i32)]) -> Self {
         Self { driver: Driver::new(), topics: TestTopics::of(topics) }
     }
 
-    fn send(&mut self, beat: &ConsumerHeartbeat) -> RequestId {
+    pub(super) fn send(&mut self, beat: &ConsumerHeartbeat) -> RequestId {
         let request = self.driver.next();
         let effects = self.driver.groups.heartbeat_consumer(request, beat, &self.topics, self.driver.now);
         self.driver.perform(effects);
         request
     }
 
-    fn answer(&mut self, request: RequestId) -> Result<Beat, GroupError> {
+    pub(super) fn answer(&mut self, request: RequestId) -> Result<Beat, GroupError> {
         match self.driver.answer(request) {
             Response::Beat(result) => result,
             other => panic!("{other:?}"),
@@ -117,31 +122,35 @@ impl Consumers {
     }
 
     #[allow(clippy::needless_pass_by_value)]
-    fn beat(&mut self, beat: ConsumerHeartbeat) -> Result<Beat, GroupError> {
+    pub(super) fn beat(&mut self, beat: ConsumerHeartbeat) -> Result<Beat, GroupError> {
         let request = self.send(&beat);
         self.answer(request)
     }
 
     /// Epoch, and partitions of `t`, if any are told.
-    fn told(&mut self, beat: ConsumerHeartbeat) -> (i32, Option<Vec<i32>>) {
+    pub(super) fn told(&mut self, beat: ConsumerHeartbeat) -> (i32, Option<Vec<i32>>) {
         let answer = self.beat(beat).unwrap();
         let of_t = |all: Vec<(TopicId, Vec<i32>)>| all.into_iter().flat_map(|(_, all)| all).collect();
         (answer.member_epoch, answer.assignment.map(of_t))
     }
 
-    fn owning(&self, beat: ConsumerHeartbeat, partitions: &[i32]) -> ConsumerHeartbeat {
+    pub(super) fn owning(&self, beat: ConsumerHeartbeat, partitions: &[i32]) -> ConsumerHeartbeat {
         ConsumerHeartbeat { owned: Some(vec![(self.topics.id("t"), partitions.to_vec())]), ..beat }
     }
 
-    fn state(&self) -> &'static str {
+    pub(super) fn restart(&mut self) {
+        self.driver.restart_among(&self.topics);
+    }
+
+    pub(super) fn state(&self) -> &'static str {
         self.driver.groups.describe_consumer(GROUP).map_or("Dead", |group| group.state.name())
     }
 
-    fn advance(&mut self, seconds: u64) {
+    pub(super) fn advance(&mut self, seconds: u64) {
         self.driver.advance(Duration::from_secs(seconds));
     }
 
-    fn commit(&mut self, commit: Commit) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+    pub(super) fn commit(&mut self, commit: Commit) -> Result<Vec<Result<(), GroupError>>, GroupError> {
         let request = self.driver.send_commit(commit);
         self.driver.committed(request)
     }
@@ -299,7 +308,7 @@ fn a_member_leaves() {
     assert_eq!(group.told(beating("b", 3)), (4, Some(vec![0, 1])));
     group.told(beating("b", -1));
     assert_eq!(group.state(), "Empty");
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.state(), "Empty");
     assert_eq!(group.told(joining("a")), (6, Some(vec![0, 1])), "epochs go on");
 }
@@ -311,13 +320,13 @@ fn a_static_member_comes_back_to_what_it_had() {
     assert_eq!(group.beat(static_joining("b")), Err(GroupError::UnreleasedInstanceId));
     let gone = ConsumerHeartbeat { member_epoch: -2, ..static_joining("a") };
     assert_eq!(group.told(gone), (-2, None));
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.told(static_joining("b")), (2, Some(vec![0, 1])), "no new epoch");
     let old = ConsumerHeartbeat { instance_id: Some("i".into()), ..beating("a", 2) };
     assert_eq!(group.beat(old.clone()), Err(GroupError::FencedInstanceId));
     let unknown = ConsumerHeartbeat { instance_id: Some("j".into()), ..old };
     assert_eq!(group.beat(unknown), Err(GroupError::UnknownMemberId));
-    group.driver.restart();
+    group.restart();
     let new = ConsumerHeartbeat { instance_id: Some("i".into()), ..beating("b", 2) };
     assert_eq!(group.told(new.clone()), (2, None));
     group.told(ConsumerHeartbeat { member_epoch: -2, ..new });
@@ -364,7 +373,7 @@ fn a_member_is_answered_when_what_it_is_told_is_durable() {
     assert_eq!(group.told(beating("a", 2)), (2, None));
     assert_eq!(group.driver.log.len(), records, "a heartbeat without news touches no log");
     let before = group.driver.groups.describe_consumer(GROUP);
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.driver.groups.describe_consumer(GROUP), before);
 }
 
@@ -415,9 +424,9 @@ fn a_topic_that_changed_while_nobody_looked_is_noticed() {
     group.told(joining("a"));
     group.advance(2);
     group.topics.grow("t");
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.told(beating("a", 2)), (3, Some(vec![0, 1])));
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.told(beating("a", 3)), (3, None), "nothing changed this time");
 }
 
@@ -434,7 +443,7 @@ fn subscriptions_by_regular_expression() {
     group.advance(2);
     group.topics.create("eu.third", 1);
     assert_eq!(count(group.beat(beating("a", 2)).unwrap()), Some(3));
-    group.driver.restart();
+    group.restart();
     assert_eq!(count(group.beat(pattern("a", "eu\\..*")).unwrap()), Some(3));
     let described = group.driver.groups.describe_consumer(GROUP).unwrap();
     assert_eq!(described.members[0].about.pattern.as_deref(), Some("eu\\..*"));
@@ -452,7 +461,7 @@ fn subscriptions_by_regular_expression() {
     assert_eq!(after.member_epoch, 4);
     let described = group.driver.groups.describe_consumer(GROUP).unwrap();
     assert_eq!(described.members[0].assigned, has_only);
-    group.driver.restart();
+    group.restart();
     let patterns = group.driver.log.iter().filter(|record| record.key[1] == 16);
     assert_eq!(patterns.last().unwrap().value, None, "nobody subscribes to it any more");
 }
@@ -509,8 +518,11 @@ fn who_may_commit_and_fetch() {
 #[test]
 fn an_empty_group_of_either_kind_becomes_the_other() {
     let mut group = Consumers::of(&[("t", 1)]);
+    let mut config = GroupConfig::default();
+    config.consumer.migration = Migration::Disabled;
+    group.driver = Driver::with(config);
     let members = group.driver.stable(vec![join("a")]);
-    assert_eq!(group.beat(joining("b")), Err(GroupError::GroupIdNotFound), "it has members");
+    assert!(matches!(group.beat(joining("b")), Err(GroupError::NotUpgraded { .. })), "it has members");
     assert_eq!(group.commit(commit_by(&members[0], 5)), Ok(vec![Ok(())]));
     group.driver.leave(&[leaver(&members[0].member_id, None)]).unwrap()[0].clone().unwrap();
     assert_eq!(group.told(joining("b")), (2, Some(vec![0])));
@@ -523,12 +535,12 @@ fn an_empty_group_of_either_kind_becomes_the_other() {
     assert_eq!(heartbeat, Err(GroupError::UnknownMemberId));
     let request = group.driver.send_join(join("a"));
     assert_eq!(group.driver.joined(request), Err(GroupError::InconsistentGroupProtocol));
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.state(), "Stable");
     group.told(beating("b", -1));
     let members = group.driver.stable(vec![join("a")]);
     assert_eq!(members[0].generation, 1);
-    group.driver.restart();
+    group.restart();
     assert_eq!((group.state(), group.driver.state()), ("Dead", "Stable"));
     assert_eq!(offset(&group), Some(5));
 }
@@ -556,7 +568,7 @@ fn a_group_is_deleted_with_its_records() {
         newest.insert(record.key.clone(), record.value.is_some());
     }
     assert!(newest.values().all(|is_there| !is_there), "every key of it is deleted: {newest:?}");
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.state(), "Dead");
 }
 
@@ -573,7 +585,7 @@ fn a_partition_that_the_log_gives_to_two_stays_with_the_first() {
     group.driver.end_store(Ok(()));
     assert_eq!(group.answer(granted), Err(GroupError::CoordinatorNotAvailable));
     group.driver.is_prompt = true;
-    group.driver.restart();
+    group.restart();
     assert_eq!(group.told(beating("a", 2)).0, 2, "as far as it knows, it has both");
     let told = group.told(joining("b"));
     assert_eq!(told.1, Some(vec![]), "{told:?}");
@@ -597,11 +609,11 @@ fn what_is_left_of_a_group_of_the_other_protocol_stays_gone() {
     group.driver.is_prompt = true;
     let member = group.driver.joined(request).unwrap();
     group.driver.send_sync(sync(&member, &[]));
-    group.driver.restart();
+    group.restart();
     assert_eq!((group.state(), group.driver.state()), ("Dead", "Stable"));
     group.driver.leave(&[leaver(&member.member_id, None)]).unwrap()[0].clone().unwrap();
     assert_eq!(group.told(joining("b")), (2, Some(vec![0])));
-    group.driver.restart();
+    group.restart();
     let members = group.driver.groups.describe_consumer(GROUP).unwrap().members;
     assert_eq!(members.iter().map(|member| &*member.member_id).collect::<Vec<_>>(), ["b"]);
     assert_eq!(group.told(beating("b", 2)), (2, None));

@@ -3,6 +3,7 @@
 mod consumer;
 mod consumer_simulation;
 mod members;
+mod migration;
 mod offsets;
 mod rebalances;
 mod simulation;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use anabranch_core::seam::SeededRandom;
 use bytes::Bytes;
 
+use self::consumer::TestTopics;
 use super::consumer_protocol::Subscription;
 use super::event::{Commit, CommitOffset, Join, Joined, Leaver, Sync, Synced};
 use super::record::EncodedRecord;
@@ -97,20 +99,28 @@ impl Driver {
 
     /// The same groups after a restart.
     fn restart(&mut self) {
+        self.restart_among(&TestTopics::default());
+    }
+
+    fn restart_among(&mut self, topics: &TestTopics) {
         let mut restore = Restore::default();
         for record in &self.log {
             restore.apply(&record.key, record.value.as_deref()).unwrap();
         }
         let random = Arc::new(SeededRandom::new(self.last_request));
-        let (groups, effects) = restore.finish(self.config.clone(), random, self.now);
+        let (groups, effects) = restore.finish(self.config.clone(), random, topics.all(), self.now);
         self.groups = groups;
         self.stores.clear();
         self.perform(effects);
     }
 
     fn send_join(&mut self, join: Join) -> RequestId {
+        self.send_join_among(join, &TestTopics::default())
+    }
+
+    fn send_join_among(&mut self, join: Join, topics: &TestTopics) -> RequestId {
         let request = self.next();
-        let effects = self.groups.join(request, join, self.now);
+        let effects = self.groups.join(request, join, topics, self.now);
         self.perform(effects);
         request
     }
@@ -141,7 +151,7 @@ impl Driver {
 
     fn heartbeat(&mut self, member_id: &str, generation: i32) -> Result<(), GroupError> {
         let heartbeat = Heartbeat { group: GROUP, member_id, instance_id: None, generation };
-        self.groups.heartbeat(heartbeat, self.now)
+        self.groups.heartbeat(heartbeat, &TestTopics::default(), self.now)
     }
 
     fn waits(&self, request: RequestId) -> bool {

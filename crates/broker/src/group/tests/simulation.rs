@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use anabranch_core::seam::Random;
 
+use super::consumer::TestTopics;
 use super::*;
 use crate::group::GroupState;
 use crate::group::record::{Decoded, GroupRecord};
@@ -211,7 +212,7 @@ impl Simulation {
         let group = client.group;
         let request = self.driver.next();
         self.clients[index].phase = Phase::Waits(request);
-        let effects = self.driver.groups.join(request, join, self.driver.now);
+        let effects = self.driver.groups.join(request, join, &TestTopics::default(), self.driver.now);
         self.send(Some(index), group, effects, request);
     }
 
@@ -243,7 +244,7 @@ impl Simulation {
             instance_id: client.instance_id.as_deref(),
             generation: client.generation,
         };
-        let result = self.driver.groups.heartbeat(heartbeat, self.driver.now);
+        let result = self.driver.groups.heartbeat(heartbeat, &TestTopics::default(), self.driver.now);
         if let Err(error) = result {
             self.failed(index, &error);
         }
@@ -467,7 +468,8 @@ impl Simulation {
             restore.apply(&record.key, record.value.as_deref()).unwrap();
         }
         let random = Arc::new(SeededRandom::new(0));
-        let (restored, _) = restore.finish(self.driver.config.clone(), random, self.driver.now);
+        let (restored, _) =
+            restore.finish(self.driver.config.clone(), random, &BTreeMap::new(), self.driver.now);
         for group in GROUPS {
             let offsets = |groups: &Groups| -> Vec<_> {
                 let all = groups.all_committed(group, false);

@@ -1,5 +1,6 @@
 //! Static members (KIP-345): a name that outlives the process.
 
+use super::consumer::TestTopics;
 use super::*;
 
 #[test]
@@ -23,7 +24,10 @@ fn a_static_member_comes_back_to_a_stable_group_without_a_rebalance() {
     assert_eq!(driver.synced(request).unwrap().assignment, member.member_id, "what its former self had");
 
     let old = Heartbeat { group: GROUP, member_id: &member.member_id, instance_id: Some("i"), generation: 1 };
-    assert_eq!(driver.groups.heartbeat(old, driver.now), Err(GroupError::FencedInstanceId));
+    assert_eq!(
+        driver.groups.heartbeat(old, &TestTopics::default(), driver.now),
+        Err(GroupError::FencedInstanceId)
+    );
     driver.restart();
     assert_eq!(driver.heartbeat(&back.member_id, 1), Ok(()));
 }

@@ -107,7 +107,8 @@ impl Place {
             }
         }
         let random = Arc::new(SeededRandom::new(1));
-        let (groups, effects) = restore.finish(self.driver.config.clone(), random, self.driver.now);
+        let (groups, effects) =
+            restore.finish(self.driver.config.clone(), random, &BTreeMap::new(), self.driver.now);
         self.driver.groups = groups;
         (self.asked, self.written) = (VecDeque::new(), VecDeque::new());
         self.perform(effects);

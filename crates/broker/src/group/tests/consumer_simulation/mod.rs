@@ -1,10 +1,13 @@
 //! Members of the consumer protocol that come, go, stall, lose answers and change their minds; topics that grow, go and
 //! come; stores that fail or are torn; a coordinator that restarts: from a seed, with what must always hold checked after each step.
+//! In a second simulation some members speak the classic protocol (`classic`), and the group changes its own with them.
 //!
 //! * No partition is read by two at a time. A member reads what it was told until it gives it up, and gives all of it up when
 //!   it is fenced, or has had no answer for as long as its session.
 //! * No epoch that anybody was told goes back, over restarts too.
 //! * In the end, when nothing fails any more, everything has a reader, and all are in one epoch.
+
+mod classic;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,9 +16,11 @@ use anabranch_core::seam::Random;
 
 use super::consumer::TestTopics;
 use super::*;
-use crate::group::{Beat, ConsumerHeartbeat, Topics};
+use crate::group::config::Migration;
+use crate::group::{Beat, ConsumerHeartbeat, GroupKind, Topics};
 use crate::seeds;
 
+/// Where [`SEEDS_VARIABLE`] does not say another number.
 const SEEDS: u64 = 60;
 const STEPS: usize = 1200;
 const CLIENTS: usize = 8;
@@ -23,10 +28,25 @@ const NAMES: [&str; 3] = ["red", "green", "blue"];
 const PATTERNS: [&str; 3] = [".*", "red|green", "b.*"];
 const SESSION: Duration = Duration::from_secs(45);
 const SEED_VARIABLE: &str = "ANABRANCH_GROUP_SEED";
+const SEEDS_VARIABLE: &str = "ANABRANCH_GROUP_SEEDS";
 
 #[test]
 fn whatever_happens_no_partition_has_two_readers() {
-    seeds::run(0..SEEDS, SEED_VARIABLE, "two_readers", 20, |seed| Simulation::new(seed).run());
+    seeds::run(seeds(), SEED_VARIABLE, "no_partition_has_two_readers", 20, |seed| {
+        Simulation::new(seed, false).run().assignments
+    });
+}
+
+#[test]
+fn whatever_happens_a_group_that_changes_its_protocol_has_one_reader_for_each_partition() {
+    seeds::run(seeds(), SEED_VARIABLE, "a_group_that_changes", 1, |seed| {
+        Simulation::new(seed, true).run().conversions
+    });
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let seeds = std::env::var(SEEDS_VARIABLE);
+    0..seeds.map_or(SEEDS, |seeds| seeds.parse().expect("it is a number of seeds"))
 }
 
 type Place = (TopicId, i32);
@@ -54,6 +74,8 @@ struct Client {
     waits: Option<(RequestId, Duration)>,
     /// When it sent the last heartbeat that was answered.
     heard: Duration,
+    /// It speaks the classic protocol, in which `epoch` is its generation.
+    classic: Option<classic::Classic>,
 }
 
 struct Simulation {
@@ -68,15 +90,31 @@ struct Simulation {
     told: HashMap<String, i32>,
     /// The newest epoch that anybody was told.
     newest: i32,
+    /// How many assignments were told.
     assignments: usize,
+    /// How often the group has changed its protocol, with members in it.
+    conversions: usize,
     /// Most stores fail.
     is_disk_bad: bool,
+    /// Members of both protocols come.
+    is_mixed: bool,
+    /// How classic members rebalance.
+    is_cooperative: bool,
+    /// What clients speak that start.
+    rolls_to_classic: bool,
 }
 
 impl Simulation {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, is_mixed: bool) -> Self {
         let random = SeededRandom::new(seed);
-        let mut driver = Driver::with(GroupConfig::default());
+        let mut config = GroupConfig::default();
+        config.consumer.migration = match random.next_u64() % 8 {
+            0 => Migration::Upgrade,
+            1 => Migration::Downgrade,
+            2 => Migration::Disabled,
+            _ => Migration::Bidirectional,
+        };
+        let mut driver = Driver::with(config);
         driver.is_prompt = false;
         let clients = (0..CLIENTS).map(|index| Client {
             id: format!("m{index}"),
@@ -95,6 +133,7 @@ impl Simulation {
             must_say_all: false,
             waits: None,
             heard: driver.now.monotonic,
+            classic: (is_mixed && index % 3 != 0).then(classic::Classic::default),
         });
         Self {
             clients: clients.collect(),
@@ -106,7 +145,11 @@ impl Simulation {
             told: HashMap::new(),
             newest: 0,
             assignments: 0,
+            conversions: 0,
             is_disk_bad: false,
+            is_mixed,
+            is_cooperative: seed % 2 == 1,
+            rolls_to_classic: false,
         }
     }
 
@@ -114,18 +157,32 @@ impl Simulation {
         self.random.next_u64() % limit
     }
 
-    /// How many assignments were told.
-    fn run(mut self) -> usize {
+    fn run(mut self) -> Self {
+        let mut before = None;
         for _ in 0..STEPS {
             self.step();
             self.check();
+            let after = self.speaks();
+            self.conversions += usize::from(before.is_some() && after.is_some() && before != after);
+            before = after;
         }
         self.calm();
-        self.assignments
+        self
+    }
+
+    /// The protocol of the group, if it has members.
+    fn speaks(&self) -> Option<GroupKind> {
+        let groups = &self.driver.groups;
+        let consumers = groups.describe_consumer(GROUP).filter(|group| !group.members.is_empty());
+        let classics = groups.describe(GROUP).filter(|group| !group.members.is_empty());
+        consumers.map(|_| GroupKind::Consumer).or(classics.map(|_| GroupKind::Classic))
     }
 
     fn step(&mut self) {
         let index = self.below(CLIENTS as u64) as usize;
+        if self.is_mixed {
+            self.roll(index);
+        }
         match self.below(200) {
             0..110 => self.act(index),
             110..150 => {
@@ -137,14 +194,17 @@ impl Simulation {
             180 => self.advance(self.below(50_000)),
             181..185 => self.clients[index].is_silent = !self.clients[index].is_silent,
             185 => self.die(index),
-            186..189 => self.clients[index].is_alive = true,
+            186..189 => self.start(index),
             189 | 190 => self.leave(index),
             191..194 => self.resubscribe(index),
             194 => self.topics.grow("red"),
             195 => {
                 let name = NAMES[self.below(3) as usize];
                 let count = 1 + self.below(3) as i32;
-                self.topics.create(name, count);
+                // Classic members know topics by their names alone.
+                if !self.is_mixed || self.topics.get(name).is_none() {
+                    self.topics.create(name, count);
+                }
             }
             196 => self.forget_answer(index),
             197 => self.is_disk_bad = true,
@@ -161,8 +221,20 @@ impl Simulation {
         }
     }
 
+    /// Processes of one name do not run side by side where one of them may take the other's place at once.
+    fn start(&mut self, index: usize) {
+        let name = &self.clients[index].instance_id;
+        let is_twin = |other: &Client| other.is_alive && name.is_some() && other.instance_id == *name;
+        if !self.is_mixed || !self.clients.iter().any(is_twin) {
+            self.clients[index].is_alive = true;
+        }
+    }
+
     /// The next thing that a client does of its own accord.
     fn act(&mut self, index: usize) {
+        if self.clients[index].classic.is_some() {
+            return self.act_classic(index);
+        }
         let now = self.driver.now.monotonic;
         let client = &mut self.clients[index];
         if !client.is_alive || client.is_silent || client.waits.is_some() {
@@ -211,15 +283,18 @@ impl Simulation {
     fn perform(&mut self, effects: Vec<Effect>) {
         self.driver.perform(effects);
         for (request, response) in std::mem::take(&mut self.driver.answers) {
-            let Response::Beat(answer) = response else { panic!("{response:?}") };
             let index = self.outstanding.remove(&request).expect("it was asked");
             let waits = index.and_then(|index| self.clients[index].waits);
-            match (index, waits) {
-                (Some(index), Some((waiting, sent))) if waiting == request => {
-                    self.clients[index].waits = None;
-                    self.answered(index, sent, answer);
-                }
-                _ => {}
+            let (Some(index), Some((waiting, sent))) = (index, waits) else { continue };
+            if waiting != request {
+                continue;
+            }
+            self.clients[index].waits = None;
+            match response {
+                Response::Beat(answer) => self.answered(index, sent, answer),
+                Response::Join(answer) => self.joined(index, answer),
+                Response::Sync(answer) => self.synced(index, answer),
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -258,6 +333,7 @@ impl Simulation {
                 client.abandon();
             }
             Err(GroupError::UnreleasedInstanceId) => {}
+            Err(GroupError::NotUpgraded { .. }) => client.abandon(),
             Err(GroupError::FencedInstanceId) => {
                 client.abandon();
                 client.is_alive = false;
@@ -270,8 +346,7 @@ impl Simulation {
     fn forget_answer(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.waits.take().is_some() {
-            client.must_say_all = true;
-            client.reported = None;
+            client.lose_answer();
         }
     }
 
@@ -284,6 +359,22 @@ impl Simulation {
         client.is_silent = false;
         self.next_id += 1;
         client.id = format!("m{index}-{}", self.next_id);
+        if self.is_mixed {
+            let is_classic = self.random.next_u64().is_multiple_of(8) != self.rolls_to_classic;
+            self.clients[index].classic = is_classic.then(classic::Classic::default);
+        }
+    }
+
+    /// Clients are restarted, one by one, most of them in the other protocol than before.
+    fn roll(&mut self, index: usize) {
+        if self.below(150) == 0 {
+            self.rolls_to_classic = !self.rolls_to_classic;
+        }
+        let client = &self.clients[index];
+        if client.is_alive && client.classic.is_some() != self.rolls_to_classic && self.below(12) == 0 {
+            self.leave(index);
+            self.start(index);
+        }
     }
 
     fn leave(&mut self, index: usize) {
@@ -291,6 +382,9 @@ impl Simulation {
         let client = &mut self.clients[index];
         if !client.is_alive || client.epoch <= 0 {
             return;
+        }
+        if client.classic.is_some() {
+            return self.leave_classic(index);
         }
         client.abandon();
         let beat = ConsumerHeartbeat {
@@ -339,7 +433,10 @@ impl Simulation {
             // Before the coordinator acts on it: a client's clock runs from when it sent.
             if client.epoch != 0 && self.driver.now.monotonic >= client.heard + SESSION {
                 client.abandon();
-                client.waits = None;
+                // A classic join may take long, and is no sign of death.
+                if client.classic.is_none() {
+                    client.waits = None;
+                }
             }
         }
         let effects = self.driver.groups.tick(self.driver.now);
@@ -359,11 +456,14 @@ impl Simulation {
         self.outstanding.clear();
         for client in &mut self.clients {
             if client.waits.take().is_some() {
-                client.must_say_all = true;
-                client.reported = None;
+                client.lose_answer();
             }
         }
-        self.driver.restart();
+        self.driver.restart_among(&self.topics);
+        if self.is_mixed {
+            // A classic group may become empty, and begin anew.
+            return;
+        }
         let epoch = self.driver.groups.describe_consumer(GROUP).map_or(0, |group| group.epoch);
         assert!(epoch >= self.newest, "epoch {epoch} after a restart, and {} was told", self.newest);
     }
@@ -407,13 +507,19 @@ impl Simulation {
         }
         let alive: Vec<&Client> = self.clients.iter().filter(|client| client.epoch > 0).collect();
         let group = self.driver.groups.describe_consumer(GROUP);
-        let members = group.as_ref().map_or(0, |group| group.members.len());
+        let classic = self.driver.groups.describe(GROUP);
+        let classics = classic.as_ref().map_or(0, |group| group.members.len());
+        let members = group.as_ref().map_or(classics, |group| group.members.len());
         assert_eq!(members, alive.len(), "the group has those who live, and no others");
         if let Some(group) = group.filter(|group| !group.members.is_empty()) {
             assert_eq!(group.state.name(), "Stable");
             for client in &alive {
                 assert_eq!(client.epoch, group.epoch, "{}", client.id);
             }
+        }
+        if let Some(group) = classic.filter(|group| !group.members.is_empty()) {
+            assert_eq!(group.state.name(), "Stable");
+            assert!(alive.iter().all(|client| client.epoch == alive[0].epoch));
         }
         let mut wanted = BTreeSet::new();
         for client in &alive {
@@ -428,9 +534,15 @@ impl Simulation {
         }
         let read: BTreeSet<Place> = self.clients.iter().flat_map(|client| &client.owned).copied().collect();
         assert_eq!(read, wanted, "everything has a reader");
-        let before = self.driver.groups.describe_consumer(GROUP);
-        self.driver.restart();
-        assert_eq!(self.driver.groups.describe_consumer(GROUP), before, "after a restart");
+        let seen = |driver: &Driver| (driver.groups.describe_consumer(GROUP), driver.groups.describe(GROUP));
+        let before = seen(&self.driver);
+        self.driver.restart_among(&self.topics);
+        let after = seen(&self.driver);
+        assert_eq!(after.0, before.0, "after a restart");
+        // An empty classic group may have begun anew meanwhile.
+        if before.1.as_ref().is_some_and(|group| !group.members.is_empty()) {
+            assert_eq!(after.1, before.1, "after a restart");
+        }
     }
 }
 
@@ -441,6 +553,15 @@ impl Client {
         self.target = None;
         self.reported = None;
         self.epoch = 0;
+    }
+
+    /// It does not know whether its request was heard.
+    fn lose_answer(&mut self) {
+        self.must_say_all = true;
+        self.reported = None;
+        if let Some(classic) = &mut self.classic {
+            classic.must_join = true;
+        }
     }
 
     fn wants(&self, name: &str) -> bool {
