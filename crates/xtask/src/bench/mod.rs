@@ -10,6 +10,7 @@ mod contender;
 mod embedded;
 mod goal;
 mod ground;
+mod groups;
 mod instructions;
 mod kafka;
 mod limits;
@@ -75,6 +76,8 @@ pub(crate) enum Command {
     Partitions(partitions::Options),
     /// Transactions, beside Apache Kafka
     Transactions(transactions::Options),
+    /// Consumer groups beside Apache Kafka: one with many members, and many
+    Groups(groups::Options),
     /// Counts the instructions of the produce path, and fails when they became more
     Instructions(instructions::Options),
     /// Where the server's time goes
@@ -123,6 +126,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Open(options) => run_part(options),
         Command::Partitions(options) => run_part(options),
         Command::Transactions(options) => run_part(options),
+        Command::Groups(options) => run_part(options),
         Command::Instructions(options) => instructions::run(options),
         Command::Profile(options) => profile::run(options),
     }
@@ -173,6 +177,7 @@ fn run_all(options: &AllOptions) -> anyhow::Result<ExitCode> {
     run_of::<limits::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<open::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<partitions::Options>(&arguments, &mut goals, &mut failed)?;
+    run_of::<groups::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<nats::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<load::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<transactions::Options>(&arguments, &mut goals, &mut failed)?;
@@ -220,6 +225,7 @@ mod tests {
             common::<open::Options>,
             common::<partitions::Options>,
             common::<transactions::Options>,
+            common::<groups::Options>,
         ] {
             let given = part(&["--quick", "--rounds=7", "--binary=x"]);
             assert!(given.quick && given.rounds == 7 && given.binary.is_some());
