@@ -63,6 +63,18 @@ impl ClusterArgs {
         Ok(config)
     }
 
+    /// Whether a connection needs nothing but TCP.
+    pub(super) fn is_plain(&self) -> bool {
+        let mut properties = self.properties.iter().filter_map(|pair| pair.split_once('='));
+        let protocol = properties.rfind(|(name, _)| *name == "security.protocol");
+        protocol.is_none_or(|(_, protocol)| protocol.eq_ignore_ascii_case("plaintext"))
+    }
+
+    /// The first of the brokers to connect to.
+    pub(super) fn first_server(&self) -> &str {
+        self.bootstrap.split(',').map(str::trim).find(|server| !server.is_empty()).unwrap_or_default()
+    }
+
     /// A client that looks. In the name of a group (`group.id`) it can read the group's offsets too, and write them while
     /// the group has no members.
     pub(super) fn observe(&self, settings: &[(&str, &str)]) -> anyhow::Result<Observer> {
@@ -84,7 +96,7 @@ impl ClusterArgs {
 fn reach(bootstrap: &str) -> anyhow::Result<()> {
     let mut outcome = Err(io::Error::other("it names no broker"));
     for server in bootstrap.split(',').map(str::trim).filter(|server| !server.is_empty()) {
-        outcome = connect(server);
+        outcome = connect(server).map(drop);
         if outcome.is_ok() {
             break;
         }
@@ -94,7 +106,7 @@ fn reach(bootstrap: &str) -> anyhow::Result<()> {
         .advise("Is one running there? `anabranch serve` starts one; --bootstrap HOST:PORT names another.")
 }
 
-fn connect(server: &str) -> io::Result<()> {
+pub(super) fn connect(server: &str) -> io::Result<TcpStream> {
     let named = server.rsplit("://").next().unwrap_or(server);
     let addresses = match named.contains(':') {
         true => named.to_socket_addrs()?,
@@ -102,7 +114,7 @@ fn connect(server: &str) -> io::Result<()> {
     };
     let mut outcome = Err(io::Error::other("the name has no address"));
     for addr in addresses {
-        outcome = TcpStream::connect_timeout(&addr, CONNECT_MAX).map(drop);
+        outcome = TcpStream::connect_timeout(&addr, CONNECT_MAX);
         if outcome.is_ok() {
             break;
         }

@@ -175,11 +175,18 @@ fn a_group_goes_on_where_it_stands_and_can_be_moved() {
 
 #[test]
 fn a_group_with_members_is_described_and_not_moved_and_leaves_at_a_signal() {
+    for protocol in ["classic", "consumer"] {
+        a_group_with_members_of(protocol);
+    }
+}
+
+fn a_group_with_members_of(protocol: &str) {
     let Home { server, .. } = &home();
     server.client(&["topic", "create", "orders", "-p", "1"]).ok();
     server.client_with_input(&["produce", "orders"], "a\n").ok();
     let mut member = server
         .client_command(&["consume", "orders", "--group", "g", "-X", "client.id=reader"])
+        .args(["-X", &format!("group.protocol={protocol}")])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -188,7 +195,11 @@ fn a_group_with_members_is_described_and_not_moved_and_leaves_at_a_signal() {
     assert_eq!(line, "a\n");
     let described = server.client(&["group", "describe", "g", "--json"]).json();
     assert_eq!((&described["state"], &described["members"]), (&"Stable".into(), &1.into()));
+    assert_eq!(described["type"], protocol);
     assert_eq!(described["partitions"][0]["client_id"], "reader");
+    let listed = server.client(&["group", "list", "--json"]).json()[0].clone();
+    let [state, kind, members] = ["state", "type", "members"].map(|field| listed[field].clone());
+    assert_eq!((state, kind, members), ("Stable".into(), protocol.into(), 1.into()));
     let told = server
         .client(&["group", "reset-offsets", "g", "--topic", "orders", "--to-earliest", "--execute"])
         .fails(1);

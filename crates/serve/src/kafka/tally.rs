@@ -94,7 +94,27 @@ fn codes(response: &Response) -> Vec<i16> {
         Response::UpdateFeatures(r) => vec![r.error_code],
         Response::ListConfigResources(r) => vec![r.error_code],
         Response::DescribeCluster(r) => vec![r.error_code],
+        Response::ConsumerGroupHeartbeat(r) => vec![r.error_code],
+        Response::ConsumerGroupDescribe(r) => each!(r.groups, error_code),
         Response::DescribeTopicPartitions(r) => each!(r.topics, error_code),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_wire::messages::consumer_group_describe_response::DescribedGroup;
+    use anabranch_wire::messages::{ConsumerGroupDescribeResponse, ConsumerGroupHeartbeatResponse};
+
+    use super::*;
+
+    /// What these two refuse was once counted as nothing.
+    #[test]
+    fn what_new_groups_are_refused_is_counted() {
+        let beat = ConsumerGroupHeartbeatResponse::default().with_error_code(110);
+        assert_eq!(error_codes(&beat.into()), [110]);
+        let groups = [0, 69].map(|code| DescribedGroup::default().with_error_code(code));
+        let described = ConsumerGroupDescribeResponse::default().with_groups(groups.into());
+        assert_eq!(error_codes(&described.into()), [69]);
     }
 }

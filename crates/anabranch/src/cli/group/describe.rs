@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rdkafka::groups::GroupInfo;
 use serde_json::{Value, json};
 
-use super::{member, no_such_group, of_group};
+use super::found::{self, DEAD, Group};
+use super::{no_such_group, of_group};
 use crate::cli::client::{ClusterArgs, Offsets};
 use crate::cli::output::{Column, Output, counted, grouped};
 
@@ -36,10 +36,10 @@ impl Row {
 pub(super) fn run(args: &DescribeArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
     let group = &args.group;
     let observer = cluster.observe(&of_group(group))?;
-    let found = observer.groups(Some(group))?;
-    let info = found.groups().iter().find(|info| info.name() == group);
+    let found = found::groups(&observer, cluster, Some(group))?;
+    let info = found.iter().find(|info| info.name == *group);
     let committed = observer.committed(&observer.all_partitions()?)?;
-    let Some(info) = info.filter(|info| info.state() != "Dead" || !committed.is_empty()) else {
+    let Some(info) = info.filter(|info| info.state != DEAD || !committed.is_empty()) else {
         return Err(no_such_group(group));
     };
     let mut rows = rows(info, &committed);
@@ -49,11 +49,11 @@ pub(super) fn run(args: &DescribeArgs, cluster: &ClusterArgs, output: &mut Outpu
     if output.is_json() { output.json(&to_json(info, &rows)) } else { print(info, &rows, output) }
 }
 
-fn rows(info: &GroupInfo, committed: &Offsets) -> Vec<Row> {
+fn rows(info: &Group, committed: &Offsets) -> Vec<Row> {
     let mut readers = BTreeMap::new();
-    for member in info.members() {
-        for partition in member::assigned(member.assignment().unwrap_or_default()) {
-            readers.insert(partition, (member.client_id().to_owned(), member.client_host().to_owned()));
+    for member in &info.members {
+        for partition in &member.assigned {
+            readers.insert(partition.clone(), (member.client_id.clone(), member.client_host.clone()));
         }
     }
     let partitions: BTreeSet<_> = readers.keys().chain(committed.keys()).cloned().collect();
@@ -71,7 +71,7 @@ fn total_lag(rows: &[Row]) -> i64 {
     rows.iter().filter_map(Row::lag).sum()
 }
 
-fn to_json(info: &GroupInfo, rows: &[Row]) -> Value {
+fn to_json(info: &Group, rows: &[Row]) -> Value {
     let partitions = rows.iter().map(|row| {
         json!({
             "topic": row.topic,
@@ -84,22 +84,24 @@ fn to_json(info: &GroupInfo, rows: &[Row]) -> Value {
         })
     });
     json!({
-        "group": info.name(),
-        "state": info.state(),
-        "protocol": info.protocol(),
-        "members": info.members().len(),
+        "group": info.name,
+        "state": info.state,
+        "type": info.kind,
+        "protocol": info.protocol,
+        "members": info.members.len(),
         "lag": total_lag(rows),
         "partitions": partitions.collect::<Vec<_>>(),
     })
 }
 
-fn print(info: &GroupInfo, rows: &[Row], output: &mut Output) -> anyhow::Result<()> {
+fn print(info: &Group, rows: &[Row], output: &mut Output) -> anyhow::Result<()> {
     use Column::{Number, Text};
     output.line(format!(
-        "{}: {}, {}, lag {}",
-        info.name(),
-        info.state(),
-        counted(info.members().len() as u64, "member"),
+        "{}: {}, {}, {}, lag {}",
+        info.name,
+        info.state,
+        info.kind,
+        counted(info.members.len() as u64, "member"),
         grouped(total_lag(rows))
     ))?;
     let columns = [

@@ -6,6 +6,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer};
 use serde_json::json;
 
+use super::found;
 use super::of_group;
 use crate::cli::client::{ClusterArgs, Observer, Offsets};
 use crate::cli::failure::{Advise, usage};
@@ -95,13 +96,12 @@ struct Move {
 pub(super) fn run(args: &ResetArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
     let group = &args.name;
     let observer = cluster.observe(&of_group(group))?;
-    let found = observer.groups(Some(group))?;
-    if let Some(busy) = found.groups().iter().find(|info| info.name() == group && !info.members().is_empty())
-    {
+    let found = found::groups(&observer, cluster, Some(group))?;
+    if let Some(busy) = found.iter().find(|info| info.name == *group && !info.members.is_empty()) {
         return Err(anyhow!(
             "group {group} is {} and has {}",
-            busy.state(),
-            counted(busy.members().len() as u64, "member")
+            busy.state,
+            counted(busy.members.len() as u64, "member")
         ))
         .advise("Stop them first: they would not notice, and overwrite it.");
     }
