@@ -122,6 +122,8 @@ impl Group {
             GroupState::Empty | GroupState::PreparingRebalance => false,
         };
         if is_current {
+            // In Kafka its session goes on as it was, and may be over before the member can send a heartbeat.
+            member.heard_of(turn.now);
             let joined = self.joined(&join.member_id);
             return turn.answer(request, Response::Join(Ok(joined)));
         }
