@@ -1,7 +1,7 @@
 //! What is kept under one group id: a group of either protocol, and the offsets, which outlive it.
 //!
 //! A group changes its protocol in one store, which its classic record decides: its deletion is the last record of an upgrade,
-//! and its value the first of a downgrade. So a start finds the group whole, as it was before or as it is after (ADR 0016).
+//! and its value the first of a downgrade. So a start finds the group whole, as it was before or as it is after (ADR 0017).
 
 use std::time::Duration;
 
