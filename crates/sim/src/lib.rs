@@ -19,6 +19,7 @@ mod check;
 mod clients;
 pub mod clock;
 pub mod disk;
+pub mod history;
 mod life;
 mod model;
 mod plan;

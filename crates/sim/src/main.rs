@@ -1,9 +1,13 @@
-//! Runs seeds: `cargo xtask sim`.
+//! Runs seeds: `cargo xtask sim`; judges histories of real clients: `cargo xtask histories`.
 
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use anabranch_sim::history::{self, HistoryError};
 use clap::Parser;
 use parking_lot::Mutex;
 
@@ -26,10 +30,16 @@ struct Options {
     /// Demands that each planted bug is caught within the seeds; needs a build with them.
     #[arg(long)]
     planted: bool,
+    /// Judges a history of transactional clients, one event a line, and runs nothing.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(history) = &options.history {
+        return judge(history);
+    }
     if let Some(seed) = options.seed {
         let outcome = anabranch_sim::run(seed, true);
         println!("seed {seed}: {}", outcome.failure.as_deref().unwrap_or("all is well"));
@@ -51,6 +61,24 @@ fn main() -> ExitCode {
     let seconds = began.elapsed().as_secs_f64();
     println!("{} seeds from {} in {seconds:.1} s: {} failed", options.seeds, options.from, failures.len());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints what the history in `file` comes to.
+fn judge(file: &Path) -> ExitCode {
+    let judged = File::open(file)
+        .map_err(HistoryError::from)
+        .and_then(|file| history::parse(BufReader::new(file)))
+        .and_then(|events| history::judge(&events));
+    match judged {
+        Ok(verdict) => {
+            println!("{verdict}");
+            if verdict.anomalies.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", file.display());
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// Runs the seeds on all processors, until `failures_max` have failed; those that failed, by seed.
