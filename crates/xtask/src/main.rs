@@ -3,12 +3,14 @@
 //! * `tidy` holds the laws that no compiler checks: which crate may use which, how long a file may grow, that the
 //!   documents name only what exists.
 //! * `sim` runs the broker on simulated disks, one run for each seed.
+//! * `histories` kills real clients of transactions and their broker, and judges what the clients saw.
 //! * `bench` measures Anabranch beside its peers, the machine and its goals.
 //!
 //! A chore reads the repository at the edge (`tidy::repository`) and judges it in pure functions, so that every law
 //! has a test that breaks it and sees it caught.
 
 mod bench;
+mod histories;
 mod sim;
 mod tidy;
 
@@ -24,6 +26,8 @@ enum Chore {
     Tidy,
     /// Runs the broker's own code on simulated disks, one run for each seed; with planted bugs to see them caught.
     Sim(sim::Options),
+    /// Kills real clients of transactions and their broker at random, and judges what the clients saw.
+    Histories(histories::Options),
     /// Measures Anabranch beside its peers, the machine and its goals; see bench/README.md.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -33,6 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => tidy::run(),
         Chore::Sim(options) => sim::run(&options),
+        Chore::Histories(options) => histories::run(&options),
         Chore::Bench(command) => bench::run(&command),
     }
 }

@@ -30,18 +30,9 @@ const PROFILE: &str = "sim";
 
 /// Builds the simulator and runs it.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let mut target = PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "anabranch-sim", "--profile", PROFILE]);
-    if options.planted {
-        target.push("planted");
-        build.env("RUSTFLAGS", "--cfg anabranch_planted");
-    }
-    let built = build.env("CARGO_TARGET_DIR", &target).status().context("cannot run cargo")?;
-    ensure!(built.success(), "the simulator does not build");
-
+    let simulator = build(options.planted)?;
     let seeds = options.seeds.unwrap_or(if options.planted { SEEDS_PER_BUG } else { SEEDS });
-    let mut run = Command::new(target.join(PROFILE).join("anabranch-sim"));
+    let mut run = Command::new(simulator);
     run.args(["--seeds", &seeds.to_string(), "--from", &options.from.to_string()]);
     if let Some(seed) = options.seed {
         run.args(["--seed", &seed.to_string()]);
@@ -51,4 +42,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let ran = run.status().context("cannot run the simulator")?;
     Ok(if ran.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the simulator: where it is.
+pub(crate) fn build(planted: bool) -> anyhow::Result<PathBuf> {
+    let mut target = PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", "anabranch-sim", "--profile", PROFILE]);
+    if planted {
+        target.push("planted");
+        build.env("RUSTFLAGS", "--cfg anabranch_planted");
+    }
+    let built = build.env("CARGO_TARGET_DIR", &target).status().context("cannot run cargo")?;
+    ensure!(built.success(), "the simulator does not build");
+
+    Ok(target.join(PROFILE).join("anabranch-sim"))
 }

@@ -22,7 +22,7 @@ mod partitions;
 mod process;
 mod profile;
 mod results;
-mod server;
+pub(crate) mod server;
 mod table;
 mod tool;
 mod transactions;

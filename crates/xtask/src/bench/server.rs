@@ -114,7 +114,7 @@ impl Drop for Hold {
 }
 
 /// A port for clients; Kafka's controller takes the tenth above it.
-pub(super) fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     // Below those that Linux gives to connections.
     let mut ports = (29_092..32_000).step_by(20);
@@ -125,7 +125,7 @@ pub(super) fn free_port() -> anyhow::Result<u16> {
 const API_VERSIONS: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 255, 255];
 
 /// Whether the server at `port` answers a Kafka request without an error.
-fn answers(port: u16) -> bool {
+pub(crate) fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
