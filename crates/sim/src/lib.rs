@@ -4,7 +4,7 @@
 //! disk ([`disk`]) fails as the seed has it; at the end the process dies, or the power goes, or the broker is closed. The
 //! next life opens on what the disk kept, and everything is compared with what was acknowledged, and what was shown to
 //! readers. The same seed does the same, to the last write: a failure is replayed by its number. Then the seed does the same
-//! to transactions in the log alone (`transactions`).
+//! to transactions in the log alone (`transactions`), and to transactional clients of the whole broker (`exactly_once`).
 //!
 //! Nothing here is a model of the log, of the broker or of the coordinator: these are the production code. There is one
 //! thread, tokio's paused clock for time, and the seams of `anabranch_core` for everything else.
@@ -19,6 +19,7 @@ mod check;
 mod clients;
 pub mod clock;
 pub mod disk;
+mod exactly_once;
 pub mod history;
 mod life;
 mod model;
@@ -113,7 +114,8 @@ fn run_traced(seed: u64, trace: &Trace) -> Option<String> {
     }
     let failure = world.lock().failure.take();
     match failure.is_none() && !has_panicked() {
-        true => transactions::run(Chance::new(seed).fork(), trace),
+        true => transactions::run(Chance::new(seed).fork(), trace)
+            .or_else(|| exactly_once::run(Chance::new(!seed).fork(), trace)),
         false => failure,
     }
 }

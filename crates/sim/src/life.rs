@@ -320,7 +320,7 @@ impl Run {
     }
 }
 
-async fn until_dead(disk: &SimDisk) {
+pub(crate) async fn until_dead(disk: &SimDisk) {
     while !disk.is_dead() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

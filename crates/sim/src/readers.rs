@@ -1,7 +1,10 @@
 //! What consumers read, and what they must find.
 
-use anabranch_broker::{Batches, FetchError, FetchLimits, Isolation, Partition, ReadError};
+use std::collections::BTreeSet;
+
+use anabranch_broker::{Aborted, Batches, FetchError, FetchLimits, Isolation, Partition, ReadError};
 use anabranch_core::Offset;
+use anabranch_core::batch::{EndKind, RecordAt, split_batches};
 use bytes::Bytes;
 
 use crate::model::World;
@@ -12,19 +15,57 @@ const PIECE_BYTES: usize = 5000;
 
 /// What the Kafka door sends: what is much is found, and read piece by piece.
 pub(crate) fn fetched(partition: &Partition, from: i64, bytes_max: usize) -> Result<Bytes, FetchError> {
+    Ok(fetched_within(partition, from, bytes_max, Isolation::Written)?.0)
+}
+
+/// The same, and what was aborted of it.
+pub(crate) fn fetched_within(
+    partition: &Partition,
+    from: i64,
+    bytes_max: usize,
+    isolation: Isolation,
+) -> Result<(Bytes, Vec<Aborted>), FetchError> {
     let limits = FetchLimits { bytes_max, first_comes: true, memory_bytes_max: usize::MAX };
-    match partition.fetch_within(Offset(from), limits, Isolation::Written, None)?.batches {
-        Batches::Read(bytes) => Ok(bytes),
+    let slice = partition.fetch_within(Offset(from), limits, isolation, None)?;
+    let bytes = match slice.batches {
+        Batches::Read(bytes) => bytes,
         Batches::InFile(mut range) => {
             let (mut bytes, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
             loop {
                 match range.read_next(&mut piece)? {
-                    0 => return Ok(bytes.into()),
+                    0 => break bytes.into(),
                     read => bytes.extend_from_slice(&piece[..read]),
                 }
             }
         }
+    };
+    Ok((bytes, slice.aborted))
+}
+
+/// The records from offset `from` on that a consumer finds, as Kafka's does (`CompletedFetch`), and where it goes on: not
+/// those of transactions that it is told were aborted.
+pub(crate) fn consume(batches: Bytes, mut aborted: Vec<Aborted>, from: i64) -> (Vec<RecordAt>, i64) {
+    aborted.sort_by_key(|aborted| aborted.first);
+    let mut aborted = aborted.into_iter().peekable();
+    let (mut left_out, mut found, mut next) = (BTreeSet::new(), Vec::new(), from);
+    for batch in split_batches(batches) {
+        let batch = batch.expect("the log checks what it reads");
+        let header = batch.header();
+        while let Some(begun) = aborted.next_if(|begun| begun.first <= header.last_offset()) {
+            left_out.insert(begun.producer);
+        }
+        next = header.next_offset().0;
+        if header.is_control() {
+            let marker = batch.end_marker().expect("a marker that we wrote can be read");
+            if marker.is_some_and(|marker| marker.kind == EndKind::Abort) {
+                left_out.remove(&header.producer_id);
+            }
+        } else if !header.is_transactional() || !left_out.contains(&header.producer_id) {
+            let records = batch.records().expect("a batch that we wrote can be read");
+            found.extend(records.into_iter().filter(|at| at.offset.0 >= from));
+        }
     }
+    (found, next)
 }
 
 /// A consumer reads on.

@@ -1,11 +1,10 @@
 //! What stands in a partition: batch by batch, and as a consumer of committed records has it.
 
-use std::collections::BTreeSet;
-
-use anabranch_core::batch::{Batch, EndKind, split_batches};
+use anabranch_core::batch::{Batch, EndKind, RecordAt, split_batches};
 use anabranch_core::{Offset, ProducerId};
-use anabranch_log::{Aborted, Isolation, PartitionLog, ReadError};
-use bytes::Bytes;
+use anabranch_log::{Isolation, PartitionLog, ReadError};
+
+use crate::readers::consume;
 
 /// A record: its offset, and which it is of which batch.
 pub(super) type Found = (i64, (usize, usize));
@@ -48,7 +47,7 @@ pub(super) fn all(log: &PartitionLog) -> Result<Vec<Standing>, ReadError> {
     Ok(all)
 }
 
-/// Committed records from an offset on, as Kafka's consumer finds them (`CompletedFetch`); where it goes on, and the last
+/// Committed records from an offset on, as a consumer finds them; where it goes on, and the last
 /// stable offset.
 pub(super) fn committed(
     log: &PartitionLog,
@@ -57,29 +56,7 @@ pub(super) fn committed(
 ) -> Result<(Vec<Found>, i64, i64), ReadError> {
     let slice = log.read_within(Offset(from), bytes_max, Isolation::Committed)?;
     let (found, next) = consume(slice.batches, slice.aborted, from);
-    Ok((found, next, slice.offsets.last_stable.0))
-}
-
-fn consume(batches: Bytes, mut aborted: Vec<Aborted>, from: i64) -> (Vec<Found>, i64) {
-    aborted.sort_by_key(|aborted| aborted.first);
-    let mut aborted = aborted.into_iter().peekable();
-    let (mut left_out, mut found, mut next) = (BTreeSet::new(), Vec::new(), from);
-    for batch in split_batches(batches) {
-        let batch = batch.expect("the log checks what it reads");
-        let header = batch.header();
-        while let Some(begun) = aborted.next_if(|begun| begun.first <= header.last_offset()) {
-            left_out.insert(begun.producer);
-        }
-        next = header.next_offset().0;
-        if header.is_control() {
-            if kind_of(&batch) == Some(EndKind::Abort) {
-                left_out.remove(&header.producer_id);
-            }
-        } else if !header.is_transactional() || !left_out.contains(&header.producer_id) {
-            found.extend(records(&batch).into_iter().filter(|(at, _)| *at >= from));
-        }
-    }
-    (found, next)
+    Ok((found.iter().map(named).collect(), next, slice.offsets.last_stable.0))
 }
 
 fn kind_of(batch: &Batch) -> Option<EndKind> {
@@ -87,14 +64,14 @@ fn kind_of(batch: &Batch) -> Option<EndKind> {
 }
 
 fn records(batch: &Batch) -> Vec<Found> {
+    batch.records().expect("a batch that we wrote can be read").iter().map(named).collect()
+}
+
+fn named(at: &RecordAt) -> Found {
     let name = |value: &[u8]| {
         let (batch, place) = std::str::from_utf8(value).ok()?.split_once('/')?;
         Some((batch.parse().ok()?, place.parse().ok()?))
     };
-    let records = batch.records().expect("a batch that we wrote can be read");
-    let found = |at: anabranch_core::batch::RecordAt| {
-        let name = at.record.value.as_deref().and_then(name).expect("every record that we wrote has a name");
-        (at.offset.0, name)
-    };
-    records.into_iter().map(found).collect()
+    let name = at.record.value.as_deref().and_then(name).expect("every record that we wrote has a name");
+    (at.offset.0, name)
 }
