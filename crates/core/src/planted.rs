@@ -1,7 +1,7 @@
-//! Bugs on purpose, so that whoever checks the log can be checked: see the `sim` room.
+//! Bugs on purpose, so that whoever checks the log and the broker can be checked: see the `sim` room.
 //!
 //! [`is`] is a constant `false` in every build but one with `--cfg anabranch_planted`, which only `cargo xtask sim
-//! --planted` makes.
+//! --planted` and `cargo xtask histories --planted` make.
 
 #[cfg(all(anabranch_planted, not(debug_assertions)))]
 compile_error!("planted bugs are for simulations, not for a release");
@@ -92,6 +92,16 @@ bugs! {
     AbortedValueInMap,
     /// an aborted transaction told of after its marker is gone
     AbortedEntryOutlivesMarker,
+    /// transactional producers fenced by id, and not by epoch
+    FencedByIdOnly,
+    /// a transaction that took too long aborted in its own epoch
+    TimedOutNotFenced,
+    /// offsets of an aborted transaction committed
+    AbortedOffsetsCommitted,
+    /// a decided transaction not carried out by the next start
+    PreparedNotFinished,
+    /// what partitions have open left alone by the next start
+    OpenNotReconciled,
 }
 
 #[cfg(anabranch_planted)]
@@ -101,6 +111,14 @@ static PLANTED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize:
 #[cfg(anabranch_planted)]
 pub fn plant(bug: Bug) {
     PLANTED.store(bug as usize, std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Plants the bug of this name; whether there is one.
+#[cfg(anabranch_planted)]
+#[must_use]
+pub fn plant_named(name: &str) -> bool {
+    let named = Bug::ALL.iter().find(|(bug, _)| format!("{bug:?}") == name);
+    named.map(|(bug, _)| plant(*bug)).is_some()
 }
 
 /// Whether `bug` is planted.

@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// What is killed when follows from this; what the clients do meanwhile does not.
     #[arg(long)]
     seed: Option<u64>,
+    /// Plants one of the known bugs in the broker (`crates/core/src/planted.rs`), by its name: the verdict must be against it.
+    #[arg(long, value_name = "BUG", conflicts_with = "binary")]
+    planted: Option<String>,
     /// An anabranch that was built before.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -76,7 +79,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let target = target();
     let binary = match &options.binary {
         Some(binary) => binary.clone(),
-        None => build_broker(&target)?,
+        None => build_broker(&target, options.planted.is_some())?,
     };
     let work = target.join("histories");
     let programs = Programs::install(&work)?;
@@ -89,9 +92,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         now.as_secs()
     });
     println!("seed {seed}: {} min in {}", options.minutes, run.display());
+    let planted = options.planted.clone();
     let mut chaos = Chaos {
         chance: Chance(seed),
-        broker: Broker { binary, port: free_port()?, run: run.clone(), child: None },
+        broker: Broker { binary, planted, port: free_port()?, run: run.clone(), child: None },
         programs,
         run,
         clients: Vec::new(),
@@ -128,11 +132,20 @@ fn target() -> PathBuf {
     top.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-fn build_broker(target: &Path) -> anyhow::Result<PathBuf> {
+/// As it is released; or as the simulator is, with bugs to plant.
+fn build_broker(target: &Path, planted: bool) -> anyhow::Result<PathBuf> {
+    let (target, profile) = match planted {
+        true => (target.join("planted"), crate::sim::PROFILE),
+        false => (target.to_owned(), "release"),
+    };
     let mut cargo = Command::new(env!("CARGO"));
-    let built = cargo.args(["build", "--quiet", "--release", "--locked", "--bin", "anabranch"]).status();
-    ensure!(built.context("starting cargo")?.success(), "the broker does not build");
-    Ok(target.join("release").join("anabranch"))
+    cargo.args(["build", "--quiet", "--locked", "--bin", "anabranch", "--profile", profile]);
+    if planted {
+        cargo.env("RUSTFLAGS", crate::sim::PLANTED);
+    }
+    let built = cargo.env("CARGO_TARGET_DIR", &target).status().context("starting cargo")?;
+    ensure!(built.success(), "the broker does not build");
+    Ok(target.join(profile).join("anabranch"))
 }
 
 /// The clients' programs, installed below the target directory.
@@ -238,6 +251,7 @@ impl Chance {
 #[derive(Debug)]
 struct Broker {
     binary: PathBuf,
+    planted: Option<String>,
     port: u16,
     run: PathBuf,
     child: Option<Child>,
@@ -253,6 +267,7 @@ impl Broker {
         command.arg("serve").arg("--data").arg(self.run.join("data")).arg("--kafka").arg(self.bootstrap());
         // Whoever has gone shall not keep others waiting for long.
         command.args(["--set", "transaction.abort.timed.out.transaction.cleanup.interval.ms=1000"]);
+        command.envs(self.planted.iter().map(|bug| ("ANABRANCH_PLANTED", bug)));
         let child = command.stdin(Stdio::null()).stdout(self.log()?).stderr(self.log()?).spawn();
         self.child = Some(child.with_context(|| format!("starting {}", self.binary.display()))?);
         let deadline = Instant::now() + START_MAX;

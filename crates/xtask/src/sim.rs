@@ -26,7 +26,9 @@ pub(crate) struct Options {
 const SEEDS: u64 = 2000;
 const SEEDS_PER_BUG: u64 = 500;
 /// The simulator's profile in the workspace's manifest.
-const PROFILE: &str = "sim";
+pub(crate) const PROFILE: &str = "sim";
+/// Rust's flags of a build with bugs to plant.
+pub(crate) const PLANTED: &str = "--cfg anabranch_planted";
 
 /// Builds the simulator and runs it.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
@@ -51,7 +53,7 @@ pub(crate) fn build(planted: bool) -> anyhow::Result<PathBuf> {
     build.args(["build", "--quiet", "--package", "anabranch-sim", "--profile", PROFILE]);
     if planted {
         target.push("planted");
-        build.env("RUSTFLAGS", "--cfg anabranch_planted");
+        build.env("RUSTFLAGS", PLANTED);
     }
     let built = build.env("CARGO_TARGET_DIR", &target).status().context("cannot run cargo")?;
     ensure!(built.success(), "the simulator does not build");

@@ -1,5 +1,6 @@
 //! How a transaction ends: by its producer, by the next incarnation of it, or by time.
 
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 
 use super::error::{StoreError, TransactionError};
@@ -45,7 +46,11 @@ impl Transactions {
 
     /// Aborts what is ongoing, in an epoch that its producer does not have.
     pub(super) fn fence(&mut self, id: &str, asked: Asked, now: Now) -> Vec<Effect> {
-        self.begin_end(id, EndKind::Abort, TransactionVersion::V2, asked, now)
+        let version = match asked {
+            Asked::Nobody if planted::is(Bug::TimedOutNotFenced) => TransactionVersion::V0,
+            _ => TransactionVersion::V2,
+        };
+        self.begin_end(id, EndKind::Abort, version, asked, now)
     }
 
     fn begin_end(
@@ -186,7 +191,8 @@ fn judge_second(transaction: &Transaction, end: &End) -> Result<Verdict, Transac
     if transaction.is_pending {
         return Err(TransactionError::ConcurrentTransactions);
     }
-    let is_ours = end.epoch == metadata.epoch && end.epoch >= ProducerEpoch(0);
+    let is_current = end.epoch == metadata.epoch || planted::is(Bug::FencedByIdOnly);
+    let is_ours = is_current && end.epoch >= ProducerEpoch(0);
     let is_bumped = end.epoch >= ProducerEpoch(0) && end.epoch.0.checked_add(1) == Some(metadata.epoch.0);
     let has_overflown =
         end.producer == metadata.previous && end.epoch == EPOCH_MAX && metadata.epoch == ProducerEpoch(0);

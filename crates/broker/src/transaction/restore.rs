@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use anabranch_core::planted::{self, Bug};
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 
 use super::Transactions;
@@ -72,7 +73,7 @@ impl Restore {
                 ..Transaction::new(metadata)
             };
             transactions.by_id.insert(id.clone(), transaction);
-            if is_decided {
+            if is_decided && !planted::is(Bug::PreparedNotFinished) {
                 effects.extend(transactions.end_again(&id, now));
             } else {
                 transactions.index(&id, now);
