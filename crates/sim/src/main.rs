@@ -30,6 +30,9 @@ struct Options {
     /// Demands that each planted bug is caught within the seeds; needs a build with them.
     #[arg(long)]
     planted: bool,
+    /// Of the planted bugs only this one, by its name in `planted.rs`.
+    #[arg(long, value_name = "NAME", requires = "planted")]
+    bug: Option<String>,
     /// Judges a history of transactional clients, one event a line, and runs nothing.
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
@@ -119,7 +122,8 @@ fn planted(options: &Options) -> ExitCode {
     use anabranch_core::planted::{Bug, plant};
     let mut missed = 0;
     println!("{:<48} {:>6}  what the checker said", "bug", "seed");
-    for (bug, what) in Bug::ALL {
+    let is_asked = |bug: &Bug| options.bug.as_ref().is_none_or(|name| *name == format!("{bug:?}"));
+    for (bug, what) in Bug::ALL.iter().filter(|(bug, _)| is_asked(bug)) {
         plant(*bug);
         let what = what.trim();
         match run_all(options, 1).first() {

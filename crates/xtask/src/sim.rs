@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Plants each of the known bugs in turn, and demands that it is caught.
     #[arg(long)]
     planted: bool,
+    /// Of them only this one, by its name in `crates/core/src/planted.rs`.
+    #[arg(long, value_name = "NAME", requires = "planted")]
+    bug: Option<String>,
 }
 
 const SEEDS: u64 = 2000;
@@ -41,6 +44,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     if options.planted {
         run.arg("--planted");
+    }
+    if let Some(bug) = &options.bug {
+        run.args(["--bug", bug]);
     }
     let ran = run.status().context("cannot run the simulator")?;
     Ok(if ran.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,6 +1,7 @@
 //! A transactional client. It outlives the broker: what it was doing when that died it goes on with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_broker::transaction::event::{End, How, InitProducer, Join};
@@ -11,6 +12,7 @@ use anabranch_core::seam::Clock;
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
 
+use super::question::Question;
 use super::{IN, Life, Plan};
 use crate::history::{Op, Outcome, Source};
 use crate::random::Chance;
@@ -65,7 +67,7 @@ pub(super) struct Client {
 }
 
 /// A transaction that has begun.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Open {
     /// What the coordinator knows of, or may.
     joined: BTreeSet<TopicPartition>,
@@ -76,6 +78,8 @@ struct Open {
     /// It is not known what became of all batches.
     is_unsure: bool,
     ending: Option<EndKind>,
+    /// To end it.
+    asked: Option<Arc<Question>>,
 }
 
 /// A batch.
@@ -234,21 +238,24 @@ impl Client {
         for _ in 0..ATTEMPTS_MAX {
             match ask().await {
                 Ok(answer) => return Ok(answer),
-                Err(_) if life.shared.is_over() => return Err(Trouble::Gone),
-                Err(TransactionError::ConcurrentTransactions | TransactionError::CoordinatorNotAvailable) => {
-                    tokio::time::sleep(BACKOFF).await;
-                }
-                Err(TransactionError::ProducerFenced | TransactionError::InvalidProducerIdMapping) => {
-                    return Err(Trouble::Fenced);
-                }
-                Err(TransactionError::TransactionAbortable) => return Err(Trouble::Broken),
-                Err(error) => {
-                    life.shared.trace.note(format_args!("{}: {error}", self.name()));
-                    return Err(Trouble::Fenced);
-                }
+                Err(error) => self.wait(life, error).await?,
             }
         }
         Err(Trouble::Broken)
+    }
+
+    /// Waits before asking again, if that may help.
+    async fn wait(&self, life: &Life<'_>, error: TransactionError) -> Result<(), Trouble> {
+        life.shared.trace.note(format_args!("{}: {error}", self.name()));
+        match error {
+            _ if life.shared.is_over() => Err(Trouble::Gone),
+            TransactionError::ConcurrentTransactions | TransactionError::CoordinatorNotAvailable => {
+                tokio::time::sleep(BACKOFF).await;
+                Ok(())
+            }
+            TransactionError::TransactionAbortable => Err(Trouble::Broken),
+            _ => Err(Trouble::Fenced),
+        }
     }
 
     async fn init(&mut self, life: &Life<'_>) -> Result<(), Trouble> {
@@ -265,7 +272,7 @@ impl Client {
 
     /// Has a partition in the transaction, as a client of its version sees to it.
     pub(super) async fn join(&mut self, life: &Life<'_>, at: &TopicPartition) -> Result<Membership, Trouble> {
-        let (producer, epoch) = self.identity.expect("who has begun has an identity");
+        let (producer, epoch) = self.identity();
         let (id, transactions) = (self.id.clone(), life.broker.transactions());
         let join = |how| Join { id: id.clone(), producer, epoch, partitions: vec![at.clone()], how };
         // Who is not answered asks again.
@@ -303,7 +310,7 @@ impl Client {
         to: TopicPartition,
         sources: Vec<Option<Source>>,
     ) -> Result<(), Trouble> {
-        let (producer, epoch) = self.identity.expect("who has begun has an identity");
+        let (producer, epoch) = self.identity();
         let sequence = self.sequences.entry(to.clone()).or_default();
         let mut builder = BatchBuilder::new(Compression::None);
         builder.producer(producer, epoch, *sequence).transactional();
@@ -397,27 +404,20 @@ impl Client {
 
     pub(super) async fn end(&mut self, life: &Life<'_>, kind: EndKind) -> Result<(), Trouble> {
         let op = if kind == EndKind::Commit { Op::Commit } else { Op::Abort };
-        let (producer, epoch) = self.identity.expect("who has begun has an identity");
-        self.note(life, op.clone(), Outcome::Unknown);
         self.open().ending = Some(kind);
-        // Of one that has nothing nobody knows.
-        if !self.open().joined.is_empty() {
-            let end = End { id: self.id.clone(), producer, epoch, kind, version: self.version };
-            let transactions = life.broker.transactions();
-            let identity = self.in_turn(life, || transactions.end(&end)).await;
-            let identity = identity.map_err(|trouble| match trouble {
-                // Whatever it is, this one does not know.
-                Trouble::Broken => Trouble::Fenced,
-                trouble => trouble,
-            })?;
-            if life.shared.disk.is_dead() {
-                return Err(Trouble::Gone);
-            }
-            if self.identity.replace(identity) != Some(identity) {
-                self.sequences.clear();
+        let heard = self.open().asked.take().and_then(|question| question.answer());
+        match heard {
+            // It came before the broker died.
+            Some(Ok(identity)) => self.is_now(identity),
+            _ => {
+                self.note(life, op.clone(), Outcome::Unknown);
+                match self.open().joined.is_empty() {
+                    // Of one that has nothing nobody knows.
+                    true => self.note(life, op, Outcome::Ok),
+                    false => self.ask_to_end(life, kind, &op).await?,
+                }
             }
         }
-        self.note(life, op, Outcome::Ok);
         let open = self.transaction.take().expect("a transaction has begun");
         let is_unsure = open.is_unsure || open.sending.is_some();
         if is_unsure && self.version == TransactionVersion::V0 {
@@ -429,6 +429,43 @@ impl Client {
             positions.clear();
         }
         Ok(())
+    }
+
+    async fn ask_to_end(&mut self, life: &Life<'_>, kind: EndKind, op: &Op) -> Result<(), Trouble> {
+        let (producer, epoch) = self.identity();
+        let end = End { id: self.id.clone(), producer, epoch, kind, version: self.version };
+        for _ in 0..ATTEMPTS_MAX {
+            let (broker, end) = (life.broker.clone(), end.clone());
+            let (shared, name, op) = (life.shared.clone(), self.name(), op.clone());
+            let question = life.shared.questions.ask(
+                &life.shared.disk,
+                async move { broker.transactions().end(&end).await },
+                move |answer| {
+                    if answer.is_ok() {
+                        shared.note(&name, op.clone(), Outcome::Ok);
+                    }
+                },
+            );
+            self.open().asked = Some(Arc::clone(&question));
+            match question.answered().await {
+                Ok(identity) => {
+                    self.is_now(identity);
+                    return Ok(());
+                }
+                Err(error) => self.wait(life, error).await.map_err(|trouble| match trouble {
+                    // Whatever has become of it, this one does not know.
+                    Trouble::Broken => Trouble::Fenced,
+                    trouble => trouble,
+                })?,
+            }
+        }
+        Err(Trouble::Fenced)
+    }
+
+    fn is_now(&mut self, identity: (ProducerId, ProducerEpoch)) {
+        if self.identity.replace(identity) != Some(identity) {
+            self.sequences.clear();
+        }
     }
 
     pub(super) fn identity(&self) -> (ProducerId, ProducerEpoch) {

@@ -12,6 +12,7 @@
 
 mod client;
 mod looping;
+mod question;
 mod reader;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 
 use self::client::Client;
+use self::question::Questions;
 use self::reader::Reader;
 use crate::clock::SimClock;
 use crate::disk::{Ahead, Moment, SimDisk};
@@ -94,6 +96,7 @@ struct Shared {
     clock: Arc<SimClock>,
     trace: Trace,
     world: Arc<Mutex<World>>,
+    questions: Questions,
 }
 
 #[derive(Default)]
@@ -163,7 +166,8 @@ pub(crate) fn run(mut chance: Chance, trace: &Trace) -> Option<String> {
     let disk = SimDisk::new(chance.fork(), Arc::clone(&clock), trace.clone());
     let readers = [Isolation::Committed, Isolation::Written].map(|isolation| Reader::new("peek", isolation));
     let world = World { readers: readers.into(), ..World::default() };
-    let shared = Shared { disk, clock, trace: trace.clone(), world: Arc::new(Mutex::new(world)) };
+    let (trace, world, questions) = (trace.clone(), Arc::new(Mutex::new(world)), Questions::default());
+    let shared = Shared { disk, clock, trace, world, questions };
     let random = Arc::new(SeededRandom::new(chance.bits()));
     let clients = Client::all(&plan, &mut chance);
     let lives = plan.lives;
@@ -178,7 +182,7 @@ pub(crate) fn run(mut chance: Chance, trace: &Trace) -> Option<String> {
         disk.listen(None);
         disk.fill(None);
         if power_goes {
-            trace.note(format_args!("the power goes"));
+            run.shared.trace.note(format_args!("the power goes"));
             disk.lose_power();
         }
     }
@@ -243,9 +247,7 @@ impl Run {
             Ok(broker) => {
                 // The next ones write, too.
                 self.look(&broker);
-                if self.plan.peeks {
-                    self.listen(&broker);
-                }
+                self.listen(&broker);
                 tokio::select! {
                     biased;
                     () = self.topics(&broker) => {}
@@ -324,16 +326,23 @@ impl Run {
         }
     }
 
-    /// Readers look at every moment of the disk.
+    /// Answers count until the last moment, and readers look at every moment of the disk.
     fn listen(&self, broker: &Broker) {
         let (shared, broker, all) = (self.shared.clone(), broker.clone(), self.plan.all());
+        let peeks = self.plan.peeks;
         self.shared.disk.listen(Some(Box::new(move |moment| {
-            let Moment::Sync(path) = moment else { return };
-            // Of what is derived somebody holds the lock.
-            if path.extension().is_some_and(|kind| kind == "index" || kind == "aborted" || kind == "tmp") {
+            // Whoever holds the world will look again.
+            if shared.world.is_locked() {
                 return;
             }
-            // Whoever holds the world will look again.
+            shared.questions.glean();
+            let Moment::Sync(path) = moment else { return };
+            // Of what is derived somebody holds the lock.
+            if !peeks
+                || path.extension().is_some_and(|kind| kind == "index" || kind == "aborted" || kind == "tmp")
+            {
+                return;
+            }
             let Some(mut world) = shared.world.try_lock() else { return };
             let mut readers = std::mem::take(&mut world.readers);
             for reader in &mut readers {
