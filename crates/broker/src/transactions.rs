@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::batch::EndMarker;
-use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::Clock;
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
 use anabranch_log::{Ack, AppendError, End as LogEnd, Part, PartitionLog, Pending, PendingEnd, Store};
@@ -555,7 +554,7 @@ impl Driver {
             // What is open begins below the high watermark, unless its records were deleted.
             let may_be = offsets.last_stable < offsets.high_watermark
                 || offsets.log_start == offsets.high_watermark && offsets.log_start.0 > 0;
-            if may_be && !planted::is(Bug::OpenNotReconciled) {
+            if may_be {
                 for found in log.open_transactions().await.unwrap_or_default() {
                     let (partition, producer, epoch) = (log.id().clone(), found.producer, found.epoch);
                     open.push(Open { partition, producer, epoch });

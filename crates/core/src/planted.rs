@@ -100,8 +100,6 @@ bugs! {
     AbortedOffsetsCommitted,
     /// a decided transaction not carried out by the next start
     PreparedNotFinished,
-    /// what partitions have open left alone by the next start
-    OpenNotReconciled,
 }
 
 #[cfg(anabranch_planted)]
