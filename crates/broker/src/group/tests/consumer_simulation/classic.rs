@@ -18,6 +18,7 @@ pub(super) struct Classic {
     leads_since: Option<u64>,
     /// What it joined with.
     subscribed: Vec<String>,
+    said: BTreeSet<Place>,
 }
 
 impl Simulation {
@@ -86,6 +87,7 @@ impl Simulation {
         };
         let classic = client.classic.as_mut().unwrap();
         classic.subscribed = wanted;
+        classic.said.clone_from(&client.owned);
         classic.must_join = true;
         classic.leads_since = None;
         let join = Join {
@@ -158,7 +160,9 @@ impl Simulation {
         if client.epoch == 0 {
             return;
         }
-        let has_given_up = client.owned.iter().any(|place| !target.contains(place));
+        // Also what it said that it has, and has lost while it waited: the leader has kept that from others.
+        let said = std::mem::take(&mut client.classic.as_mut().unwrap().said);
+        let has_given_up = said.union(&client.owned).any(|place| !target.contains(place));
         client.owned = target;
         self.classic(index).must_join = has_given_up;
     }
