@@ -24,8 +24,16 @@ pub(super) async fn answer(door: &Door, version: i16, request: MetadataRequest) 
         None => door.broker.topics().iter().map(|topic| describe(door, topic, wants_operations)).collect(),
         Some(asked) => {
             let may_create = version < 4 || request.allow_auto_topic_creation;
+            // As in Kafka, once there is an id only ids count. Java sends them beside empty names.
+            let by_id = version >= 12 && asked.iter().any(|topic| !topic.topic_id.is_nil());
             let mut topics = Vec::with_capacity(asked.len());
-            for topic in asked {
+            for mut topic in asked {
+                if by_id {
+                    if topic.topic_id.is_nil() {
+                        continue;
+                    }
+                    topic.name = None;
+                }
                 topics.push(match find(door, version, &topic, may_create).await {
                     Ok(topic) => describe(door, &topic, wants_operations),
                     Err(code) => MetadataResponseTopic::default()

@@ -72,6 +72,15 @@ async fn all_topics_none_and_some() {
         [(String::new(), UNKNOWN_TOPIC_ID)]
     );
     assert_eq!(metadata(&mut client, 10, by_id(id)).await[0].1, INVALID_REQUEST);
+
+    // Java's consumer, told by the coordinator which topics its regular expression finds, asks for their names by ids
+    // that stand beside empty ones. It was told that "" is no topic, and threw.
+    let beside = |name, id| MetadataRequestTopic::default().with_name(Some(topic(name))).with_topic_id(id);
+    let nil = uuid::Uuid::nil();
+    let asked = request(Some(vec![beside("", id), beside("b", nil)]));
+    assert_eq!(metadata(&mut client, 12, asked).await, [("a".to_owned(), 0)]);
+    let unknown = client.call(12, &request(Some(vec![beside("a", uuid::Uuid::from_u128(7))]))).await;
+    assert_eq!((unknown.topics[0].error_code, &unknown.topics[0].name), (UNKNOWN_TOPIC_ID, &None));
 }
 
 #[tokio::test]
