@@ -1,4 +1,4 @@
-"""What the Python smoke programs share: run each check on its own, within 30 s, and print one JSON line."""
+"""What the Python smoke programs share: run each check on its own, in bounded time, and print one JSON line."""
 
 import json
 import os
@@ -8,7 +8,12 @@ import uuid
 CHECKS = (
     "metadata",
     "produce_acks_all",
+    "produce_acks_1",
+    "produce_acks_0",
     "consume_from_beginning",
+    "consume_from_to",
+    "large_message",
+    "errors_bad_input",
     "group_commit_resume",
     "compression",
     "headers_duplicate_keys",
@@ -17,10 +22,13 @@ CHECKS = (
     "describe_configs",
     "idempotent",
     "transactions_commit_abort_read_committed",
+    "transactions_fenced",
+    "transactions_timeout",
+    "read_committed_only",
     "group_rebalance_two_members",
 )
 CODECS = ("gzip", "snappy", "lz4", "zstd")
-CHECK_SECONDS_MAX = 30
+CHECK_SECONDS_MAX = int(os.environ.get("CHECK_SECONDS_MAX", "30"))
 
 BOOTSTRAP = os.environ["KAFKA_BOOTSTRAP"]
 
@@ -35,6 +43,21 @@ def values(count, width=0):
 
 def unique(prefix):
     return f"smoke-{prefix}-{uuid.uuid4().hex[:10]}"
+
+
+LARGE_TOPIC = {"max.message.bytes": "3000000"}
+LARGE = b"x" * 2_500_000  # one fits, two do not
+
+
+def refused(reason, attempt, *args, **more):
+    """The attempt must fail, and its error must say why."""
+    try:
+        outcome = attempt(*args, **more)
+    except Exception as error:
+        if reason not in f"{type(error).__name__} {error}":
+            raise
+    else:
+        raise AssertionError(f"must be refused with {reason}, and is {outcome!r}")
 
 
 def equal(actual, expected):
