@@ -4,6 +4,7 @@
 //!   documents name only what exists.
 //! * `sim` runs the broker on simulated disks, one run for each seed.
 //! * `histories` kills real clients of transactions and their broker, and judges what the clients saw.
+//! * `compat` makes the report card: Kafka's clients on Anabranch and on Apache Kafka, side by side.
 //! * `bench` measures Anabranch beside its peers, the machine and its goals.
 //!
 //! A chore reads the repository at the edge (`tidy::repository`) and judges it in pure functions, so that every law
@@ -11,6 +12,7 @@
 
 mod bench;
 mod histories;
+mod compat;
 mod sim;
 mod tidy;
 
@@ -28,6 +30,8 @@ enum Chore {
     Sim(sim::Options),
     /// Kills real clients of transactions and their broker at random, and judges what the clients saw.
     Histories(histories::Options),
+    /// Runs Kafka's clients, its tools and a Streams application against Anabranch and Apache Kafka, and writes the report card.
+    Compat(compat::Options),
     /// Measures Anabranch beside its peers, the machine and its goals; see bench/README.md.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -38,6 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Chore::Tidy => tidy::run(),
         Chore::Sim(options) => sim::run(&options),
         Chore::Histories(options) => histories::run(&options),
+        Chore::Compat(options) => compat::run(&options),
         Chore::Bench(command) => bench::run(&command),
     }
 }

@@ -1,69 +1,14 @@
-"""console-tools: Apache Kafka's own command line tools, each a process of its own, as an administrator uses them."""
+"""console-tools: Apache Kafka's own command line tools, as an administrator uses them every day."""
 
 import csv
 import os
 import re
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
+from tools import BOOTSTRAP, consume, contains, equal, group_row, lines, new_group, new_topic, produce, refused, texts, tool, unique, until, version
 
-from smoke import BOOTSTRAP, TIMES_MS, equal, main, unique
+from smoke import TIMES_MS, main
 
-KAFKA = os.environ["KAFKA_TOOLS"]  # the script `kafka` of tests/peers/kafka; the jars are where its KAFKA_LIB says
-# These processes live for a second or two: the second compiler would not earn its keep.
-SHORT_LIVED = {**os.environ, "KAFKA_OPTS": "-XX:TieredStopAtLevel=1"}
 PERF_RECORDS = 20_000
-
-
-def tool(name, *args, send="", env=SHORT_LIVED):
-    """What the tool prints to standard output; it must exit with 0."""
-    command = [KAFKA, "run", f"kafka-{name}", *args, "--bootstrap-server", BOOTSTRAP]
-    done = subprocess.run(command, input=send, capture_output=True, text=True, timeout=28, env=env)
-    if done.returncode:
-        said = (done.stderr + done.stdout).strip()
-        raise RuntimeError(f"kafka-{name} {' '.join(args)}: exit {done.returncode}: {said[:400]}")
-    return done.stdout
-
-
-def lines(text):
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def contains(text, *parts):
-    missing = [part for part in parts if part not in text]
-    if missing:
-        raise AssertionError(f"no {missing!r} in {text.strip()[:300]!r}")
-
-
-def until(what, condition, seconds=10):
-    """Kafka's controller answers before its broker has followed."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"in {seconds} s it did not come to this: {what}")
-        time.sleep(0.1)
-
-
-def new_topic(prefix, partitions=1, *args):
-    topic = unique(prefix)
-    tool("topics", "--create", "--topic", topic, "--partitions", str(partitions), "--replication-factor", "1", *args)
-    return topic
-
-
-def produce(topic, values, *args):
-    tool("console-producer", "--topic", topic, *args, send="".join(value + "\n" for value in values))
-
-
-def consume(topic, count, *args):
-    """`count` records; the tool fails, by this deadline of its own, if they do not come."""
-    return lines(tool("console-consumer", "--topic", topic, "--max-messages", str(count), "--timeout-ms", "15000", *args))
-
-
-def texts(first, last):
-    return [f"v{i}" for i in range(first, last)]
 
 
 def offset(topic, when):
@@ -71,24 +16,6 @@ def offset(topic, when):
     answer = lines(tool("get-offsets", "--topic", topic, "--partitions", "0", "--time", str(when)))
     equal([line.rsplit(":", 1)[0] for line in answer], [f"{topic}:0"] * len(answer))
     return int(answer[0].rsplit(":", 1)[1]) if answer else None
-
-
-def group_row(group, topic):
-    """Committed offset, end offset and lag, as the row of partition 0 shows them."""
-    described = tool("consumer-groups", "--describe", "--offsets", "--group", group)
-    rows = [line.split() for line in lines(described)]
-    row = next((row for row in rows if row[:3] == [group, topic, "0"]), None)
-    if row is None:
-        raise AssertionError(f"no row of {group} {topic} in {described.strip()[:300]!r}")
-    return [int(cell) for cell in row[3:6]]
-
-
-def new_group(prefix):
-    """A topic of 10 records, and a group that has committed 4 of them and has no members any more."""
-    topic, group = new_topic(prefix), unique("group")
-    produce(topic, texts(0, 10))
-    equal(consume(topic, 4, "--group", group, "--from-beginning"), texts(0, 4))
-    return topic, group
 
 
 def broker_api_versions():
@@ -106,15 +33,6 @@ def topics_create_list_describe():
     shown = tool("topics", "--describe", "--topic", topic)
     contains(shown, f"Topic: {topic}", "PartitionCount: 3", "ReplicationFactor: 1", "retention.ms=123456")
     equal(re.findall(r"\tPartition: (\d+)\tLeader: \d+\tReplicas: \d+\tIsr: \d+", shown), ["0", "1", "2"])
-
-
-def refused(reason, *args):
-    try:
-        tool(*args)
-    except RuntimeError as refusal:
-        contains(str(refusal), reason)
-    else:
-        raise AssertionError(f"must be refused: {' '.join(args)}")
 
 
 def topics_create_refusals():
@@ -244,28 +162,24 @@ def consumer_perf():
     equal(int(figures[header.index("data.consumed.in.nMsg")]) >= PERF_RECORDS, True)
 
 
-def version():
-    return re.search(r"<kafka.version>(.*)</kafka.version>", (Path(KAFKA).parent / "pom.xml").read_text()).group(1)
-
-
-main("console-tools", version(), {check.__name__: check for check in (
-    broker_api_versions,
-    cluster_id,
-    topics_create_list_describe,
-    topics_create_refusals,
-    topics_add_partitions,
-    topics_delete,
-    console_round_trip,
-    console_from_offset,
-    console_group_resume,
-    groups_list_describe,
-    groups_reset_offsets,
-    groups_delete_offsets,
-    groups_delete,
-    configs_describe,
-    configs_alter,
-    configs_broker,
-    get_offsets,
-    producer_perf,
-    consumer_perf,
-)}, asked=())
+main("console-tools", version(), {
+    "kafka-broker-api-versions.list": broker_api_versions,
+    "kafka-cluster.cluster_id": cluster_id,
+    "kafka-topics.create_list_describe": topics_create_list_describe,
+    "kafka-topics.create_refusals": topics_create_refusals,
+    "kafka-topics.add_partitions": topics_add_partitions,
+    "kafka-topics.delete": topics_delete,
+    "kafka-console-producer.headers_and_keys": console_round_trip,
+    "kafka-console-consumer.from_offset": console_from_offset,
+    "kafka-console-consumer.group_resume": console_group_resume,
+    "kafka-consumer-groups.list_describe": groups_list_describe,
+    "kafka-consumer-groups.reset_offsets": groups_reset_offsets,
+    "kafka-consumer-groups.delete_offsets": groups_delete_offsets,
+    "kafka-consumer-groups.delete": groups_delete,
+    "kafka-configs.topic_describe": configs_describe,
+    "kafka-configs.topic_alter": configs_alter,
+    "kafka-configs.broker_describe": configs_broker,
+    "kafka-get-offsets.times": get_offsets,
+    "kafka-producer-perf-test.all_records": producer_perf,
+    "kafka-consumer-perf-test.all_records": consumer_perf,
+}, asked=())

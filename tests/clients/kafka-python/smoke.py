@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import OffsetAndMetadata
 
-from smoke import BOOTSTRAP, HEADERS, TIMES_MS, equal, main, unique, values
+from smoke import BOOTSTRAP, HEADERS, LARGE, LARGE_TOPIC, TIMES_MS, equal, main, refused, unique, values
 
 
 def admin():
@@ -29,7 +29,7 @@ def new_topic(prefix, partitions=1, configs=None):
 
 
 def produce(topic, payloads, **config):
-    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, acks="all", **config)
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, **{"acks": "all", **config})
     sent = [producer.send(topic, payload, partition=0) for payload in payloads]
     producer.flush(20)
     offsets = [future.get(10).offset for future in sent]
@@ -84,6 +84,52 @@ def metadata():
 
 def produce_acks_all():
     equal(produce(new_topic("acks"), values(3)), [0, 1, 2])
+
+
+def produce_acks_1():
+    equal(produce(new_topic("acks1"), values(3), acks=1, enable_idempotence=False), [0, 1, 2])
+
+
+def produce_acks_0():
+    topic = new_topic("acks0")
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, acks=0, enable_idempotence=False)
+    for value in values(3):
+        producer.send(topic, value, partition=0)
+    producer.flush(20)
+    equal(bodies(read(topic, 0, 3)), values(3))
+
+
+def read(topic, offset, count, **config):
+    """Of partition 0, from this offset on."""
+    reader = consumer(**config)
+    reader.assign([TopicPartition(topic, 0)])
+    reader.seek(TopicPartition(topic, 0), offset)
+    return take(reader, count)
+
+
+def consume_from_to():
+    topic = new_topic("from-to")
+    produce(topic, values(10))
+    equal(bodies(read(topic, 3, 4)), values(10)[3:7])
+
+
+def large_message():
+    topic, limit = new_topic("large", configs=LARGE_TOPIC), {"max_request_size": 8_000_000}
+    equal(produce(topic, [LARGE], **limit), [0])
+    refused("TooLarge", produce, topic, [LARGE * 2], **limit)
+    equal(bodies(read_all(topic)) == [LARGE], True)
+
+
+def errors_bad_input():
+    topic = new_topic("bad-input")
+    create = lambda name, replicas=1, **configs: admin().create_topics(
+        {name: {"num_partitions": 1, "replication_factor": replicas, "configs": configs}})
+    refused("TopicAlreadyExists", create, topic)
+    refused("InvalidTopic", create, "no/such name")
+    refused("InvalidReplicationFactor", create, unique("absent"), 9)
+    refused("InvalidConfig", create, unique("absent"), **{"retention.ms": "soon"})
+    refused("UnknownTopicOrPartition", admin().delete_topics, [unique("absent")])
+    refused("OffsetOutOfRange", read, topic, 99, 1, auto_offset_reset="none")
 
 
 def consume_from_beginning():
@@ -162,6 +208,47 @@ def transactions():
     equal(bodies(read_all(topic, isolation_level="read_uncommitted")), [b"c1", b"a1", b"c2"])
 
 
+def transactional(name):
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, transactional_id=name)
+    producer.init_transactions()
+    return producer
+
+
+def begin(producer, topic, value):
+    producer.begin_transaction()
+    producer.send(topic, value, partition=0).get(10)
+
+
+def committed(topic):
+    return bodies(read_all(topic, isolation_level="read_committed"))
+
+
+def transactions_fenced():
+    topic, name = new_topic("fenced"), unique("txn")
+    zombie = transactional(name)
+    begin(zombie, topic, b"zombie")
+    producer = transactional(name)
+    begin(producer, topic, b"c1")
+    refused("Fenced", zombie.commit_transaction)
+    producer.commit_transaction()
+    equal(committed(topic), [b"c1"])
+
+
+def read_committed_only():
+    topic = new_topic("committed")
+    first, second = transactional(unique("txn")), transactional(unique("txn"))
+    begin(first, topic, b"c0")
+    first.commit_transaction()
+    begin(first, topic, b"open")
+    begin(second, topic, b"c3")
+    second.commit_transaction()
+    produce(topic, [b"v5"])
+    equal(committed(topic), [b"c0"])
+    equal(bodies(read_all(topic, isolation_level="read_uncommitted")), [b"c0", b"open", b"c3", b"v5"])
+    first.abort_transaction()
+    equal(committed(topic), [b"c0", b"c3", b"v5"])
+
+
 def group_rebalance_two_members():
     topic, group = new_topic("rebalance", 2), unique("group")
     members = []
@@ -205,7 +292,12 @@ def group_rebalance_two_members():
 main("kafka-python", kafka.__version__, {
     "metadata": metadata,
     "produce_acks_all": produce_acks_all,
+    "produce_acks_1": produce_acks_1,
+    "produce_acks_0": produce_acks_0,
     "consume_from_beginning": consume_from_beginning,
+    "consume_from_to": consume_from_to,
+    "large_message": large_message,
+    "errors_bad_input": errors_bad_input,
     "group_commit_resume": group_commit_resume,
     "compression": compression,
     "headers_duplicate_keys": headers_duplicate_keys,
@@ -214,5 +306,7 @@ main("kafka-python", kafka.__version__, {
     "describe_configs": describe_configs,
     "idempotent": idempotent,
     "transactions_commit_abort_read_committed": transactions,
+    "transactions_fenced": transactions_fenced,
+    "read_committed_only": read_committed_only,
     "group_rebalance_two_members": group_rebalance_two_members,
 })

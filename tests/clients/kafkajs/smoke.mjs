@@ -5,7 +5,7 @@ import kafkajs from 'kafkajs'
 import snappy from 'kafkajs-snappy'
 import lz4 from 'lz4-napi'
 import { ZstdCodec } from 'zstd-codec'
-import { BOOTSTRAP, TIMES_MS, equal, main, unique, until, values } from '../lib/smoke.mjs'
+import { BOOTSTRAP, LARGE, LARGE_TOPIC, TIMES_MS, equal, main, refused, unique, until, values } from '../lib/smoke.mjs'
 
 const { CompressionCodecs, CompressionTypes, ConfigResourceTypes, Kafka, logLevel } = kafkajs
 const { version } = createRequire(import.meta.url)('kafkajs/package.json')
@@ -44,8 +44,8 @@ async function newTopic(prefix, numPartitions = 1, configEntries = []) {
   return topic
 }
 
-const produce = (topic, messages, { compression, ...config } = {}) =>
-  connected(kafka.producer(config), p => p.send({ topic, acks: -1, compression, messages }))
+const produce = (topic, messages, { compression, acks = -1, ...config } = {}) =>
+  connected(kafka.producer(config), p => p.send({ topic, acks, compression, messages }))
 
 const valued = list => list.map(value => ({ value, partition: 0 }))
 
@@ -82,6 +82,60 @@ async function metadata() {
 async function produceAcksAll() {
   const [answer] = await produce(await newTopic('acks'), valued(values(3)))
   equal([answer.errorCode, answer.baseOffset], [0, '0'])
+}
+
+async function produceAcks1() {
+  const [answer] = await produce(await newTopic('acks1'), valued(values(3)), { acks: 1 })
+  equal([answer.errorCode, answer.baseOffset], [0, '0'])
+}
+
+async function produceAcks0() {
+  const topic = await newTopic('acks0')
+  await produce(topic, valued(values(3)), { acks: 0 })
+  equal(bodies(await take(topic, 3)), values(3))
+}
+
+// Partition 0 from this offset on.
+async function read(topic, offset, count) {
+  const messages = []
+  await connected(member(unique('group')), async consumer => {
+    await consumer.subscribe({ topics: [topic], fromBeginning: true })
+    await consumer.run({
+      autoCommit: false,
+      eachMessage: async ({ message }) => {
+        if (BigInt(message.offset) >= BigInt(offset) && messages.length < count) messages.push(message)
+      }
+    })
+    consumer.seek({ topic, partition: 0, offset: String(offset) })
+    await until(`${count} messages`, () => messages.length >= count, 20)
+  })
+  return messages
+}
+
+async function consumeFromTo() {
+  const topic = await newTopic('from-to')
+  await produce(topic, valued(values(10)))
+  equal(bodies(await read(topic, 3, 4)), values(10).slice(3, 7))
+}
+
+async function largeMessage() {
+  const topic = await newTopic('large', 1, Object.entries(LARGE_TOPIC).map(([name, value]) => ({ name, value })))
+  await produce(topic, valued([LARGE]))
+  await refused('MESSAGE_TOO_LARGE', () => produce(topic, valued([LARGE + LARGE]), { retry: { retries: 0 } }))
+  equal(bodies(await take(topic, 1))[0] === LARGE, true)
+}
+
+async function errorsBadInput() {
+  const topic = await newTopic('bad-input')
+  const create = (name, more = {}) => admin(async a => {
+    const created = await a.createTopics({ topics: [{ topic: name, numPartitions: 1, ...more }], waitForLeaders: false })
+    if (!created) throw new Error('TOPIC_ALREADY_EXISTS') // it says so by false
+  })
+  await refused('TOPIC_ALREADY_EXISTS', () => create(topic))
+  await refused('INVALID_TOPIC_EXCEPTION', () => create('no/such name'))
+  await refused('INVALID_REPLICATION_FACTOR', () => create(unique('absent'), { replicationFactor: 9 }))
+  await refused('INVALID_CONFIG', () => create(unique('absent'), { configEntries: [{ name: 'retention.ms', value: 'soon' }] }))
+  await refused('UNKNOWN_TOPIC_OR_PARTITION', () => admin(a => a.deleteTopics({ topics: [unique('absent')] })))
 }
 
 async function consumeFromBeginning() {
@@ -161,6 +215,24 @@ async function transactions() {
   equal(bodies(await take(topic, 3, { readUncommitted: true })), ['c1', 'a1', 'c2'])
 }
 
+const committed = async (topic, count) => bodies(await take(topic, count))
+
+async function transactionsFenced() {
+  const topic = await newTopic('fenced')
+  const config = { transactionalId: unique('txn'), idempotent: true, maxInFlightRequests: 1 }
+  await connected(kafka.producer(config), async zombie => {
+    const old = await zombie.transaction()
+    await old.send({ topic, messages: valued(['zombie']) })
+    await connected(kafka.producer(config), async producer => {
+      const transaction = await producer.transaction()
+      await transaction.send({ topic, messages: valued(['c1']) })
+      await refused('PRODUCER_EPOCH', () => old.commit())
+      await transaction.commit()
+    })
+  })
+  equal(await committed(topic, 1), ['c1'])
+}
+
 async function groupRebalanceTwoMembers() {
   const topic = await newTopic('rebalance', 2)
   const groupId = unique('group')
@@ -188,7 +260,12 @@ async function groupRebalanceTwoMembers() {
 await main('kafkajs', version, {
   metadata,
   produce_acks_all: produceAcksAll,
+  produce_acks_1: produceAcks1,
+  produce_acks_0: produceAcks0,
   consume_from_beginning: consumeFromBeginning,
+  consume_from_to: consumeFromTo,
+  large_message: largeMessage,
+  errors_bad_input: errorsBadInput,
   group_commit_resume: groupCommitResume,
   compression,
   headers_duplicate_keys: headersDuplicateKeys,
@@ -197,5 +274,6 @@ await main('kafkajs', version, {
   describe_configs: describeConfigs,
   idempotent,
   transactions_commit_abort_read_committed: transactions,
+  transactions_fenced: transactionsFenced,
   group_rebalance_two_members: groupRebalanceTwoMembers
 })

@@ -82,10 +82,10 @@ def attempt(check, *args):
     return outcome[0]
 
 
-def main(client, version, checks, asked=CHECKS):
-    """`checks` maps a name of `asked` (or an extra one) to a function; an absent one is null: the client cannot do it.
-    `compression` is called once for each codec in `checks["codecs"]` (default: all)."""
-    report = {"client": client, "version": version, "checks": {}, "errors": {}}
+def main(client, version, checks, asked=CHECKS, notes={}):
+    """`checks` maps a name of `asked` (or an extra one) to a function; an absent one, or None, is null: the client cannot
+    do it, and `notes` may say why. `compression` is called once for each codec in `checks["codecs"]` (default: all)."""
+    report = {"client": client, "version": version, "checks": {}, "errors": {}, "notes": notes}
 
     def note(name, *args):
         label = ".".join((name, *args))
@@ -96,7 +96,7 @@ def main(client, version, checks, asked=CHECKS):
 
     codecs = checks.pop("codecs", CODECS)
     for name in (*asked, *(c for c in checks if c not in asked)):
-        if name not in checks:
+        if checks.get(name) is None:
             report["checks"][name] = None
         elif name == "compression":
             report["checks"][name] = {codec: note(name, codec) if codec in codecs else None for codec in CODECS}

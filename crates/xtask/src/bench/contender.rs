@@ -24,7 +24,7 @@ impl Contender {
         [Self::Anabranch, Self::AnabranchRelaxed, Self::Kafka, Self::KafkaFlush];
 
     /// As it is called on the command line, in file names and in reports.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Anabranch => "anabranch",
             Self::AnabranchRelaxed => "anabranch-relaxed",

@@ -14,12 +14,12 @@ use super::tool::Kafka;
 
 /// The repository, a folder to work in, and the programs to measure.
 #[derive(Debug)]
-pub(super) struct Ground {
-    pub(super) top: PathBuf,
+pub(crate) struct Ground {
+    pub(crate) top: PathBuf,
     /// Below `target`; what a run leaves here, the next one removes.
-    pub(super) work: PathBuf,
+    pub(crate) work: PathBuf,
     /// The Anabranch to measure; empty where none is.
-    pub(super) binary: PathBuf,
+    pub(crate) binary: PathBuf,
     /// Whether it was built from the work tree; otherwise nobody knows its commit.
     pub(super) built: bool,
     client: OnceCell<Client>,
@@ -28,7 +28,7 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    pub(super) fn prepare(binary: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn prepare(binary: Option<&Path>) -> anyhow::Result<Self> {
         let mut ground = Self::without_server()?;
         ground.built = binary.is_none();
         ground.binary = match binary {
@@ -65,7 +65,7 @@ impl Ground {
     }
 
     /// Apache Kafka, installed into `target/kafka-lib`, or where `KAFKA_LIB` says.
-    pub(super) fn kafka(&self) -> anyhow::Result<&Kafka> {
+    pub(crate) fn kafka(&self) -> anyhow::Result<&Kafka> {
         if self.kafka.get().is_none() {
             let lib =
                 env::var_os("KAFKA_LIB").map_or_else(|| self.top.join("target/kafka-lib"), PathBuf::from);
@@ -88,7 +88,7 @@ impl Ground {
     }
 
     /// An empty folder of this name to work in; what was there is gone.
-    pub(super) fn empty(&self, name: &str) -> anyhow::Result<PathBuf> {
+    pub(crate) fn empty(&self, name: &str) -> anyhow::Result<PathBuf> {
         let dir = self.work.join(name);
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -6,11 +6,11 @@
 //! this crate compiles in seconds, whatever is broken.
 
 mod client;
-mod contender;
+pub(crate) mod contender;
 mod embedded;
 mod goal;
-mod ground;
 mod groups;
+pub(crate) mod ground;
 mod instructions;
 mod kafka;
 mod limits;
@@ -23,7 +23,7 @@ mod process;
 mod profile;
 mod results;
 pub(crate) mod server;
-mod table;
+pub(crate) mod table;
 mod tool;
 mod transactions;
 

@@ -26,37 +26,49 @@ const KAFKA_HEAP: &str = "1g";
 
 /// A running contender; dropping it stops it at once. Its logs stay until the next run.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     pub(super) contender: Contender,
     /// Where clients connect.
-    pub(super) bootstrap: String,
+    pub(crate) bootstrap: String,
     pub(super) pid: u32,
     /// From the process's birth until it answered a Kafka request.
     pub(super) start: Duration,
-    _hold: Hold,
+    port: u16,
+    hold: Hold,
 }
 
 impl Server {
     /// Starts `contender` with an empty directory, and waits until it serves.
-    pub(super) fn start(contender: Contender, ground: &Ground) -> anyhow::Result<Self> {
+    pub(crate) fn start(contender: Contender, ground: &Ground) -> anyhow::Result<Self> {
         let left = ground.work.join(contender.name());
         if contender.is_kafka() && left.exists() {
             ground.kafka()?.stop(&left)?; // by a run that was interrupted
         }
         let dir = ground.empty(contender.name())?;
         let port = free_port()?;
-        let mut hold = if contender.is_kafka() {
-            let kafka = ground.kafka()?;
-            let child = kafka.start(&dir, port, KAFKA_HEAP, contender.server_settings())?;
-            Hold { child, dir, kafka: Some(kafka.clone()) }
-        } else {
-            Hold { child: start_ours(&ground.binary, &dir, port)?, dir, kafka: None }
-        };
-        let pid = hold.wait_until_ready(port).with_context(|| {
-            format!("{} does not start; its logs are in {}", contender.name(), hold.dir.display())
-        })?;
+        let child = spawn(contender, ground, &dir, port)?;
+        let kafka = if contender.is_kafka() { Some(ground.kafka()?.clone()) } else { None };
+        let mut hold = Hold { child, dir, kafka };
+        let pid = hold.wait_until_ready(port)?;
         let start = process::age(pid)?;
-        Ok(Self { contender, bootstrap: format!("127.0.0.1:{port}"), pid, start, _hold: hold })
+        Ok(Self { contender, bootstrap: format!("127.0.0.1:{port}"), pid, start, port, hold })
+    }
+
+    /// Kills it with SIGKILL, and starts it again where it was, with the data that it has.
+    pub(crate) fn crash(&mut self, ground: &Ground) -> anyhow::Result<()> {
+        self.hold.kill()?;
+        self.hold.child = spawn(self.contender, ground, &self.hold.dir, self.port)?;
+        self.pid = self.hold.wait_until_ready(self.port)?;
+        Ok(())
+    }
+}
+
+/// The server, or Kafka's script, which ends when the server that it starts serves.
+fn spawn(contender: Contender, ground: &Ground, dir: &Path, port: u16) -> anyhow::Result<Child> {
+    if contender.is_kafka() {
+        ground.kafka()?.start(dir, port, KAFKA_HEAP, contender.server_settings())
+    } else {
+        start_ours(&ground.binary, dir, port)
     }
 }
 
@@ -81,6 +93,10 @@ struct Hold {
 impl Hold {
     /// The server's process, once it has answered a request.
     fn wait_until_ready(&mut self, port: u16) -> anyhow::Result<u32> {
+        self.wait(port).with_context(|| format!("it does not start; its logs are in {}", self.dir.display()))
+    }
+
+    fn wait(&mut self, port: u16) -> anyhow::Result<u32> {
         let deadline = Instant::now() + START_MAX;
         while !answers(port) {
             ensure!(Instant::now() < deadline, "it did not answer within {} s", START_MAX.as_secs());
@@ -98,16 +114,19 @@ impl Hold {
         let pid = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         pid.trim().parse().with_context(|| format!("{} reads {pid:?}", path.display()))
     }
+
+    fn kill(&mut self) -> anyhow::Result<()> {
+        // It may have ended by itself, as Kafka's script does.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.kafka.as_ref().map_or(Ok(()), |kafka| kafka.stop(&self.dir))
+    }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // The data is thrown away, so nobody waits for a clean end. The child may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(kafka) = &self.kafka
-            && let Err(error) = kafka.stop(&self.dir)
-        {
+        // The data is thrown away, so nobody waits for a clean end.
+        if let Err(error) = self.kill() {
             eprintln!("bench: {error:#}");
         }
     }

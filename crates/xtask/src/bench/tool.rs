@@ -29,7 +29,7 @@ const QUICK_START: &str = "-XX:TieredStopAtLevel=1";
 
 /// Kafka as the script in the repository installs and runs it.
 #[derive(Debug, Clone)]
-pub(super) struct Kafka {
+pub(crate) struct Kafka {
     script: PathBuf,
     lib: PathBuf,
     /// Where the output of the tool that ran last is kept.
@@ -70,12 +70,17 @@ impl Kafka {
     }
 
     /// The version of its client, whose name carries it.
-    pub(super) fn version(&self) -> anyhow::Result<String> {
+    pub(crate) fn version(&self) -> anyhow::Result<String> {
         let names =
             fs::read_dir(&self.lib)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let version =
             |name: String| Some(name.strip_prefix("kafka-clients-")?.strip_suffix(".jar")?.to_owned());
         names.filter_map(version).next().with_context(|| format!("no Kafka in {}", self.lib.display()))
+    }
+
+    /// The class path of its jars.
+    pub(crate) fn class_path(&self) -> String {
+        format!("{}/*", self.lib.display())
     }
 
     /// The size of its jars; the Java runtime comes on top.

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -30,14 +31,18 @@ func open(bootstrap string) (smoke.Client, error) {
 	return &client{bootstrap, kafka, kadm.NewClient(kafka)}, nil
 }
 
-func (c *client) CreateTopic(ctx context.Context, topic string, partitions int) error {
-	_, err := c.admin.CreateTopic(ctx, int32(partitions), 1, nil, topic)
+func (c *client) CreateTopic(ctx context.Context, topic string, partitions, replicas int, configs map[string]string) error {
+	values := make(map[string]*string)
+	for name, value := range configs {
+		values[name] = &value
+	}
+	_, err := c.admin.CreateTopic(ctx, int32(partitions), int16(replicas), values, topic)
 	return err
 }
 
 func (c *client) DeleteTopic(ctx context.Context, topic string) error {
-	_, err := c.admin.DeleteTopic(ctx, topic)
-	return err
+	answer, err := c.admin.DeleteTopic(ctx, topic)
+	return errors.Join(err, answer.Err)
 }
 
 func (c *client) Topics(ctx context.Context) (map[string]int, error) {
@@ -54,12 +59,19 @@ var codecs = map[string]kgo.CompressionCodec{
 	"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 }
 
-func (c *client) Produce(ctx context.Context, topic, codec string, records []smoke.Record) error {
-	producer, err := kgo.NewClient(
+func (c *client) Produce(ctx context.Context, topic string, how smoke.How, records []smoke.Record) error {
+	options := []kgo.Opt{
 		kgo.SeedBrokers(c.bootstrap),
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchCompression(codecs[codec]),
-	)
+		kgo.ProducerBatchCompression(codecs[how.Codec]),
+		kgo.ProducerBatchMaxBytes(smoke.LargestRequest),
+	}
+	switch how.Acks {
+	case smoke.AcksLeader:
+		options = append(options, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+	case smoke.AcksNone:
+		options = append(options, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite())
+	}
+	producer, err := kgo.NewClient(options...)
 	if err != nil {
 		return err
 	}
@@ -86,6 +98,14 @@ func (c *client) Consume(ctx context.Context, topic, group string, count int) ([
 		return nil, err
 	}
 	defer consumer.Close()
+	out, err := take(ctx, consumer, count)
+	if err != nil {
+		return nil, err
+	}
+	return out, consumer.CommitUncommittedOffsets(ctx)
+}
+
+func take(ctx context.Context, consumer *kgo.Client, count int) ([]smoke.Record, error) {
 	var out []smoke.Record
 	for len(out) < count {
 		fetches := consumer.PollRecords(ctx, count-len(out))
@@ -100,7 +120,17 @@ func (c *client) Consume(ctx context.Context, topic, group string, count int) ([
 			out = append(out, record)
 		})
 	}
-	return out, consumer.CommitUncommittedOffsets(ctx)
+	return out, nil
+}
+
+func (c *client) Read(ctx context.Context, topic string, offset int64, count int) ([]smoke.Record, error) {
+	at := map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(offset)}}
+	consumer, err := kgo.NewClient(kgo.SeedBrokers(c.bootstrap), kgo.ConsumePartitions(at))
+	if err != nil {
+		return nil, err
+	}
+	defer consumer.Close()
+	return take(ctx, consumer, count)
 }
 
 func (c *client) Committed(ctx context.Context, topic, group string, _ int) (int64, error) {

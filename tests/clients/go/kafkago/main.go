@@ -21,10 +21,12 @@ func open(bootstrap string) (smoke.Client, error) {
 	return &client{bootstrap, &kafka.Client{Addr: kafka.TCP(bootstrap)}}, nil
 }
 
-func (c *client) CreateTopic(ctx context.Context, topic string, partitions int) error {
-	response, err := c.kafka.CreateTopics(ctx, &kafka.CreateTopicsRequest{
-		Topics: []kafka.TopicConfig{{Topic: topic, NumPartitions: partitions, ReplicationFactor: 1}},
-	})
+func (c *client) CreateTopic(ctx context.Context, topic string, partitions, replicas int, configs map[string]string) error {
+	config := kafka.TopicConfig{Topic: topic, NumPartitions: partitions, ReplicationFactor: replicas}
+	for name, value := range configs {
+		config.ConfigEntries = append(config.ConfigEntries, kafka.ConfigEntry{ConfigName: name, ConfigValue: value})
+	}
+	response, err := c.kafka.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{config}})
 	if err != nil {
 		return err
 	}
@@ -58,14 +60,17 @@ var codecs = map[string]kafka.Compression{
 	"gzip": kafka.Gzip, "snappy": kafka.Snappy, "lz4": kafka.Lz4, "zstd": kafka.Zstd,
 }
 
-func (c *client) Produce(ctx context.Context, topic, codec string, records []smoke.Record) error {
+func (c *client) Produce(ctx context.Context, topic string, how smoke.How, records []smoke.Record) error {
 	writer := &kafka.Writer{
-		Addr:         kafka.TCP(c.bootstrap),
-		Topic:        topic,
-		Balancer:     &kafka.Hash{},
-		RequiredAcks: kafka.RequireAll,
+		Addr:     kafka.TCP(c.bootstrap),
+		Topic:    topic,
+		Balancer: &kafka.Hash{},
+		RequiredAcks: map[smoke.Acks]kafka.RequiredAcks{
+			smoke.AcksAll: kafka.RequireAll, smoke.AcksLeader: kafka.RequireOne, smoke.AcksNone: kafka.RequireNone,
+		}[how.Acks],
 		BatchTimeout: 10 * time.Millisecond,
-		Compression:  codecs[codec],
+		BatchBytes:   smoke.LargestRequest,
+		Compression:  codecs[how.Codec],
 	}
 	defer writer.Close()
 	messages := make([]kafka.Message, len(records))
@@ -94,13 +99,39 @@ func (c *client) Consume(ctx context.Context, topic, group string, count int) ([
 		if err != nil {
 			return nil, err
 		}
-		messages[i] = m
-		out[i] = smoke.Record{Key: string(m.Key), Value: string(m.Value)}
-		for _, h := range m.Headers {
-			out[i].Headers = append(out[i].Headers, smoke.Header{Key: h.Key, Value: string(h.Value)})
-		}
+		messages[i], out[i] = m, record(m)
 	}
 	return out, reader.CommitMessages(ctx, messages...)
+}
+
+func record(m kafka.Message) smoke.Record {
+	record := smoke.Record{Key: string(m.Key), Value: string(m.Value)}
+	for _, h := range m.Headers {
+		record.Headers = append(record.Headers, smoke.Header{Key: h.Key, Value: string(h.Value)})
+	}
+	return record
+}
+
+func (c *client) Read(ctx context.Context, topic string, offset int64, count int) ([]smoke.Record, error) {
+	reader := kafka.NewReader(kafka.ReaderConfig{
+		Brokers:  []string{c.bootstrap},
+		Topic:    topic,
+		MaxBytes: smoke.LargestRequest,
+		MaxWait:  100 * time.Millisecond,
+	})
+	defer reader.Close()
+	if err := reader.SetOffset(offset); err != nil {
+		return nil, err
+	}
+	out := make([]smoke.Record, count)
+	for i := range out {
+		m, err := reader.ReadMessage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = record(m)
+	}
+	return out, nil
 }
 
 func (c *client) Committed(ctx context.Context, topic, group string, partitions int) (int64, error) {

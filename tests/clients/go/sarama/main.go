@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/IBM/sarama"
@@ -45,14 +46,19 @@ func config() (*sarama.Config, error) {
 		config.Version = version
 	}
 	config.Producer.RequiredAcks = sarama.WaitForAll
+	config.Producer.MaxMessageBytes = smoke.LargestRequest
 	config.Producer.Return.Successes = true
 	config.Consumer.Offsets.Initial = sarama.OffsetOldest
 	config.Consumer.Offsets.AutoCommit.Enable = false
 	return config, nil
 }
 
-func (c *client) CreateTopic(_ context.Context, topic string, partitions int) error {
-	return c.admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: int32(partitions), ReplicationFactor: 1}, false)
+func (c *client) CreateTopic(_ context.Context, topic string, partitions, replicas int, configs map[string]string) error {
+	detail := &sarama.TopicDetail{NumPartitions: int32(partitions), ReplicationFactor: int16(replicas), ConfigEntries: map[string]*string{}}
+	for name, value := range configs {
+		detail.ConfigEntries[name] = &value
+	}
+	return c.admin.CreateTopic(topic, detail, false)
 }
 
 func (c *client) DeleteTopic(_ context.Context, topic string) error {
@@ -73,12 +79,15 @@ var codecs = map[string]sarama.CompressionCodec{
 	"lz4": sarama.CompressionLZ4, "zstd": sarama.CompressionZSTD,
 }
 
-func (c *client) Produce(_ context.Context, topic, codec string, records []smoke.Record) error {
+func (c *client) Produce(_ context.Context, topic string, how smoke.How, records []smoke.Record) error {
 	config, err := config()
 	if err != nil {
 		return err
 	}
-	config.Producer.Compression = codecs[codec]
+	config.Producer.Compression = codecs[how.Codec]
+	config.Producer.RequiredAcks = map[smoke.Acks]sarama.RequiredAcks{
+		smoke.AcksAll: sarama.WaitForAll, smoke.AcksLeader: sarama.WaitForLocal, smoke.AcksNone: sarama.NoResponse,
+	}[how.Acks]
 	producer, err := sarama.NewSyncProducer([]string{c.bootstrap}, config)
 	if err != nil {
 		return err
@@ -93,7 +102,11 @@ func (c *client) Produce(_ context.Context, topic, codec string, records []smoke
 			batch[i].Headers = append(batch[i].Headers, sarama.RecordHeader{Key: []byte(h.Key), Value: []byte(h.Value)})
 		}
 	}
-	return producer.SendMessages(batch)
+	err = producer.SendMessages(batch)
+	if failed := (sarama.ProducerErrors{}); errors.As(err, &failed) && len(failed) > 0 {
+		return failed[0].Err // the list says only how many
+	}
+	return err
 }
 
 func (c *client) Consume(ctx context.Context, topic, group string, count int) ([]smoke.Record, error) {
@@ -112,11 +125,7 @@ func (c *client) Consume(ctx context.Context, topic, group string, count int) ([
 	for len(out) < count {
 		select {
 		case m := <-messages:
-			record := smoke.Record{Key: string(m.Key), Value: string(m.Value)}
-			for _, h := range m.Headers {
-				record.Headers = append(record.Headers, smoke.Header{Key: string(h.Key), Value: string(h.Value)})
-			}
-			out = append(out, record)
+			out = append(out, record(m))
 		case err := <-failed:
 			if err == nil {
 				err = context.Cause(ctx)
@@ -126,6 +135,36 @@ func (c *client) Consume(ctx context.Context, topic, group string, count int) ([
 	}
 	cancel() // ends the claims, which commit what they handed over
 	return out, <-failed
+}
+
+func record(m *sarama.ConsumerMessage) smoke.Record {
+	record := smoke.Record{Key: string(m.Key), Value: string(m.Value)}
+	for _, h := range m.Headers {
+		record.Headers = append(record.Headers, smoke.Header{Key: string(h.Key), Value: string(h.Value)})
+	}
+	return record
+}
+
+func (c *client) Read(ctx context.Context, topic string, offset int64, count int) ([]smoke.Record, error) {
+	consumer, err := sarama.NewConsumerFromClient(c.kafka)
+	if err != nil {
+		return nil, err
+	}
+	partition, err := consumer.ConsumePartition(topic, 0, offset)
+	if err != nil {
+		return nil, err
+	}
+	defer partition.Close()
+	var out []smoke.Record
+	for len(out) < count {
+		select {
+		case m := <-partition.Messages():
+			out = append(out, record(m))
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return out, nil
 }
 
 // handler hands each message over and commits when the claim ends.

@@ -27,18 +27,43 @@ type Record struct {
 
 // Client is a library under test, seen through the few calls that the checks make.
 type Client interface {
-	CreateTopic(ctx context.Context, topic string, partitions int) error
+	// CreateTopic fails with the broker's error.
+	CreateTopic(ctx context.Context, topic string, partitions, replicas int, configs map[string]string) error
 	DeleteTopic(ctx context.Context, topic string) error
 	// Topics is the number of partitions of each topic of the cluster, asked of the broker anew.
 	Topics(ctx context.Context) (map[string]int, error)
-	// Produce returns once every record is acknowledged with acks=all. Records of one key share a partition.
-	// The codec is one of codecs, or "" for none.
-	Produce(ctx context.Context, topic, codec string, records []Record) error
+	// Produce returns once every record is acknowledged. Records of one key share a partition.
+	Produce(ctx context.Context, topic string, how How, records []Record) error
+	// Read returns count records of partition 0 from this offset on, without a group.
+	Read(ctx context.Context, topic string, offset int64, count int) ([]Record, error)
 	// Consume joins the group, reads count records (from the start where the group has no commit), commits these and leaves.
 	Consume(ctx context.Context, topic, group string, count int) ([]Record, error)
 	// Committed is the sum of the group's committed offsets over the topic's partitions.
 	Committed(ctx context.Context, topic, group string, partitions int) (int64, error)
 }
+
+// How records are produced. The codec is one of codecs, or "" for none.
+type How struct {
+	Codec string
+	Acks  Acks
+}
+
+// Acks is what a producer waits for; all by default.
+type Acks int
+
+const (
+	AcksAll Acks = iota
+	AcksLeader
+	AcksNone
+)
+
+// A record of largeBytes fits into a topic with these settings, and one of twice as many does not.
+const largeBytes = 2_500_000
+
+var largeTopic = map[string]string{"max.message.bytes": "3000000"}
+
+// LargestRequest is what a client must be allowed to send for these checks.
+const LargestRequest = 8_000_000
 
 var codecs = []string{"gzip", "snappy", "lz4", "zstd"}
 
@@ -61,6 +86,12 @@ func Main(library, module string, open func(bootstrap string) (Client, error)) {
 		return err == nil
 	}
 	checks["metadata"] = attempt("metadata", metadata)
+	checks["produce_acks_all"] = attempt("produce_acks_all", produceAcks(AcksAll))
+	checks["produce_acks_1"] = attempt("produce_acks_1", produceAcks(AcksLeader))
+	checks["produce_acks_0"] = attempt("produce_acks_0", produceAcks(AcksNone))
+	checks["consume_from_to"] = attempt("consume_from_to", consumeFromTo)
+	checks["large_message"] = attempt("large_message", largeMessage)
+	checks["errors_bad_input"] = attempt("errors_bad_input", errorsBadInput)
 	checks["group_commit_resume"] = attempt("group_commit_resume", groupCommitResume)
 	compressed := map[string]bool{}
 	for _, codec := range codecs {
@@ -107,8 +138,12 @@ func unique(prefix string) string {
 
 // newTopic creates a topic and waits for the broker to know it: the controller is the one that created it.
 func newTopic(ctx context.Context, client Client, prefix string, partitions int) (string, error) {
+	return newTopicWith(ctx, client, prefix, partitions, nil)
+}
+
+func newTopicWith(ctx context.Context, client Client, prefix string, partitions int, configs map[string]string) (string, error) {
 	topic := unique(prefix)
-	if err := client.CreateTopic(ctx, topic, partitions); err != nil {
+	if err := client.CreateTopic(ctx, topic, partitions, 1, configs); err != nil {
 		return "", fmt.Errorf("create topic: %w", err)
 	}
 	return topic, until(ctx, "the new topic has its partitions", func() (bool, error) {
@@ -150,6 +185,92 @@ func createDeleteTopic(ctx context.Context, client Client) error {
 	})
 }
 
+func produceAcks(acks Acks) check {
+	return func(ctx context.Context, client Client) error {
+		topic, err := newTopic(ctx, client, "acks", 1)
+		if err != nil {
+			return err
+		}
+		sent := records(3, 1)
+		if err := client.Produce(ctx, topic, How{Acks: acks}, sent); err != nil {
+			return fmt.Errorf("produce: %w", err)
+		}
+		return readSame(ctx, client, topic, 0, sent)
+	}
+}
+
+func readSame(ctx context.Context, client Client, topic string, offset int64, want []Record) error {
+	got, err := client.Read(ctx, topic, offset, len(want))
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	return same(want, got)
+}
+
+func consumeFromTo(ctx context.Context, client Client) error {
+	topic, err := newTopic(ctx, client, "from-to", 1)
+	if err != nil {
+		return err
+	}
+	sent := records(10, 1)
+	if err := client.Produce(ctx, topic, How{}, sent); err != nil {
+		return fmt.Errorf("produce: %w", err)
+	}
+	return readSame(ctx, client, topic, 3, sent[3:7])
+}
+
+func largeMessage(ctx context.Context, client Client) error {
+	topic, err := newTopicWith(ctx, client, "large", 1, largeTopic)
+	if err != nil {
+		return err
+	}
+	large := []Record{{Key: "key", Value: strings.Repeat("x", largeBytes)}}
+	if err := client.Produce(ctx, topic, How{}, large); err != nil {
+		return fmt.Errorf("produce: %w", err)
+	}
+	twice := []Record{{Key: "key", Value: strings.Repeat("x", 2*largeBytes)}}
+	if err := refused(client.Produce(ctx, topic, How{}, twice), "too large", "TOO_LARGE", "larger than"); err != nil {
+		return err
+	}
+	return readSame(ctx, client, topic, 0, large)
+}
+
+func errorsBadInput(ctx context.Context, client Client) error {
+	topic, err := newTopic(ctx, client, "bad-input", 1)
+	if err != nil {
+		return err
+	}
+	absent := unique("absent")
+	for _, bad := range []struct {
+		err  error
+		want []string
+	}{
+		{client.CreateTopic(ctx, topic, 1, 1, nil), []string{"already exists", "ALREADY_EXISTS", "Already Exists"}},
+		{client.CreateTopic(ctx, "no/such name", 1, 1, nil), []string{"INVALID_TOPIC", "Invalid Topic", "invalid topic"}},
+		{client.CreateTopic(ctx, absent, 1, 9, nil), []string{"INVALID_REPLICATION", "Invalid Replication", "eplication-factor", "eplication factor"}},
+		{client.CreateTopic(ctx, absent, 1, 1, map[string]string{"retention.ms": "soon"}), []string{"INVALID_CONFIG", "Invalid Config", "onfiguration"}},
+		{client.DeleteTopic(ctx, absent), []string{"UNKNOWN_TOPIC", "Unknown Topic", "does not exist"}},
+	} {
+		if err := refused(bad.err, bad.want...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refused checks that there is an error, and that it says why in one of the clients' ways.
+func refused(err error, reasons ...string) error {
+	if err == nil {
+		return fmt.Errorf("must be refused: %s", reasons[0])
+	}
+	for _, reason := range reasons {
+		if strings.Contains(err.Error(), reason) {
+			return nil
+		}
+	}
+	return fmt.Errorf("must be refused, %s: %w", reasons[0], err)
+}
+
 // groupCommitResume: a member commits 4 of 10 and leaves; the next one of its group gets exactly the other 6.
 func groupCommitResume(ctx context.Context, client Client) error {
 	topic, err := newTopic(ctx, client, "resume", 1)
@@ -157,7 +278,7 @@ func groupCommitResume(ctx context.Context, client Client) error {
 		return err
 	}
 	sent, group := records(10, 1), unique("group")
-	if err := client.Produce(ctx, topic, "", sent); err != nil {
+	if err := client.Produce(ctx, topic, How{}, sent); err != nil {
 		return fmt.Errorf("produce: %w", err)
 	}
 	for _, share := range [][]Record{sent[:4], sent[4:]} {
@@ -196,7 +317,7 @@ func roundTrip(ctx context.Context, client Client, codec string, partitions int,
 	if err != nil {
 		return err
 	}
-	if err := client.Produce(ctx, topic, codec, sent); err != nil {
+	if err := client.Produce(ctx, topic, How{Codec: codec}, sent); err != nil {
 		return fmt.Errorf("produce: %w", err)
 	}
 	group := unique("group")
