@@ -299,8 +299,8 @@ class open_transaction:
 
     def start_offset(self):
         shown = lines(tool("transactions", "describe-producers", "--topic", self.topic, "--partition", "0"))
-        header, row = shown[-2].split("\t"), shown[-1].split("\t")
-        return row[header.index("CurrentTransactionStartOffset")]
+        header, row = (line.split("\t") for line in shown[-2:])
+        return row[header.index("CurrentTransactionStartOffset")].strip()
 
 
 def transactions_list_describe():
@@ -309,7 +309,7 @@ def transactions_list_describe():
         equal([row[-1] for row in rows if row[0] == transaction.id], ["Ongoing"])
         described = tool("transactions", "describe", "--transactional-id", transaction.id)
         contains(described, transaction.id, "Ongoing", f"{transaction.topic}-0")
-        tool("transactions", "force-terminate", "--transactional-id", transaction.id)
+        tool("transactions", "forceTerminateTransaction", "--transactional-id", transaction.id)
         until("it is aborted", lambda: "CompleteAbort" in tool("transactions", "describe", "--transactional-id", transaction.id), 20)
 
 
@@ -323,7 +323,7 @@ def transactions_abort():
 
 
 def transactions_find_hanging():
-    contains(tool("transactions", "find-hanging", "--broker-id", broker_id()), "TransactionalId")
+    contains(tool("transactions", "find-hanging", "--broker-id", broker_id()), "CoordinatorEpoch")
 
 
 def events(shown):

@@ -76,7 +76,11 @@ pub async fn report(client: &str, version: &str, checks: Checks, cannot: &[(&str
         errors.extend(error.map(|error| (name.to_owned(), Value::String(error))));
     }
     passed.extend(cannot.iter().map(|(name, _)| ((*name).to_owned(), Value::Null)));
-    let notes: Map<String, Value> = cannot.iter().map(|(name, why)| ((*name).to_owned(), json!(why))).collect();
-    println!("{}", json!({"client": client, "version": version, "checks": passed, "errors": errors, "notes": notes}));
+    let notes: Map<String, Value> =
+        cannot.iter().map(|(name, why)| ((*name).to_owned(), json!(why))).collect();
+    println!(
+        "{}",
+        json!({"client": client, "version": version, "checks": passed, "errors": errors, "notes": notes})
+    );
     std::process::exit(0);
 }

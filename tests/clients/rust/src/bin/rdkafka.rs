@@ -47,7 +47,11 @@ async fn partitions(topic: &str) -> Result<usize> {
     let asked = tokio::task::spawn_blocking(move || -> Result<usize> {
         let consumer: BaseConsumer = config(&[("allow.auto.create.topics", "false")]).create()?;
         let metadata = consumer.fetch_metadata(None, SECONDS)?;
-        Ok(metadata.topics().iter().find(|known| known.name() == topic).map_or(0, |known| known.partitions().len()))
+        Ok(metadata
+            .topics()
+            .iter()
+            .find(|known| known.name() == topic)
+            .map_or(0, |known| known.partitions().len()))
     });
     asked.await?
 }
@@ -105,7 +109,8 @@ async fn read(topic: &str, offset: i64, count: usize, settings: Settings<'_>) ->
 }
 
 fn bodies(messages: &[OwnedMessage]) -> Vec<String> {
-    let body = |message: &OwnedMessage| String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
+    let body =
+        |message: &OwnedMessage| String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
     messages.iter().map(body).collect()
 }
 
@@ -189,7 +194,8 @@ async fn timestamps_offsets_for_times() -> Result<()> {
         let record = FutureRecord::<(), str>::to(&topic).partition(0).payload("v").timestamp(time);
         producer.send(record, SECONDS).await.map_err(|(error, _)| error)?;
     }
-    let got: Vec<_> = read(&topic, 0, 3, &[]).await?.iter().map(|message| message.timestamp().to_millis()).collect();
+    let got: Vec<_> =
+        read(&topic, 0, 3, &[]).await?.iter().map(|message| message.timestamp().to_millis()).collect();
     equal(got, TIMES_MS.map(Some).to_vec())?;
     tokio::task::spawn_blocking(move || {
         let mut list = TopicPartitionList::new();
@@ -208,8 +214,13 @@ async fn create_delete_topic() -> Result<()> {
 
 async fn describe_configs() -> Result<()> {
     let topic = new_topic("configs", 1, &[("retention.ms", "123456")]).await?;
-    let answers = admin()?.describe_configs([&ResourceSpecifier::Topic(&topic)], &AdminOptions::new()).await?;
-    let described = answers.into_iter().next().expect("an answer for the topic").map_err(|code| anyhow::anyhow!("{code:?}"))?;
+    let answers =
+        admin()?.describe_configs([&ResourceSpecifier::Topic(&topic)], &AdminOptions::new()).await?;
+    let described = answers
+        .into_iter()
+        .next()
+        .expect("an answer for the topic")
+        .map_err(|code| anyhow::anyhow!("{code:?}"))?;
     equal(described.get("retention.ms").and_then(|entry| entry.value.clone()), Some("123456".to_owned()))
 }
 
@@ -306,7 +317,10 @@ async fn main() {
     checks.add("errors_bad_input", errors_bad_input());
     checks.add("group_commit_resume", group_commit_resume(&[]));
     checks.add("compression.gzip", round_trip("gzip", &[("compression.type", "gzip"), ("linger.ms", "50")]));
-    checks.add("compression.snappy", round_trip("snappy", &[("compression.type", "snappy"), ("linger.ms", "50")]));
+    checks.add(
+        "compression.snappy",
+        round_trip("snappy", &[("compression.type", "snappy"), ("linger.ms", "50")]),
+    );
     checks.add("compression.lz4", round_trip("lz4", &[("compression.type", "lz4"), ("linger.ms", "50")]));
     checks.add("compression.zstd", round_trip("zstd", &[("compression.type", "zstd"), ("linger.ms", "50")]));
     checks.add("headers_duplicate_keys", headers_duplicate_keys());

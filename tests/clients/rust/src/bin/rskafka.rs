@@ -29,7 +29,10 @@ async fn new_topic(client: &Client, prefix: &str, count: i32) -> Result<String> 
     let topic = unique(prefix);
     create(client, &topic, count, 1).await?;
     // The controller has created it; wait for the broker to know.
-    until("the new topic has its partitions", || async { Ok(partitions(client, &topic).await? == count as usize) }).await?;
+    until("the new topic has its partitions", || async {
+        Ok(partitions(client, &topic).await? == count as usize)
+    })
+    .await?;
     Ok(topic)
 }
 
@@ -42,7 +45,12 @@ fn at(ms: i64) -> DateTime<Utc> {
 }
 
 fn record(value: &str) -> Record {
-    Record { key: None, value: Some(value.as_bytes().to_vec()), headers: BTreeMap::new(), timestamp: at(TIMES_MS[0]) }
+    Record {
+        key: None,
+        value: Some(value.as_bytes().to_vec()),
+        headers: BTreeMap::new(),
+        timestamp: at(TIMES_MS[0]),
+    }
 }
 
 async fn produce(to: &PartitionClient, values: &[String], compression: Compression) -> Result<Vec<i64>> {
@@ -63,7 +71,10 @@ async fn read(from: &PartitionClient, mut offset: i64, count: usize) -> Result<V
 }
 
 fn bodies(records: &[Record]) -> Vec<String> {
-    records.iter().map(|record| String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned()).collect()
+    records
+        .iter()
+        .map(|record| String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned())
+        .collect()
 }
 
 async fn round_trip(compression: Compression) -> Result<()> {
@@ -108,7 +119,8 @@ async fn timestamps() -> Result<()> {
     for time in TIMES_MS {
         to.produce(vec![Record { timestamp: at(time), ..record("v") }], Compression::NoCompression).await?;
     }
-    let got: Vec<i64> = read(&to, 0, 3).await?.iter().map(|record| record.timestamp.timestamp_millis()).collect();
+    let got: Vec<i64> =
+        read(&to, 0, 3).await?.iter().map(|record| record.timestamp.timestamp_millis()).collect();
     equal(got, TIMES_MS.to_vec())?;
     equal(to.get_offset(OffsetAt::Timestamp(at(TIMES_MS[0] + 500))).await?, 1)
 }
@@ -144,7 +156,10 @@ async fn main() {
     checks.add("timestamps_offsets_for_times", timestamps());
     checks.add("create_delete_topic", create_delete_topic());
     checks.add("delete_records", delete_records());
-    let cannot = [("headers_duplicate_keys", "it keeps headers in a map"), ("group_commit_resume", "it has no groups"),
-        ("transactions_commit_abort_read_committed", "it has no transactions")];
+    let cannot = [
+        ("headers_duplicate_keys", "it keeps headers in a map"),
+        ("group_commit_resume", "it has no groups"),
+        ("transactions_commit_abort_read_committed", "it has no transactions"),
+    ];
     report("rskafka", "0.6.0", checks, &cannot).await
 }
