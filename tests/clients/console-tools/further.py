@@ -309,7 +309,7 @@ def transactions_list_describe():
         equal([row[-1] for row in rows if row[0] == transaction.id], ["Ongoing"])
         described = tool("transactions", "describe", "--transactional-id", transaction.id)
         contains(described, transaction.id, "Ongoing", f"{transaction.topic}-0")
-        tool("transactions", "forceTerminateTransaction", "--transactional-id", transaction.id)
+        tool("transactions", "forceTerminateTransaction", "--transactionalId", transaction.id)
         until("it is aborted", lambda: "CompleteAbort" in tool("transactions", "describe", "--transactional-id", transaction.id), 20)
 
 
