@@ -310,7 +310,9 @@ def transactions_list_describe():
         described = tool("transactions", "describe", "--transactional-id", transaction.id)
         contains(described, transaction.id, "Ongoing", f"{transaction.topic}-0")
         tool("transactions", "forceTerminateTransaction", "--transactionalId", transaction.id)
-        until("it is aborted", lambda: "CompleteAbort" in tool("transactions", "describe", "--transactional-id", transaction.id), 20)
+        until("it has ended", lambda: "Ongoing" not in tool("transactions", "describe", "--transactional-id", transaction.id), 20)
+        produce(transaction.topic, ["after"])
+        equal(consume(transaction.topic, 1, "--from-beginning", "--isolation-level", "read_committed"), ["after"])
 
 
 def transactions_abort():

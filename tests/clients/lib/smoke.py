@@ -84,7 +84,8 @@ def attempt(check, *args):
 
 def main(client, version, checks, asked=CHECKS, notes={}):
     """`checks` maps a name of `asked` (or an extra one) to a function; an absent one, or None, is null: the client cannot
-    do it, and `notes` may say why. `compression` is called once for each codec in `checks["codecs"]` (default: all)."""
+    do it, and `notes` may say why. `compression` is called once for each codec in `checks["codecs"]` (default: all).
+    Where the environment's CHECKS names some, only these are run."""
     report = {"client": client, "version": version, "checks": {}, "errors": {}, "notes": notes}
 
     def note(name, *args):
