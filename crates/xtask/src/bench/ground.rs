@@ -40,7 +40,7 @@ impl Ground {
     }
 
     /// For what measures no server of ours.
-    pub(super) fn without_server() -> anyhow::Result<Self> {
+    pub(crate) fn without_server() -> anyhow::Result<Self> {
         let top = repository()?;
         let work = top.join("target").join("bench");
         fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;

@@ -1,11 +1,11 @@
 //! What follows when a client said this of Kafka, and that of Anabranch.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::clients::{Check, Said};
 
 /// What a check says of Anabranch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
     /// Passes on both.
@@ -43,7 +43,7 @@ impl Outcome {
 }
 
 /// One check of one client.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     pub(super) check: String,
     pub(super) outcome: Outcome,
@@ -56,12 +56,12 @@ pub(super) struct Row {
 }
 
 /// All of one client's.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Verdict {
     pub(super) client: String,
     pub(super) version: String,
     /// The checks that failed at first and had the client run once more, on either.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) again: Vec<String>,
     pub(super) checks: Vec<Row>,
 }

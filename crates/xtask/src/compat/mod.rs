@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bench::ground::Ground;
 use judge::Verdict;
@@ -30,13 +30,16 @@ pub(crate) struct Options {
     /// Runs the Kafka Streams application only, and prints the report instead of writing it to compat/
     #[arg(long)]
     streams: bool,
+    /// Asks nobody, and writes compat/REPORT.md anew from compat/report.json
+    #[arg(long, conflicts_with_all = ["only", "streams", "binary"])]
+    render: bool,
     /// The Anabranch to judge, as it is, instead of a release build of the work tree
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
 }
 
 /// All that a run found; `compat/report.json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Card {
     /// Of the day that it began, in UTC.
     date: String,
@@ -56,9 +59,18 @@ impl Card {
         let clients = self.clients.iter().all(Verdict::is_passed);
         clients && self.troubles.is_empty() && self.streams.as_ref().is_none_or(Streams::is_same)
     }
+
+    fn exit_code(&self) -> ExitCode {
+        if self.is_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if options.render {
+        let dir = Ground::without_server()?.top.join("compat");
+        let card: Card = serde_json::from_str(&fs::read_to_string(dir.join("report.json"))?)?;
+        return tell(&card, &dir);
+    }
     let ground = Ground::prepare(options.binary.as_deref())?;
     let date = say(&ground.top, "date", &["-u", "+%F"])?;
     let commit = if options.binary.is_none() { Some(commit(&ground.top)?) } else { None };
@@ -72,17 +84,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let streams = if options.only.is_empty() { Some(streams::run(&ground)?) } else { None };
     let card = Card { date, commit, kafka, clients, streams, troubles };
 
-    let report = report::markdown(&card);
     if options.only.is_empty() && !options.streams {
         let dir = ground.top.join("compat");
-        fs::write(dir.join("REPORT.md"), &report)?;
         fs::write(dir.join("report.json"), serde_json::to_string_pretty(&card)? + "\n")?;
-        eprintln!("compat: the report is compat/REPORT.md");
-        println!("{}", report::summary(&card));
-    } else {
-        println!("{report}");
+        return tell(&card, &dir);
     }
-    Ok(if card.is_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{}", report::markdown(&card));
+    Ok(card.exit_code())
+}
+
+/// Writes the report of a whole card, and prints its summary.
+fn tell(card: &Card, dir: &Path) -> anyhow::Result<ExitCode> {
+    fs::write(dir.join("REPORT.md"), report::markdown(card))?;
+    eprintln!("compat: the report is compat/REPORT.md");
+    println!("{}", report::summary(card));
+    Ok(card.exit_code())
 }
 
 fn commit(top: &Path) -> anyhow::Result<String> {

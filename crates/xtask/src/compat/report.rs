@@ -7,8 +7,8 @@ use super::judge::{Outcome, Row, Verdict};
 use super::streams::{Answer, Streams};
 use crate::bench::table::table;
 
-/// The command line tools' checks bear the tool's name before a dot.
-const TOOLS: &str = "kafka-tools";
+/// The programs that run Kafka's tools; their checks bear the tool's name before a dot.
+const TOOLS: [&str; 2] = ["console-tools", "further-tools"];
 
 /// An error may be a page; its beginning says what it is.
 const MET_CHARS_MAX: usize = 300;
@@ -165,7 +165,7 @@ fn matrix(card: &Card) -> String {
 fn alone(card: &Card) -> String {
     let asked = asked(card);
     let mut rows = Vec::new();
-    for verdict in card.clients.iter().filter(|verdict| verdict.client != TOOLS) {
+    for verdict in card.clients.iter().filter(|verdict| !TOOLS.contains(&verdict.client.as_str())) {
         for row in verdict.checks.iter().filter(|row| asked[row.check.as_str()] == 1) {
             rows.push(vec![verdict.client.clone(), row.check.clone(), cell(Some(row)).to_owned()]);
         }
@@ -175,12 +175,14 @@ fn alone(card: &Card) -> String {
 
 /// One row for each tool: its outcome, and what was checked.
 fn tools(card: &Card) -> String {
-    let Some(verdict) = card.clients.iter().find(|verdict| verdict.client == TOOLS) else {
-        return String::new();
-    };
     let mut tools: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
-    for row in &verdict.checks {
+    let asked = card.clients.iter().filter(|verdict| TOOLS.contains(&verdict.client.as_str()));
+    // What is no tool's, such as that none is forgotten, has no row.
+    for row in asked.flat_map(|verdict| &verdict.checks).filter(|row| is_a_tools(row)) {
         tools.entry(row.check.split('.').next().unwrap_or_default()).or_default().push(row);
+    }
+    if tools.is_empty() {
+        return String::new();
     }
     let rows = tools.iter().map(|(tool, rows)| {
         let has = |outcome: Outcome| rows.iter().any(|row| row.outcome == outcome);
@@ -212,6 +214,11 @@ fn tools(card: &Card) -> String {
         vec![(*tool).to_owned(), outcome.to_owned(), checked.collect::<Vec<_>>().join(", ")]
     });
     table(&["tool", "outcome", "checks"], &rows.collect::<Vec<_>>())
+}
+
+/// Whether the check is named `TOOL.WHAT`, or a tool that is not asked.
+fn is_a_tools(row: &Row) -> bool {
+    row.check.contains('.') || row.outcome == Outcome::Cannot
 }
 
 fn streams(streams: &Streams) -> String {
@@ -261,7 +268,7 @@ mod tests {
             why: (outcome == Outcome::Differs).then(|| "one node".to_owned()),
         };
         let verdict = Verdict {
-            client: TOOLS.to_owned(),
+            client: TOOLS[1].to_owned(),
             version: "4.3.1".to_owned(),
             again: Vec::new(),
             checks: rows.into_iter().map(row).collect(),

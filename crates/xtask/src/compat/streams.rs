@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bench::contender::Contender;
 use crate::bench::ground::Ground;
@@ -32,7 +32,7 @@ const HOUR_MS: u128 = 60 * 60 * 1000;
 type Table = BTreeMap<String, String>;
 
 /// How it went on both.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Streams {
     pub(super) records: u64,
     /// Of the right answer.
@@ -42,7 +42,7 @@ pub(super) struct Streams {
 }
 
 /// What the application answered.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Answer {
     pub(super) rows: usize,
     /// Rows that are wrong, missing or too many; the first few.
