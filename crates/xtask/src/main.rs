@@ -11,8 +11,8 @@
 //! has a test that breaks it and sees it caught.
 
 mod bench;
-mod histories;
 mod compat;
+mod histories;
 mod sim;
 mod tidy;
 

@@ -4,6 +4,10 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.FutureTask;
+import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.ProducerRecord;
@@ -13,12 +17,15 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 public class Newest extends Smoke {
     public static void main(String[] args) {
         Map<String, Check> checks = checks();
+        // The new protocol's members are heard of every 5 s.
+        secondsMax.put("group_protocol_migration", 120);
         checks.put("consumer_protocol", () -> groupCommitResume("consumer"));
         checks.put("consumer_protocol_rebalance", () -> groupRebalance("consumer", Map.of()));
         checks.put("consumer_protocol_regex", Newest::consumerProtocolRegex);
         checks.put("consumer_protocol_static", () -> staticMember("consumer"));
         checks.put("consumer_protocol_upgrade", () -> migrate("classic", "consumer"));
         checks.put("consumer_protocol_downgrade", () -> migrate("consumer", "classic"));
+        checks.put("group_protocol_migration", Newest::groupProtocolMigration);
         checks.put("share_consumer", Newest::shareConsumer);
         checks.put("list_offsets", Newest::listOffsets);
         report("kafka-clients", checks);
@@ -50,6 +57,92 @@ public class Newest extends Smoke {
         } finally {
             first.close();
         }
+    }
+
+    // KIP-848: members of a group are restarted one by one in the other protocol, and then back, while a producer goes on. What a
+    // member has read, it commits before it polls again; so every record is read once, whoever reads it.
+    static void groupProtocolMigration() throws Exception {
+        String topic = newTopic("migration", 4, Map.of()), group = unique("group");
+        Map<String, Integer> read = new ConcurrentHashMap<>();
+        AtomicBoolean produces = new AtomicBoolean(true);
+        FutureTask<Integer> producing = new FutureTask<>(() -> {
+            int count = 0;
+            try (var producer = producer(Map.of())) {
+                for (; produces.get(); count++) {
+                    producer.send(new ProducerRecord<>(topic, "k" + count, "v" + count)).get();
+                    Thread.sleep(2);
+                }
+            }
+            return count;
+        });
+        start(producing);
+        List<Reader> members = new ArrayList<>();
+        for (int each = 0; each < 2; each++) members.add(new Reader(topic, group, "classic", read));
+        awaitSharing(members);
+        for (String protocol : List.of("consumer", "classic")) {
+            for (int each = 0; each < 2; each++) {
+                members.remove(0).stop();
+                members.add(new Reader(topic, group, protocol, read));
+                awaitSharing(members);
+            }
+            equal(admin.listGroups().all().get().stream().filter(listed -> listed.groupId().equals(group))
+                .map(listed -> listed.type().get().toString().toLowerCase()).toList(), List.of(protocol));
+        }
+        produces.set(false);
+        int produced = producing.get();
+        until("all " + produced + " records are read", () -> read.size() == produced);
+        for (Reader member : members) member.stop();
+        equal(read.values().stream().filter(times -> times > 1).count(), 0L);
+        long committed = 0;
+        for (var offset : admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get().values())
+            committed += offset.offset();
+        equal(committed, (long) produced);
+    }
+
+    static void start(FutureTask<?> task) {
+        Thread thread = new Thread(task);
+        thread.setDaemon(true);
+        thread.start();
+    }
+
+    static void awaitSharing(List<Reader> members) throws Exception {
+        long deadline = System.nanoTime() + 60_000_000_000L;
+        while (!members.stream().allMatch(member -> member.share == 2)) {
+            for (Reader member : members) if (member.task.isDone()) member.task.get();
+            if (System.nanoTime() > deadline)
+                throw new TimeoutException("in 60 s each had not two partitions, but " + members);
+            Thread.sleep(20);
+        }
+    }
+
+    // Reads, counts and commits in a thread of its own.
+    static class Reader {
+        final Consumer<String, String> consumer;
+        final FutureTask<Void> task;
+        volatile int share;
+        volatile boolean stops;
+
+        Reader(String topic, String group, String protocol, Map<String, Integer> read) {
+            consumer = member(topic, group, protocol);
+            task = new FutureTask<>(() -> {
+                while (!stops) {
+                    var records = consumer.poll(Duration.ofMillis(100));
+                    for (var record : records) read.merge(record.value(), 1, Integer::sum);
+                    if (!records.isEmpty()) consumer.commitSync();
+                    share = consumer.assignment().size();
+                }
+                consumer.close();
+                return null;
+            });
+            start(task);
+        }
+
+        void stop() throws Exception {
+            stops = true;
+            task.get();
+        }
+
+        @Override public String toString() { return String.valueOf(share); }
     }
 
     // KIP-932: accept one record, release one for redelivery, reject one.
