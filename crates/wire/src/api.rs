@@ -81,9 +81,31 @@ macro_rules! apis {
                     _ => None,
                 }
             }
+
+            /// The API that this asks.
+            #[must_use]
+            pub fn key(&self) -> ApiKey {
+                match self {
+                    $(Self::$name(_) => ApiKey::$name,)*
+                }
+            }
+
+            pub(crate) fn encode(&self, into: &mut BytesMut, version: i16) -> Option<()> {
+                match self {
+                    $(Self::$name(request) => request.encode(into, version).ok(),)*
+                }
+            }
         }
 
         impl Response {
+            /// Believes array lengths.
+            pub(crate) fn decode(key: ApiKey, body: &mut Bytes, version: i16) -> Option<Self> {
+                match key {
+                    $(ApiKey::$name => messages::$response::decode(body, version).ok().map(Self::$name),)*
+                    _ => None,
+                }
+            }
+
             /// The API that this answers.
             #[must_use]
             pub fn key(&self) -> ApiKey {
@@ -105,7 +127,13 @@ macro_rules! apis {
             }
         }
 
-        $(impl From<messages::$response> for Response {
+        $(impl From<messages::$request> for Request {
+            fn from(request: messages::$request) -> Self {
+                Self::$name(request)
+            }
+        }
+
+        impl From<messages::$response> for Response {
             fn from(response: messages::$response) -> Self {
                 Self::$name(response)
             }

@@ -8,6 +8,8 @@
 //! bytes ◄────────────────── encode_response ◄─ Response
 //! ```
 //!
+//! Whoever asks has [`encode_request`] and [`decode_response`]; the latter believes its peer, and is for tests and tools.
+//!
 //! Nothing here trusts the peer: a frame's length is checked before memory is taken for it, and a request is walked
 //! against its shape (see `shape`) before the generated decoder, which believes array lengths, gets to see it.
 //!
@@ -22,8 +24,10 @@
 //! ```
 
 mod api;
+mod asking;
 mod fetched;
 mod frame;
+mod lengths;
 mod request;
 mod response;
 mod shape;
@@ -31,8 +35,10 @@ mod shape;
 mod tests;
 
 pub use api::{Api, Request, Response, api, apis};
+pub use asking::{decode_response, encode_request};
 pub use fetched::{Absent, Fetched, Piece};
 pub use frame::{FRAME_LENGTH_BYTES, FrameDecoder, FrameError, Next, REQUEST_BYTES_MAX};
+pub use lengths::{Length, LengthOf, lengths};
 pub use request::{DecodeError, Head, decode_request};
 pub use response::{EncodeError, encode_fetched, encode_response};
 pub use shape::{REQUEST_ELEMENTS_MAX, ShapeError};
