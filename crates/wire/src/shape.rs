@@ -377,7 +377,11 @@ impl<'a> Walk<'a> {
 
     fn text(&mut self) -> Result<(), ShapeError> {
         let length = match self.flexible {
-            true => self.length()?,
+            // As in Kafka, a string is no longer than where its length is an i16.
+            true => match self.length()? {
+                length if length > i16::MAX as usize => return Err(ShapeError::BadLength),
+                length => length,
+            },
             false => nullable(i16::from_be_bytes(self.take()?).into())?,
         };
         self.skip(length)
