@@ -5,6 +5,7 @@
 //! * `sim` runs the broker on simulated disks, one run for each seed.
 //! * `histories` kills real clients of transactions and their broker, and judges what the clients saw.
 //! * `compat` makes the report card: Kafka's clients on Anabranch and on Apache Kafka, side by side.
+//! * `diff` sends random requests to Anabranch and to Apache Kafka, and compares the answers.
 //! * `bench` measures Anabranch beside its peers, the machine and its goals.
 //!
 //! A chore reads the repository at the edge (`tidy::repository`) and judges it in pure functions, so that every law
@@ -12,6 +13,7 @@
 
 mod bench;
 mod compat;
+mod diff;
 mod histories;
 mod sim;
 mod tidy;
@@ -32,6 +34,8 @@ enum Chore {
     Histories(histories::Options),
     /// Runs Kafka's clients, its tools and a Streams application against Anabranch and Apache Kafka, and writes the report card.
     Compat(compat::Options),
+    /// Sends random requests to Anabranch and to Apache Kafka, and compares the answers field by field.
+    Diff(diff::Options),
     /// Measures Anabranch beside its peers, the machine and its goals; see bench/README.md.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -43,6 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Chore::Sim(options) => sim::run(&options),
         Chore::Histories(options) => histories::run(&options),
         Chore::Compat(options) => compat::run(&options),
+        Chore::Diff(options) => diff::run(&options),
         Chore::Bench(command) => bench::run(&command),
     }
 }

@@ -1,28 +1,14 @@
-//! A Kafka client for tests: frames out, frames in, and nothing hidden.
+//! A node for tests, and what asks it: frames out, frames in, and nothing hidden.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anabranch_broker::{Broker, BrokerConfig};
-use anabranch_core::batch::{BatchBuilder, Compression, Record};
 use anabranch_core::seam::{Disk, RealDisk};
+pub(crate) use anabranch_diff::client::{Client, SOON, batch, fetch, frame, produce, text, topic};
 use anabranch_serve::{Limits, ServeConfig, Server};
-use anabranch_wire::messages::create_topics_request::CreatableTopic;
-use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic};
-use anabranch_wire::messages::fetch_response::PartitionData;
-use anabranch_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use anabranch_wire::messages::produce_response::PartitionProduceResponse;
-use anabranch_wire::messages::{
-    CreateTopicsRequest, FetchRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
-};
-use anabranch_wire::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// Whatever is awaited comes within this, or the test fails.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The series of bytes that came in whole requests.
 pub(crate) const RECEIVED: &str =
@@ -121,134 +107,4 @@ pub(crate) async fn http_get(addr: SocketAddr, path: &str) -> (String, String) {
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
-
-pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
-    correlation_id: i32,
-}
-
-impl Client {
-    pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, correlation_id: 0 }
-    }
-
-    /// Sends a request and waits for its answer.
-    pub(crate) async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
-        self.send(version, request).await;
-        self.receive::<R>(version, self.correlation_id).await
-    }
-
-    /// Sends a request; its correlation id.
-    pub(crate) async fn send<R: Request>(&mut self, version: i16, request: &R) -> i32 {
-        self.correlation_id += 1;
-        let frame = frame(version, self.correlation_id, request);
-        self.stream.write_all(&frame).await.unwrap();
-        self.correlation_id
-    }
-
-    /// Waits for the answer to a request sent before.
-    pub(crate) async fn receive<R: Request>(&mut self, version: i16, correlation_id: i32) -> R::Response {
-        let mut frame = self.frame().await.expect("the connection is open");
-        let header_version = <R::Response as HeaderVersion>::header_version(version);
-        let header = ResponseHeader::decode(&mut frame, header_version).unwrap();
-        assert_eq!(header.correlation_id, correlation_id, "answers come in the order of the requests");
-        let response = R::Response::decode(&mut frame, version).unwrap();
-        assert_eq!(frame.remaining(), 0, "the response ends where its frame ends");
-        response
-    }
-
-    /// The next frame without its length; `None` when the server has closed the connection.
-    pub(crate) async fn frame(&mut self) -> Option<Bytes> {
-        tokio::time::timeout(SOON, async {
-            let length = self.stream.read_i32().await.ok()?;
-            let mut bytes = vec![0; usize::try_from(length).unwrap()];
-            self.stream.read_exact(&mut bytes).await.ok()?;
-            Some(bytes.into())
-        })
-        .await
-        .expect("an answer comes soon")
-    }
-
-    /// Fails unless the server closes the connection without another word.
-    pub(crate) async fn ends(mut self) {
-        assert_eq!(self.frame().await, None);
-    }
-
-    pub(crate) async fn create_topic(&mut self, name: &str, partitions: i32) {
-        let topic = CreatableTopic::default()
-            .with_name(topic(name))
-            .with_num_partitions(partitions)
-            .with_replication_factor(1);
-        let response = self.call(7, &CreateTopicsRequest::default().with_topics(vec![topic])).await;
-        assert_eq!(response.topics[0].error_code, 0, "{response:?}");
-    }
-
-    pub(crate) async fn produce(&mut self, name: &str, batch: Bytes) -> PartitionProduceResponse {
-        let response = self.call(9, &produce(name, 0, -1, batch)).await;
-        response.responses[0].partition_responses[0].clone()
-    }
-
-    /// Fetches from one partition.
-    pub(crate) async fn fetch(&mut self, name: &str, from: i64) -> PartitionData {
-        let response = self.call(12, &fetch(name, &[(0, from)])).await;
-        response.responses[0].partitions[0].clone()
-    }
-}
-
-/// A whole request frame.
-pub(crate) fn frame<R: Request>(version: i16, correlation_id: i32, request: &R) -> Bytes {
-    let header = RequestHeader::default()
-        .with_request_api_key(R::KEY)
-        .with_request_api_version(version)
-        .with_correlation_id(correlation_id)
-        .with_client_id(Some(StrBytes::from_static_str("test")));
-    let mut body = BytesMut::new();
-    header.encode(&mut body, R::header_version(version)).unwrap();
-    request.encode(&mut body, version).unwrap();
-    let mut frame = BytesMut::new();
-    frame.put_i32(body.len() as i32);
-    frame.put_slice(&body);
-    frame.freeze()
-}
-
-pub(crate) fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
-
-pub(crate) fn topic(name: &str) -> TopicName {
-    TopicName(text(name))
-}
-
-pub(crate) fn batch(values: &[&str]) -> Bytes {
-    let mut builder = BatchBuilder::new(Compression::None);
-    for value in values {
-        builder.push(&Record::keyless(value.to_string()).at(1_000));
-    }
-    builder.build().unwrap()
-}
-
-/// One batch for one partition.
-pub(crate) fn produce(name: &str, partition: i32, acks: i16, batch: Bytes) -> ProduceRequest {
-    let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
-    let data = TopicProduceData::default().with_name(topic(name)).with_partition_data(vec![data]);
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(30_000).with_topic_data(vec![data])
-}
-
-/// Waits for nothing; some partitions of a topic, each from an offset.
-pub(crate) fn fetch(name: &str, from: &[(i32, i64)]) -> FetchRequest {
-    let partitions = from.iter().map(|(partition, offset)| {
-        FetchPartition::default()
-            .with_partition(*partition)
-            .with_fetch_offset(*offset)
-            .with_partition_max_bytes(1 << 20)
-    });
-    let asked = FetchTopic::default().with_topic(topic(name)).with_partitions(partitions.collect());
-    FetchRequest::default()
-        .with_max_wait_ms(0)
-        .with_min_bytes(1)
-        .with_max_bytes(50 << 20)
-        .with_topics(vec![asked])
 }
