@@ -426,6 +426,9 @@ fn check_records(
         BatchError::TooLarge { .. } if batch.decompression_bytes() > memory_bytes => {
             ProduceError::Undecompressable { needed_bytes: batch.decompression_bytes(), memory_bytes }
         }
+        BatchError::Truncated { .. } => {
+            ProduceError::InvalidRecord("the records end before there are as many as the batch says")
+        }
         other => other.into(),
     })?;
     let time_is_wrong = batch.header().is_log_append_time()

@@ -368,7 +368,8 @@ impl<R: BufRead> Limited<R> {
         if self.left == 0 {
             return Err(self.exhausted("fewer records than the header says"));
         }
-        let byte = *self.source.fill_buf()?.first().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let byte =
+            *self.source.fill_buf()?.first().ok_or_else(|| invalid("fewer records than the header says"))?;
         self.source.consume(1);
         self.left -= 1;
         Ok(byte)
@@ -396,7 +397,7 @@ impl<R: BufRead> Limited<R> {
         while bytes > 0 {
             let available = self.source.fill_buf()?.len() as u64;
             if available == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(invalid("a field is longer than its batch"));
             }
             let step = available.min(bytes);
             self.source.consume(step as usize);

@@ -63,7 +63,7 @@ pub(super) fn produce(error: &ProduceError) -> ErrorCode {
     }
 }
 
-fn batch(error: &BatchError) -> ErrorCode {
+pub(super) fn batch(error: &BatchError) -> ErrorCode {
     match error {
         BatchError::UnsupportedMagic(_) => ErrorCode::UnsupportedForMessageFormat,
         BatchError::Invalid(_) | BatchError::TrailingBytes(_) => ErrorCode::InvalidRecord,

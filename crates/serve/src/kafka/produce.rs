@@ -13,7 +13,7 @@ use anabranch_broker::{
     Ack, Membership, Part, Partition, ProduceError, Produced, Producing as Queued, RecordsRefused,
 };
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::{BatchHeader, Compression, NO_TIMESTAMP};
+use anabranch_core::batch::{BatchError, BatchHeader, Compression, NO_TIMESTAMP};
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use anabranch_wire::messages::produce_response::{
@@ -39,12 +39,25 @@ pub(super) struct Producing {
 }
 
 /// A partition's number, and its batch on its way.
-type Partitioned = (i32, Result<Queued, Refused>);
+type Partitioned = (i32, Result<(Partition, Queued), Refused>);
 
-/// A refusal, and the records that it is for.
-type Refused = (Refusal, Vec<BatchIndexAndErrorMessage>);
+/// Why a batch is not taken.
+#[derive(Debug, Clone)]
+struct Refused {
+    refusal: Refusal,
+    /// The records that it is for.
+    records: Vec<BatchIndexAndErrorMessage>,
+    /// Where the log starts, if it was asked.
+    log_start: i64,
+}
 
-fn refused(error: &ProduceError) -> Refused {
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, records: Vec::new(), log_start: -1 }
+    }
+}
+
+fn refused(error: &ProduceError, partition: &Partition) -> Refused {
     let records = match error {
         ProduceError::InvalidRecords(RecordsRefused { errors, .. })
         | ProduceError::InvalidTimestamps(RecordsRefused { errors, .. }) => errors.as_slice(),
@@ -55,7 +68,19 @@ fn refused(error: &ProduceError) -> Refused {
             .with_batch_index(record.index)
             .with_batch_index_error_message(Some(text(&record.reason)))
     });
-    (refusal(codes::produce(error), error.to_string()), named.collect())
+    let code = codes::produce(error);
+    // `ReplicaManager.appendRecordsToLeader` says it with all but these.
+    let log_start = match code {
+        ErrorCode::UnknownTopicOrPartition
+        | ErrorCode::NotLeaderOrFollower
+        | ErrorCode::InvalidTopicException
+        | ErrorCode::MessageTooLarge
+        | ErrorCode::RecordListTooLarge
+        | ErrorCode::CorruptMessage
+        | ErrorCode::KafkaStorageError => -1,
+        _ => partition.offsets().log_start.0,
+    };
+    Refused { refusal: refusal(code, error.to_string()), records: named.collect(), log_start }
 }
 
 impl Producing {
@@ -76,12 +101,14 @@ impl Producing {
             let mut answered = Vec::with_capacity(partitions.len());
             for (index, queued) in partitions {
                 let produced = match queued {
-                    Ok(queued) => queued.answer().await.map_err(|error| refused(&error)),
+                    Ok((partition, queued)) => {
+                        queued.answer().await.map_err(|error| refused(&error, &partition))
+                    }
                     Err(refused) => Err(refused),
                 };
                 let produced = produced.and_then(|produced| match &joined {
                     Ok(()) => Ok(produced),
-                    Err(outside) => Err((outside.clone(), Vec::new())),
+                    Err(outside) => Err(outside.clone().into()),
                 });
                 answered.push(partition_response(index, produced));
             }
@@ -98,50 +125,114 @@ impl Producing {
 }
 
 /// Queues the batches of a request, in order. It was held back so long for want of memory. `timeout_ms` has no meaning here: it bounds the wait for replicas.
+///
+/// What is wrong is found in Kafka's order: places and forms first, then transactions, then `acks`, then the records.
 pub(super) async fn submit(
     door: &Door,
     version: i16,
     request: ProduceRequest,
     held_back: Duration,
 ) -> Producing {
+    let is_answered = request.acks != 0;
     let ack = match request.acks {
         0 | 1 => Ok(Ack::Written),
         -1 => Ok(Ack::Durable),
         acks => Err(refusal(ErrorCode::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1"))),
     };
-    let joined = match ack {
-        Ok(ack) => join(door, version, &request).await.map(|within| (ack, within)),
-        Err(refused) => Err(refused),
-    };
-    let (ack, InTransaction { part, outside, joining }) = match joined {
-        Ok((ack, within)) => (Ok(ack), within),
-        Err(refused) => (Err(refused), InTransaction::default()),
-    };
-    let mut topics = Vec::with_capacity(request.topic_data.len());
-    for TopicProduceData { name, topic_id, partition_data, .. } in request.topic_data {
-        let topic = find_topic(door, version >= 13, &name, topic_id);
-        let mut partitions = Vec::with_capacity(partition_data.len());
-        for PartitionProduceData { index, records, .. } in partition_data {
-            let target = match (&ack, &topic) {
-                (Err(refused), _) => Err(refused.clone()),
-                (_, Err(code)) => Err(refusal(*code, "there is no such topic")),
-                (Ok(ack), Ok(topic)) => match topic.partition(index) {
-                    Some(partition) => match outside.get(partition.id()) {
-                        Some(outside) => Err(outside.clone()),
-                        None => Ok((partition, *ack)),
-                    },
-                    None => Err(refusal(ErrorCode::UnknownTopicOrPartition, "there is no such partition")),
+    let id = request.transactional_id.as_ref().map(|id| id.to_string());
+    let topics: Vec<_> =
+        request.topic_data.into_iter().map(|topic| Placed::of(door, version, topic)).collect();
+    let joined = join(door, version, id, &topics).await;
+    let mut queued = Vec::with_capacity(topics.len());
+    for Placed { name, topic_id, batches } in topics {
+        let mut partitions = Vec::with_capacity(batches.len());
+        for (index, batch) in batches {
+            let outcome = match (&joined, batch) {
+                (Err(refused), _) => Err(refused.clone().into()),
+                (_, Err((refused, _))) => Err(refused.into()),
+                (Ok(within), Ok(batch)) => match (within.outside.get(batch.partition.id()), &ack) {
+                    (Some(refused), _) | (None, Err(refused)) => Err(refused.clone().into()),
+                    (None, Ok(ack)) => queue(door, batch, *ack, within.part).await,
                 },
             };
-            let queued = match target {
-                Ok((partition, ack)) => queue(door, version, partition, records, ack, part).await,
-                Err(refused) => Err((refused, Vec::new())),
-            };
-            partitions.push((index, queued));
+            partitions.push((index, outcome));
         }
-        topics.push((name, topic_id, partitions));
+        queued.push((name, topic_id, partitions));
     }
-    Producing { topics, joining, version, is_answered: request.acks != 0, held_back }
+    let joining = joined.ok().and_then(|within| within.joining);
+    Producing { topics: queued, joining, version, is_answered, held_back }
+}
+
+/// A topic's batches, those of them that may be appended with their partitions.
+struct Placed {
+    name: TopicName,
+    topic_id: Uuid,
+    /// What is refused says whether it claims to be in a transaction, as far as it can be read.
+    batches: Vec<(i32, Result<Placing, (Refusal, bool)>)>,
+}
+
+struct Placing {
+    partition: Partition,
+    header: BatchHeader,
+    records: Bytes,
+}
+
+impl Placed {
+    fn of(door: &Door, version: i16, topic: TopicProduceData) -> Self {
+        let TopicProduceData { name, topic_id, partition_data, .. } = topic;
+        let found = find_topic(door, version >= 13, &name, topic_id);
+        let batches = partition_data.into_iter().map(|PartitionProduceData { index, records, .. }| {
+            let records = records.unwrap_or_default();
+            let header = BatchHeader::parse(&records);
+            let is_transactional = header.as_ref().is_ok_and(BatchHeader::is_transactional);
+            let partition = match &found {
+                Err(code) => Err(refusal(*code, "there is no such topic")),
+                Ok(topic) => topic
+                    .partition(index)
+                    .cloned()
+                    .ok_or_else(|| refusal(ErrorCode::UnknownTopicOrPartition, "there is no such partition")),
+            };
+            let placing = partition.and_then(|partition| {
+                let header = check_form(version, &records, header)?;
+                Ok(Placing { partition, header, records })
+            });
+            (index, placing.map_err(|refused| (refused, is_transactional)))
+        });
+        Self { batches: batches.collect(), name, topic_id }
+    }
+
+    fn is_transactional(&self) -> bool {
+        self.batches.iter().any(|(_, batch)| match batch {
+            Ok(batch) => batch.header.is_transactional(),
+            Err((_, is_transactional)) => *is_transactional,
+        })
+    }
+}
+
+/// `ProduceRequest.validateRecords`: one batch of format 2, in a codec that the version may have.
+fn check_form(
+    version: i16,
+    records: &Bytes,
+    header: Result<BatchHeader, BatchError>,
+) -> Result<BatchHeader, Refusal> {
+    let invalid = |why: &str| refusal(ErrorCode::InvalidRecord, why);
+    let header = match header {
+        Ok(header) => header,
+        Err(BatchError::Truncated { .. }) => return Err(invalid("there is no whole batch")),
+        Err(BatchError::UnsupportedMagic(_)) => return Err(invalid("only batches of format 2 are taken")),
+        Err(error) => return Err(refusal(codes::batch(&error), error.to_string())),
+    };
+    if records.len() < header.len_bytes {
+        return Err(invalid("there is no whole batch"));
+    }
+    // KIP-110: "Zstd" came with version 7, and older consumers of the same generation cannot read it.
+    if version < 7 && header.compression() == Ok(Compression::Zstd) {
+        return Err(refusal(ErrorCode::UnsupportedCompressionType, "zstd needs produce version 7"));
+    }
+    if records.len() > header.len_bytes {
+        return Err(invalid("something follows the batch, and one is all that is taken"));
+    }
+    Ok(header)
 }
 
 /// What the coordinator says of a request.
@@ -153,23 +244,22 @@ struct InTransaction {
     joining: Option<Membership>,
 }
 
-/// Asks the coordinator for leave to append what is transactional, in the order of Kafka's checks.
-async fn join(door: &Door, version: i16, request: &ProduceRequest) -> Result<InTransaction, Refusal> {
-    let mut producers = BTreeSet::new();
-    let mut partitions = Vec::new();
-    for TopicProduceData { name, topic_id, partition_data, .. } in &request.topic_data {
-        for PartitionProduceData { index, records, .. } in partition_data {
-            let header = records.as_ref().and_then(|records| BatchHeader::parse(records).ok());
-            let Some(header) = header.filter(BatchHeader::is_transactional) else { continue };
-            if request.transactional_id.is_none() {
-                let why = "records of a transaction need a transactional id";
-                return Err(refusal(ErrorCode::TransactionalIdAuthorizationFailed, why));
-            }
-            producers.insert((header.producer_id, header.producer_epoch));
-            if let Ok(topic) = find_topic(door, version >= 13, name, *topic_id) {
-                partitions.extend(topic.partition(*index).map(|partition| partition.id().clone()));
-            }
-        }
+/// Asks the coordinator for leave to append what is transactional. A refusal is of the whole request.
+async fn join(
+    door: &Door,
+    version: i16,
+    id: Option<String>,
+    topics: &[Placed],
+) -> Result<InTransaction, Refusal> {
+    if id.is_none() && topics.iter().any(Placed::is_transactional) {
+        let why = "records of a transaction need a transactional id";
+        return Err(refusal(ErrorCode::TransactionalIdAuthorizationFailed, why));
+    }
+    let batches = topics.iter().flat_map(|topic| &topic.batches).filter_map(|(_, batch)| batch.as_ref().ok());
+    let (mut producers, mut partitions) = (BTreeSet::new(), Vec::new());
+    for batch in batches.filter(|batch| batch.header.is_transactional()) {
+        producers.insert((batch.header.producer_id, batch.header.producer_epoch));
+        partitions.push(batch.partition.id().clone());
     }
     let mut producers = producers.into_iter();
     let (producer, epoch) = match (producers.next(), producers.next()) {
@@ -180,25 +270,38 @@ async fn join(door: &Door, version: i16, request: &ProduceRequest) -> Result<InT
             return Err(refusal(ErrorCode::InvalidProducerIdMapping, why));
         }
     };
-    let id = request.transactional_id.as_ref().map(|id| id.to_string()).unwrap_or_default();
     let transactions = door.broker.transactions();
+    let id = id.unwrap_or_default();
     let asked = |how| Join { id, producer, epoch, partitions: partitions.clone(), how };
-    let refused = |error| outside(error, version);
     if version >= 12 {
-        let joining =
-            transactions.join_in_turn(asked(How::Add(TransactionVersion::V2))).await.map_err(refused)?;
-        return Ok(InTransaction {
-            part: Some(joining.part()),
-            joining: Some(joining),
-            ..Default::default()
+        return Ok(match transactions.join_in_turn(asked(How::Add(TransactionVersion::V2))).await {
+            Ok(joining) => {
+                let part = Some(joining.part());
+                InTransaction { part, joining: Some(joining), ..Default::default() }
+            }
+            Err(error) => none_within(partitions, error, version),
         });
     }
-    let verified = transactions.join(asked(How::Verify)).await.map_err(refused)?;
-    let part = Some(verified.part());
-    let each = verified.answer().await.map_err(refused)?;
-    let outside = partitions.into_iter().zip(each);
-    let outside = outside.filter_map(|(partition, each)| Some((partition, refused(each.err()?)))).collect();
-    Ok(InTransaction { part, outside, joining: None })
+    let verified = async {
+        let verified = transactions.join(asked(How::Verify)).await?;
+        let part = Some(verified.part());
+        Ok((part, verified.answer().await?))
+    };
+    Ok(match verified.await {
+        Ok((part, each)) => {
+            let each = partitions.into_iter().zip(each);
+            let outside =
+                each.filter_map(|(partition, each)| Some((partition, outside(each.err()?, version))));
+            InTransaction { part, outside: outside.collect(), joining: None }
+        }
+        Err(error) => none_within(partitions, error, version),
+    })
+}
+
+fn none_within(partitions: Vec<TopicPartition>, error: TransactionError, version: i16) -> InTransaction {
+    let refused = outside(error, version);
+    let outside = partitions.into_iter().map(|partition| (partition, refused.clone())).collect();
+    InTransaction { outside, ..Default::default() }
 }
 
 /// What is said of a partition that is not in the transaction.
@@ -208,22 +311,18 @@ fn outside(error: TransactionError, version: i16) -> Refusal {
 
 async fn queue(
     door: &Door,
-    version: i16,
-    partition: &Partition,
-    records: Option<Bytes>,
+    batch: Placing,
     ack: Ack,
     part: Option<Part>,
-) -> Result<Queued, Refused> {
-    let records = records.unwrap_or_default();
-    let header = BatchHeader::parse(&records).ok();
-    // KIP-110: "Zstd" came with version 7, and older consumers of the same generation cannot read it.
-    if version < 7 && header.is_some_and(|header| header.compression() == Ok(Compression::Zstd)) {
-        let refused = refusal(ErrorCode::UnsupportedCompressionType, "zstd needs produce version 7");
-        return Err((refused, Vec::new()));
+) -> Result<(Partition, Queued), Refused> {
+    let Placing { partition, header, records } = batch;
+    match partition.submit_in(records, ack, part).await {
+        Ok(queued) => {
+            door.metrics.records_in.add(header.record_count.unsigned_abs().into());
+            Ok((partition, queued))
+        }
+        Err(error) => Err(refused(&error, &partition)),
     }
-    let queued = partition.submit_in(records, ack, part).await.map_err(|error| refused(&error))?;
-    door.metrics.records_in.add(header.map_or(0, |header| header.record_count.unsigned_abs().into()));
-    Ok(queued)
 }
 
 fn partition_response(index: i32, produced: Result<Produced, Refused>) -> PartitionProduceResponse {
@@ -233,12 +332,12 @@ fn partition_response(index: i32, produced: Result<Produced, Refused>) -> Partit
             .with_base_offset(produced.base_offset.0)
             .with_log_append_time_ms(produced.log_append_time_ms)
             .with_log_start_offset(produced.log_start.0),
-        Err(((code, message), records)) => response
+        Err(Refused { refusal: (code, message), records, log_start }) => response
             .with_record_errors(records)
             .with_error_code(code)
             .with_error_message(message)
             .with_base_offset(-1)
             .with_log_append_time_ms(NO_TIMESTAMP)
-            .with_log_start_offset(-1),
+            .with_log_start_offset(log_start),
     }
 }
