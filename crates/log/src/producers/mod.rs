@@ -144,7 +144,7 @@ impl Producers {
         let ended = known.map_or(0, |producer| producer.ended);
         let fits = match part {
             Some(part) => id.is_some() && (part.ordinal > ended || planted::is(Bug::LateBatchTaken)),
-            None => !batch.is_transactional() && known.is_none_or(|producer| producer.open.is_none()),
+            None => !batch.is_transactional(),
         };
         if !fits {
             return Err(AppendError::NotInTransaction { producer: id });
@@ -165,8 +165,14 @@ impl Producers {
                 None => 0,
             },
         };
+        // As there, what comes out of order is told first.
+        let is_amid = !batch.is_transactional() && known.is_some_and(|producer| producer.open.is_some());
         if batch.base_sequence == expected {
-            return Ok(Verdict::Append);
+            return if is_amid {
+                Err(AppendError::NotInTransaction { producer: id })
+            } else {
+                Ok(Verdict::Append)
+            };
         }
         Err(AppendError::OutOfOrderSequence { producer: id, expected, found: batch.base_sequence })
     }
@@ -468,6 +474,8 @@ pub(super) mod tests {
         transaction(&mut producers, 7, 0);
         assert!(refused(&producers, &transactional(7, 0, 1), None));
         assert!(refused(&producers, &batch(0, 1, 1), None), "a plain batch amid a transaction");
+        let early = producers.judge(&batch(0, 5, 1), None);
+        assert!(matches!(early, Err(AppendError::OutOfOrderSequence { .. })), "{early:?}");
         assert_eq!(producers.judge(&transactional(7, 0, 1), part(1)).unwrap(), Verdict::Append);
         // By the rules before version 2 the epoch stays, and only the number tells.
         end(&mut producers, 0, 0, 1).unwrap();
