@@ -21,7 +21,7 @@ use anabranch_core::{LeaderEpoch, Offset};
 use anabranch_wire::messages::fetch_request::FetchTopic;
 use anabranch_wire::messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
 use anabranch_wire::messages::{FetchRequest, FetchResponse, TopicName};
-use anabranch_wire::{ErrorCode, Fetched};
+use anabranch_wire::{ErrorCode, Fetched, NO_ERROR};
 use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -36,7 +36,8 @@ const THROTTLE: Duration = Duration::from_millis(100);
 /// While a fetch waits anyway, memory is looked for so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// `READ_COMMITTED` of `FetchRequest.json`'s IsolationLevel.
+/// `FetchRequest.json`'s IsolationLevel.
+const READ_UNCOMMITTED: i8 = 0;
 const READ_COMMITTED: i8 = 1;
 
 /// Records that are only found are read through a buffer of no more than this: a batch of Kafka's default size fits, and so
@@ -100,6 +101,11 @@ impl From<FetchResponse> for Answer {
 /// Waits until there is as much as the client wants, or it has waited long enough.
 pub(super) async fn answer(door: &Door, version: i16, mut request: FetchRequest) -> Answer {
     request.topics = merge(request.topics);
+    if ![READ_UNCOMMITTED, READ_COMMITTED].contains(&request.isolation_level)
+        && Look::of(door, version, &request).partitions().next().is_some()
+    {
+        return misunderstood(version, request).into();
+    }
     let begun = door.sessions.lock().begin(version, &mut request, door.now());
     let turn = match begun {
         Ok(turn) => turn,
@@ -145,6 +151,20 @@ pub(super) async fn answer(door: &Door, version: i16, mut request: FetchRequest)
     }
 }
 
+/// What Kafka makes of an isolation level that it does not know (`FetchRequest.getErrorResponse`).
+fn misunderstood(version: i16, request: FetchRequest) -> FetchResponse {
+    let code = ErrorCode::UnknownServerError;
+    if version >= 13 {
+        return FetchResponse::default().with_error_code(code.code());
+    }
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|asked| refused(asked.partition, code));
+        FetchableTopicResponse::default().with_topic(topic.topic).with_partitions(partitions.collect())
+    });
+    let code = if version >= 7 { code.code() } else { NO_ERROR };
+    FetchResponse::default().with_error_code(code).with_responses(topics.collect())
+}
+
 /// Each partition once, as Kafka does: a partition that is named again keeps its place, and the last word on it counts.
 /// Without this, a short request could ask for the same records a hundred thousand times.
 fn merge(topics: Vec<FetchTopic>) -> Vec<FetchTopic> {
@@ -184,14 +204,15 @@ impl Look {
                 }),
                 index: asked.partition,
                 from: Offset(asked.fetch_offset),
-                leader_epoch: super::leader_epoch(asked.current_leader_epoch),
+                // Whatever is below zero means none here, and only here (`FetchRequest.optionalEpoch`).
+                leader_epoch: super::leader_epoch(asked.current_leader_epoch.max(-1)),
                 bytes_max: usize::try_from(asked.partition_max_bytes).unwrap_or(0),
             });
             (name.clone(), *topic_id, wanted.collect())
         });
         let isolation = match request.isolation_level {
             READ_COMMITTED => Isolation::Committed,
-            _ => Isolation::Written,
+            _ => Isolation::Written, // READ_UNCOMMITTED
         };
         Self { topics: topics.collect(), bytes_max, isolation }
     }
@@ -306,7 +327,13 @@ impl Wanted {
 }
 
 fn refused(index: i32, code: ErrorCode) -> PartitionData {
+    // Kafka says "none were aborted" of what it does not look for in a log, and nothing of what it does not find there.
+    let is_looked_for = !matches!(
+        code,
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId | ErrorCode::UnknownServerError
+    );
     PartitionData::default()
+        .with_aborted_transactions((!is_looked_for).then(Vec::new))
         .with_partition_index(index)
         .with_error_code(code.code())
         .with_high_watermark(-1)

@@ -21,7 +21,8 @@ const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const UNKNOWN_OFFSET: i64 = -1;
-/// `READ_COMMITTED` of `ListOffsetsRequest.json`'s IsolationLevel, versions 2 and above.
+/// `ListOffsetsRequest.json`'s IsolationLevel, versions 2 and above.
+const READ_UNCOMMITTED: i8 = 0;
 const READ_COMMITTED: i8 = 1;
 
 pub(super) async fn answer(door: &Door, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
@@ -49,6 +50,11 @@ pub(super) async fn answer(door: &Door, version: i16, request: ListOffsetsReques
                 _ if repeated.contains(&(name.clone(), asked.partition_index)) => {
                     Err(ErrorCode::InvalidRequest)
                 }
+                // What Kafka makes of a level that it does not know.
+                _ if !(READ_UNCOMMITTED..=READ_COMMITTED).contains(&request.isolation_level) => {
+                    Err(ErrorCode::UnknownServerError)
+                }
+                _ if bound(version, asked.timestamp).is_none() => Err(ErrorCode::UnsupportedVersion),
                 Err(code) => Err(*code),
                 Ok(topic) => match topic.partition(asked.partition_index) {
                     None => Err(ErrorCode::UnknownTopicOrPartition),
@@ -62,6 +68,18 @@ pub(super) async fn answer(door: &Door, version: i16, request: ListOffsetsReques
     ListOffsetsResponse::default().with_topics(topics)
 }
 
+/// What a timestamp asks for: `None` for what the version cannot say, and nothing for what is never there.
+fn bound(version: i16, timestamp: i64) -> Option<Option<At>> {
+    Some(Some(match (timestamp, version) {
+        (LATEST, _) => At::Latest,
+        (EARLIEST, _) | (EARLIEST_LOCAL, 8..) => At::Earliest,
+        (MAX_TIMESTAMP, 7..) => At::MaxTimestamp,
+        (LATEST_TIERED, 9..) => return Some(None),
+        (0.., _) => At::Time(timestamp),
+        _ => return None,
+    }))
+}
+
 /// Offset and timestamp.
 async fn locate(
     version: i16,
@@ -70,13 +88,8 @@ async fn locate(
     isolation: Isolation,
 ) -> Result<(i64, i64), ErrorCode> {
     check_leader_epoch(leader_epoch(asked.current_leader_epoch)).map_err(|error| codes::fetch(&error))?;
-    let at = match (asked.timestamp, version) {
-        (LATEST, _) => At::Latest,
-        (EARLIEST, _) | (EARLIEST_LOCAL, 8..) => At::Earliest,
-        (MAX_TIMESTAMP, 7..) => At::MaxTimestamp,
-        (LATEST_TIERED, 9..) => return Ok((UNKNOWN_OFFSET, NO_TIMESTAMP)), // nothing is tiered
-        (0.., _) => At::Time(asked.timestamp),
-        _ => return Err(ErrorCode::UnsupportedVersion),
+    let Some(Some(at)) = bound(version, asked.timestamp) else {
+        return Ok((UNKNOWN_OFFSET, NO_TIMESTAMP)); // nothing is tiered
     };
     let found = tokio::task::spawn_blocking(move || partition.locate_within(at, isolation)).await;
     let found = found.expect("looking into a log does not panic").map_err(|error| codes::fetch(&error))?;
