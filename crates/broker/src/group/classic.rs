@@ -109,6 +109,8 @@ impl Group {
     pub(super) fn forget(&mut self) {
         if self.state == GroupState::Empty {
             (self.protocol_type, self.protocol, self.topics, self.generation) = (None, None, None, 0);
+            // Whoever was promised an id is not known any more.
+            self.promised.clear();
         }
     }
 
@@ -197,8 +199,8 @@ impl Group {
         self.members.values().all(|member| member.supports(protocol))
     }
 
-    /// The protocol that most members prefer among those that all support. Of several, the one that the first member
-    /// likes best.
+    /// The protocol that most members prefer among those that all support. Of several, the one that comes first in Kafka's table
+    /// of votes.
     pub(super) fn select_protocol(&self) -> Option<String> {
         let first = self.members.values().next()?;
         let candidates: Vec<&str> = first
@@ -218,8 +220,8 @@ impl Group {
             }
         }
         let most = votes.iter().max()?;
-        let winner = votes.iter().position(|count| count == most)?;
-        Some(candidates[winner].to_owned())
+        let winners = candidates.iter().zip(&votes).filter(|(_, count)| *count == most);
+        Some((*winners.map(|(name, _)| name).min_by_key(|name| (bucket(name), **name))?).to_owned())
     }
 
     /// What the members of a consumer group subscribe to. Their metadata is opaque in every other respect; when one
@@ -318,4 +320,10 @@ impl Group {
             protocol: protocol.unwrap_or_default().to_owned(),
         }
     }
+}
+
+/// Where a name stands in a Java `HashMap` of up to twelve: `String.hashCode`, its upper half folded in, of sixteen buckets.
+fn bucket(name: &str) -> u32 {
+    let hash = name.encode_utf16().fold(0_u32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
+    (hash ^ (hash >> 16)) & 15
 }

@@ -63,8 +63,10 @@ impl Offsets {
         &self,
         require_stable: bool,
     ) -> impl Iterator<Item = (&str, i32, Result<&CommittedOffset, GroupError>)> {
+        // What nothing is committed for is not there, also while something is about to be.
         self.slots().filter_map(move |(topic, partition, slot)| {
-            slot.visible(require_stable).transpose().map(|offset| (topic, partition, offset))
+            let committed = slot.committed.as_ref()?;
+            Some((topic, partition, slot.visible(require_stable).map(|_| committed)))
         })
     }
 

@@ -3,6 +3,7 @@
 use anabranch_broker::Catalogue;
 use anabranch_broker::group::DescribedConsumer;
 use anabranch_core::TopicId;
+use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::consumer_group_describe_response::{
     Assignment, DescribedGroup, Member, TopicPartitions,
 };
@@ -22,6 +23,12 @@ pub(super) async fn answer(
     let mut groups = Vec::with_capacity(request.group_ids.len());
     for id in request.group_ids {
         let described = DescribedGroup::default().with_group_id(id.clone());
+        if id.is_empty() {
+            let (code, message) =
+                codes::refusal(ErrorCode::InvalidGroupId, "the name of a group must not be empty");
+            groups.push(described.with_error_code(code).with_error_message(message));
+            continue;
+        }
         groups.push(match door.broker.groups().describe_consumer(&id).await {
             Ok(group) => described
                 .with_group_state(text(group.state.name()))
@@ -52,7 +59,8 @@ fn member(member: DescribedConsumer, topics: &Catalogue) -> Member {
         .with_client_id(text(&about.client_id))
         .with_client_host(text(&about.client_host))
         .with_subscribed_topic_names(about.topics.iter().map(|name| topic_name(name)).collect())
-        .with_subscribed_topic_regex(about.pattern.as_deref().map(text))
+        // Nullable, and never null in Kafka.
+        .with_subscribed_topic_regex(Some(text(about.pattern.as_deref().unwrap_or_default())))
         .with_assignment(assignment(member.assigned, topics))
         .with_target_assignment(assignment(member.target, topics))
         .with_member_type(if about.classic.is_some() { CLASSIC } else { CONSUMER })

@@ -19,17 +19,17 @@ pub(super) async fn answer(
     let mut groups = Vec::with_capacity(request.groups.len());
     for id in request.groups {
         let described = DescribedGroup::default().with_group_id(id.clone());
+        let operations = operations::if_asked(request.include_authorized_operations, operations::ON_GROUP);
         groups.push(match door.broker.groups().describe(&id).await {
-            Ok(group) => {
-                let wants = request.include_authorized_operations;
-                described
-                    .with_group_state(text(group.state.name()))
-                    .with_protocol_type(text(&group.protocol_type))
-                    .with_protocol_data(text(&group.protocol))
-                    .with_members(group.members.into_iter().map(member).collect())
-                    .with_authorized_operations(operations::if_asked(wants, operations::ON_GROUP))
+            Ok(group) => described
+                .with_group_state(text(group.state.name()))
+                .with_protocol_type(text(&group.protocol_type))
+                .with_protocol_data(text(&group.protocol))
+                .with_members(group.members.into_iter().map(member).collect())
+                .with_authorized_operations(operations),
+            Err(_) if version < 6 => {
+                described.with_group_state(text(DEAD)).with_authorized_operations(operations)
             }
-            Err(_) if version < 6 => described.with_group_state(text(DEAD)),
             Err(error) => {
                 let (code, message) = codes::refusal(codes::group(&error), error.to_string());
                 described.with_group_state(text(DEAD)).with_error_code(code).with_error_message(message)

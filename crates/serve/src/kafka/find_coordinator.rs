@@ -3,12 +3,13 @@
 //!
 //! From version 4 one request asks for many keys (KIP-699).
 
-use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::find_coordinator_response::Coordinator;
 use anabranch_wire::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+use anabranch_wire::protocol::StrBytes;
+use anabranch_wire::{ErrorCode, NO_ERROR};
 
 use super::Door;
-use super::codes::{NO_REFUSAL, refusal};
+use super::codes::refusal;
 
 /// `CoordinatorType` of `FindCoordinatorRequest.java`.
 const GROUP: i8 = 0;
@@ -16,7 +17,10 @@ const TRANSACTION: i8 = 1;
 
 pub(super) fn answer(door: &Door, version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let (code, message) = match request.key_type {
-        GROUP | TRANSACTION => NO_REFUSAL,
+        // What Kafka says of success: `Errors.NONE.message` at first, later the schema's default.
+        GROUP | TRANSACTION => {
+            (NO_ERROR, Some(StrBytes::from_static_str(if version < 4 { "NONE" } else { "" })))
+        }
         kind => refusal(ErrorCode::InvalidRequest, format!("unknown coordinator type {kind}")),
     };
     let (node, host, port) = match request.key_type {

@@ -266,7 +266,7 @@ impl Client<'_> {
 async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Response> {
     let version = client.version();
     Some(match request {
-        Request::ApiVersions(_) => api_versions::answer(version).into(),
+        Request::ApiVersions(request) => api_versions::answer(version, &request).into(),
         Request::Metadata(request) => metadata::answer(door, version, request).await.into(),
         Request::ListOffsets(request) => list_offsets::answer(door, version, request).await.into(),
         Request::OffsetForLeaderEpoch(request) => offset_for_leader_epoch::answer(door, request).into(),
@@ -313,7 +313,7 @@ async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Res
         Request::DescribeTopicPartitions(request) => describe_topic_partitions::answer(door, &request).into(),
         Request::FindCoordinator(request) => find_coordinator::answer(door, version, request).into(),
         Request::JoinGroup(request) => join_group::answer(door, client, request).await.into(),
-        Request::SyncGroup(request) => sync_group::answer(door, request).await.into(),
+        Request::SyncGroup(request) => sync_group::answer(door, version, request).await.into(),
         Request::Heartbeat(request) => heartbeat::answer(door, &request).await.into(),
         Request::LeaveGroup(request) => leave_group::answer(door, version, request).await.into(),
         Request::OffsetCommit(request) => offset_commit::answer(door, version, request).await.into(),

@@ -3,11 +3,16 @@
 //! KIP-559: from version 5 the client says which protocol it believes in, and is told the group's.
 
 use anabranch_broker::group::event::Sync;
+use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::{SyncGroupRequest, SyncGroupResponse};
 
 use super::{Door, codes, own, own_text, text, unless_stopped};
 
-pub(super) async fn answer(door: &Door, request: SyncGroupRequest) -> SyncGroupResponse {
+pub(super) async fn answer(door: &Door, version: i16, request: SyncGroupRequest) -> SyncGroupResponse {
+    // KIP-559: neither may be missing, though the schema lets both be null.
+    if version >= 5 && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
+        return SyncGroupResponse::default().with_error_code(ErrorCode::InconsistentGroupProtocol.code());
+    }
     let assignments =
         request.assignments.iter().map(|each| (each.member_id.to_string(), own(&each.assignment)));
     let sync = Sync {
