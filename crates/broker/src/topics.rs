@@ -154,6 +154,14 @@ impl Broker {
         to_the_end(async move { broker.0.alter(&name, &ops, mode).await }).await.ok_or(TopicError::Closed)?
     }
 
+    /// The topic of that name, or whether there could be one.
+    ///
+    /// # Errors
+    /// [`TopicError::InvalidName`] and [`TopicError::Unknown`].
+    pub fn topic_or_why(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
+        self.topic(name).or_else(|error| check_topic_name(name).and(Err(error)))
+    }
+
     /// The topic that a client asks for by name, created if there is none and `auto.create.topics.enable` and the client
     /// allow it.
     ///
@@ -264,7 +272,10 @@ impl Shared {
     async fn alter(self: &Arc<Self>, name: &str, ops: &[ConfigOp], mode: Apply) -> Result<(), TopicError> {
         let _state = self.writer.begin().await?;
         let old = self.catalogue.read().get(name).cloned();
-        let old = old.ok_or_else(|| TopicError::Unknown(name.to_owned()))?;
+        let Some(old) = old else {
+            check_topic_name(name)?;
+            return Err(TopicError::Unknown(name.to_owned()));
+        };
         let topic = Topic { configs: apply(&old.configs, ops, &self.config)?, ..copy(&old) };
         if mode == Apply::ValidateOnly || topic.configs == old.configs {
             return Ok(());

@@ -265,7 +265,8 @@ impl BrokerConfig {
         let Some(setting) = find(name) else { return Vec::new() };
         let given = self.given(name).and_then(|(given, _)| self.values.get_key_value(given));
         let given = given.map(|(name, value)| (*name, Some(value.clone()), ConfigSource::StaticBroker));
-        let default = (!setting.default.is_empty())
+        // Kafka gives some no default of their own, but one in another unit, or none: those have no synonym for it.
+        let default = (!setting.default.is_empty() && !WITHOUT_DEFAULT.contains(&setting.name))
             .then(|| (setting.name, Some(setting.default.to_owned()), ConfigSource::Default));
         given.into_iter().chain(default).collect()
     }
@@ -284,6 +285,10 @@ impl BrokerConfig {
         self.get(name).expect("the name stands in the table").0 == "true"
     }
 }
+
+/// Settings whose default is null in Kafka.
+const WITHOUT_DEFAULT: &[&str] =
+    &["log.flush.interval.ms", "log.retention.ms", "log.roll.jitter.ms", "log.roll.ms"];
 
 fn find(name: &str) -> Option<&'static BrokerSetting> {
     BROKER_SETTINGS.iter().find(|setting| setting.name == name)
@@ -325,10 +330,7 @@ mod tests {
         }
         let config = BrokerConfig::default().with("log.roll.hours", "1").unwrap();
         assert_eq!(config.get("log.roll.ms"), Some((HOUR_MS.to_string(), ConfigSource::StaticBroker)));
-        let expected = [
-            ("log.roll.hours", Some("1".to_owned()), ConfigSource::StaticBroker),
-            ("log.roll.ms", Some("604800000".to_owned()), ConfigSource::Default),
-        ];
+        let expected = [("log.roll.hours", Some("1".to_owned()), ConfigSource::StaticBroker)];
         assert_eq!(config.synonyms("log.roll.ms"), expected);
         let shown = BrokerConfig::default().describe();
         assert_eq!(shown.iter().find(|entry| entry.name == "log.roll.hours").unwrap().value, None);

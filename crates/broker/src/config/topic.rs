@@ -244,8 +244,17 @@ pub(crate) fn apply(
     for op in ops {
         match op {
             ConfigOp::Set(name, value) => set(&mut changed, name, value, broker)?,
+            // What nobody knows is not set.
             ConfigOp::Delete(name) => {
-                changed.remove(known(name)?.name);
+                changed.remove(name);
+            }
+            // Kafka's lists of a few words have no empty ones.
+            ConfigOp::Append(name, items) if items.split(',').any(|item| item.trim().is_empty()) => {
+                return Err(ConfigError::Invalid {
+                    name: known(name)?.name.to_owned(),
+                    value: items.clone(),
+                    reason: "there is an empty item among what is to be added".to_owned(),
+                });
             }
             ConfigOp::Append(name, items) => edit_list(&mut changed, name, broker, |old| {
                 for item in list(items) {
@@ -278,9 +287,9 @@ pub(crate) fn describe(configs: &TopicConfigs, broker: &BrokerConfig) -> Vec<Con
         }
         match setting.default {
             Broker(name) => synonyms.extend(broker.synonyms(name)),
-            Value(default) => {
-                synonyms.push((setting.name, Some(default.to_owned()), ConfigSource::Default));
-            }
+            Value(default) => synonyms.extend(
+                in_brokers(setting.name).map(|name| (name, Some(default.to_owned()), ConfigSource::Default)),
+            ),
         }
         ConfigEntry {
             name: setting.name,
@@ -294,6 +303,22 @@ pub(crate) fn describe(configs: &TopicConfigs, broker: &BrokerConfig) -> Vec<Con
         }
     };
     TOPIC_SETTINGS.iter().map(entry).collect()
+}
+
+/// What Kafka calls, for all topics of a broker, a setting whose default is fixed here; nothing if it has no such.
+fn in_brokers(name: &'static str) -> Option<&'static str> {
+    match name {
+        "file.delete.delay.ms" => Some("log.segment.delete.delay.ms"),
+        "local.retention.bytes" => Some("log.local.retention.bytes"),
+        "local.retention.ms" => Some("log.local.retention.ms"),
+        "preallocate" => Some("log.preallocate"),
+        "follower.replication.throttled.replicas"
+        | "leader.replication.throttled.replicas"
+        | "remote.log.copy.disable"
+        | "remote.log.delete.on.disable"
+        | "remote.storage.enable" => None,
+        same => Some(same),
+    }
 }
 
 fn find(name: &str) -> Option<&'static TopicSetting> {
@@ -403,7 +428,13 @@ mod tests {
         assert!(TopicRules::of(&configs, &broker).compacted);
         let (one, configs) = policy(&configs, take("delete")).unwrap();
         assert_eq!(one, "compact");
-        assert!(policy(&configs, take("compact")).is_err(), "a policy there must be");
+        let (none, configs) = policy(&configs, take("compact")).unwrap();
+        assert_eq!(none, "", "which keeps everything");
+        let rules = TopicRules::of(&configs, &broker);
+        assert!(!rules.compacted && !rules.deleted);
+        assert!(policy(&configs, add("")).is_err() && policy(&configs, add("delete,,compact")).is_err());
+        let unknown = ConfigOp::Delete("no.such.setting".into());
+        assert_eq!(apply(&configs, &[unknown], &broker).unwrap(), configs, "what nobody knows is not set");
         assert!(apply(&configs, &[ConfigOp::Append("segment.ms".into(), "1".into())], &broker).is_err());
     }
 
@@ -496,11 +527,7 @@ mod tests {
         let entry = shown(&own);
         assert_eq!((entry.value.as_deref(), entry.source), (Some("5"), ConfigSource::Topic));
         let names: Vec<_> = entry.synonyms.iter().map(|(name, _, source)| (*name, *source)).collect();
-        let expected = [
-            ("segment.ms", ConfigSource::Topic),
-            ("log.roll.ms", ConfigSource::StaticBroker),
-            ("log.roll.ms", ConfigSource::Default),
-        ];
+        let expected = [("segment.ms", ConfigSource::Topic), ("log.roll.ms", ConfigSource::StaticBroker)];
         assert_eq!(names, expected);
         assert_eq!(shown(&TopicConfigs::new()).source, ConfigSource::StaticBroker);
     }

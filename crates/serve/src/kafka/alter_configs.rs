@@ -1,5 +1,7 @@
 //! AlterConfigs (key 33, versions 0 to 2): the given settings replace all others of a resource (KIP-133).
 
+use std::collections::HashSet;
+
 use anabranch_broker::{Apply, ConfigOp};
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::alter_configs_request::AlterConfigsResource;
@@ -31,6 +33,13 @@ pub(super) async fn answer(door: &Door, request: AlterConfigsRequest) -> AlterCo
 }
 
 fn operation(resource: &AlterConfigsResource) -> Result<ConfigOp, Refusal> {
+    let mut seen = HashSet::new();
+    if let Some(config) = resource.configs.iter().find(|config| !seen.insert(config.name.as_str())) {
+        return Err(refusal(
+            ErrorCode::InvalidRequest,
+            format!("{} is given more than once", config.name.as_str()),
+        ));
+    }
     let set = resource.configs.iter().map(|config| match &config.value {
         Some(value) => Ok((config.name.to_string(), value.to_string())),
         None => Err(null_value(&config.name)),
@@ -53,6 +62,10 @@ fn takes_back(op: &ConfigOp) -> bool {
 /// Changes a resource, for both requests that do.
 pub(super) async fn alter(door: &Door, kind: i8, name: &str, ops: Vec<ConfigOp>, mode: Apply) -> Refusal {
     match kind {
+        TOPIC if name.is_empty() => refusal(
+            ErrorCode::InvalidRequest,
+            "there are no settings for all topics: the name must not be empty",
+        ),
         TOPIC => codes::outcome(door.broker.alter_topic_configs(name, &ops, mode).await),
         BROKER => match check_broker(door, name) {
             // Nothing is set at run time, so that all of it can be taken back: `kafka-reassign-partitions` does.

@@ -38,9 +38,10 @@ fn check_assignments(door: &Door, asked: &CreatePartitionsTopic) -> Result<(), R
     let Ok(topic) = door.broker.topic(&asked.name) else { return Ok(()) };
     let added = i64::from(asked.count) - i64::from(topic.partition_count());
     let node = door.node_id();
-    match added > 0 && assignments.len() as i64 != added
-        || assignments.iter().any(|assigned| assigned.broker_ids != [node])
-    {
+    let is_wrong =
+        assignments.len() as i64 != added || assignments.iter().any(|assigned| assigned.broker_ids != [node]);
+    // That there are no new ones is told first.
+    match added > 0 && is_wrong {
         true => Err(refusal(
             ErrorCode::InvalidReplicaAssignment,
             format!("each of the {added} new partitions must be assigned to broker {}", node.0),

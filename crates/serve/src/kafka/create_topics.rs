@@ -1,6 +1,6 @@
 //! CreateTopics (key 19, versions 2 to 7).
 
-use anabranch_broker::{Apply, ConfigEntry, NewTopic, Topic};
+use anabranch_broker::{Apply, ConfigEntry, NewTopic, Topic, TopicError};
 use anabranch_wire::messages::create_topics_request::CreatableTopic;
 use anabranch_wire::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use anabranch_wire::messages::{CreateTopicsRequest, CreateTopicsResponse};
@@ -29,6 +29,11 @@ pub(super) async fn answer(door: &Door, request: CreateTopicsRequest) -> CreateT
         let new = match new_topic(&topic) {
             Ok(new) => door.broker.create_topic(new, mode).await,
             Err((code, message)) => {
+                let (code, message) = match door.broker.topic_or_why(&topic.name) {
+                    Ok(_) => refusal(ErrorCode::TopicAlreadyExists, "the topic is there already"),
+                    Err(TopicError::Unknown(_)) => (code, message),
+                    Err(error) => refusal(codes::topic(&error), error.to_string()),
+                };
                 results.push(result.with_error_code(code).with_error_message(message));
                 continue;
             }

@@ -1,5 +1,7 @@
 //! DeleteTopics (key 20, versions 1 to 6). Version 6 names each topic by name or by id (KIP-516).
 
+use std::collections::HashSet;
+
 use anabranch_core::TopicId;
 use anabranch_wire::ErrorCode;
 use anabranch_wire::messages::delete_topics_request::DeleteTopicState;
@@ -18,8 +20,28 @@ pub(super) async fn answer(door: &Door, version: i16, request: DeleteTopicsReque
         }
     };
     let mut responses = Vec::with_capacity(asked.len());
+    let (mut seen, mut repeated) = (HashSet::new(), HashSet::new());
+    for topic in &asked {
+        let which = (topic.name.clone(), topic.topic_id);
+        if !seen.insert(which.clone()) {
+            repeated.insert(which);
+        }
+    }
     for topic in asked {
-        responses.push(delete(door, topic).await);
+        let which = (topic.name.clone(), topic.topic_id);
+        responses.push(match repeated.contains(&which) {
+            // Answered once, as Kafka does.
+            true if !seen.remove(&which) => continue,
+            true => {
+                let (code, message) = refusal(ErrorCode::InvalidRequest, "the topic is named more than once");
+                DeletableTopicResult::default()
+                    .with_name(topic.name)
+                    .with_topic_id(topic.topic_id)
+                    .with_error_code(code)
+                    .with_error_message(message)
+            }
+            false => delete(door, topic).await,
+        });
     }
     DeleteTopicsResponse::default().with_responses(responses)
 }

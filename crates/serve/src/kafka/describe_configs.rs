@@ -34,7 +34,7 @@ pub(super) fn answer(door: &Door, request: &DescribeConfigsRequest) -> DescribeC
 fn entries(door: &Door, resource: &DescribeConfigsResource) -> Result<Vec<ConfigEntry>, Refusal> {
     let mut entries = match resource.resource_type {
         TOPIC => {
-            let topic = door.broker.topic(&resource.resource_name);
+            let topic = door.broker.topic_or_why(&resource.resource_name);
             let topic = topic.map_err(|error| refusal(codes::topic(&error), error.to_string()))?;
             door.broker.describe_topic_configs(&topic)
         }

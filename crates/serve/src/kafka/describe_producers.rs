@@ -18,7 +18,10 @@ pub(super) async fn answer(door: &Door, request: DescribeProducersRequest) -> De
         for index in asked.partition_indexes {
             let response = PartitionResponse::default().with_partition_index(index);
             let producers = match door.broker.partition(&TopicPartition::new(asked.name.as_str(), index)) {
-                None => Err(refusal(ErrorCode::UnknownTopicOrPartition, "there is no such partition")),
+                None => Err(match door.broker.topic_or_why(&asked.name) {
+                    Ok(_) => refusal(ErrorCode::UnknownTopicOrPartition, "there is no such partition"),
+                    Err(error) => refusal(codes::topic(&error), error.to_string()),
+                }),
                 Some(partition) => {
                     let producers = partition.producers().await;
                     producers.map_err(|error| refusal(codes::fetch(&error), error.to_string()))

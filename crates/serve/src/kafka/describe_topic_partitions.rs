@@ -12,7 +12,7 @@ use anabranch_wire::messages::describe_topic_partitions_response::{
 use anabranch_wire::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 use anabranch_wire::{ErrorCode, NO_ERROR};
 
-use super::{Door, operations, topic_name};
+use super::{Door, codes, operations, topic_name};
 
 pub(super) fn answer(
     door: &Door,
@@ -27,20 +27,20 @@ pub(super) fn answer(
         Some(cursor) => (cursor.topic_name.as_str(), usize::try_from(cursor.partition_index).unwrap_or(0)),
         None => ("", 0),
     };
+    // KIP-966: a page goes on in a topic that is asked for.
+    if !request.topics.is_empty() && request.cursor.is_some() && !names.contains(first_name) {
+        let refused = request.topics.iter().map(|topic| {
+            DescribeTopicPartitionsResponseTopic::default()
+                .with_error_code(ErrorCode::InvalidRequest.code())
+                .with_name(Some(topic.name.clone()))
+        });
+        return DescribeTopicPartitionsResponse::default().with_topics(refused.collect());
+    }
     let limit = usize::try_from(request.response_partition_limit).unwrap_or(0);
     let mut left = limit.clamp(1, door.limits.describe_partitions_max.max(1));
     let mut topics = Vec::new();
     let mut next_cursor = None;
     for name in names.range(first_name..) {
-        let Some(topic) = catalogue.get(name) else {
-            topics.push(
-                DescribeTopicPartitionsResponseTopic::default()
-                    .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
-                    .with_name(Some(topic_name(name)))
-                    .with_topic_authorized_operations(i32::MIN),
-            );
-            continue;
-        };
         let from = if *name == first_name { first_partition } else { 0 };
         let cursor = |at: usize| {
             Some(Cursor::default().with_topic_name(topic_name(name)).with_partition_index(at as i32))
@@ -49,9 +49,21 @@ pub(super) fn answer(
             next_cursor = cursor(from);
             break;
         }
+        let topic = match door.broker.topic_or_why(name) {
+            Ok(topic) => topic,
+            Err(error) => {
+                topics.push(
+                    DescribeTopicPartitionsResponseTopic::default()
+                        .with_error_code(codes::topic(&error).code())
+                        .with_name(Some(topic_name(name)))
+                        .with_topic_authorized_operations(operations::ON_TOPIC),
+                );
+                continue;
+            }
+        };
         let until = topic.partitions().len().min(from.saturating_add(left));
         left -= until.saturating_sub(from);
-        topics.push(describe(door, topic, from.min(until)..until));
+        topics.push(describe(door, &topic, from.min(until)..until));
         if until < topic.partitions().len() {
             next_cursor = cursor(until);
             break;

@@ -25,8 +25,17 @@ pub(super) async fn answer(
 ) -> IncrementalAlterConfigsResponse {
     let mode = apply(request.validate_only);
     let mut responses = Vec::with_capacity(request.resources.len());
+    let (mut seen, mut repeated) = (HashSet::new(), HashSet::new());
+    for resource in &request.resources {
+        let whose = (resource.resource_type, resource.resource_name.clone());
+        if !seen.insert(whose.clone()) {
+            repeated.insert(whose);
+        }
+    }
     for resource in request.resources {
+        let is_repeated = repeated.contains(&(resource.resource_type, resource.resource_name.clone()));
         let (code, message) = match operations(&resource) {
+            _ if is_repeated => refusal(ErrorCode::InvalidRequest, "the resource is given more than once"),
             Ok(ops) => alter(door, resource.resource_type, &resource.resource_name, ops, mode).await,
             Err(refused) => refused,
         };

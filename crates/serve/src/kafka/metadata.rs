@@ -36,10 +36,18 @@ pub(super) async fn answer(door: &Door, version: i16, request: MetadataRequest) 
                 }
                 topics.push(match find(door, version, &topic, may_create).await {
                     Ok(topic) => describe(door, &topic, wants_operations),
-                    Err(code) => MetadataResponseTopic::default()
-                        .with_error_code(code.code())
-                        .with_name(topic.name)
-                        .with_topic_id(topic.topic_id),
+                    Err(code) => {
+                        // What is unknown by its name may be done to, and by its id not.
+                        let wants_operations = wants_operations && topic.name.is_some();
+                        MetadataResponseTopic::default()
+                            .with_error_code(code.code())
+                            .with_name(topic.name)
+                            .with_topic_id(topic.topic_id)
+                            .with_topic_authorized_operations(operations::if_asked(
+                                wants_operations,
+                                operations::ON_TOPIC,
+                            ))
+                    }
                 });
             }
             topics
