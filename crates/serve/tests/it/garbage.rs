@@ -1,5 +1,6 @@
 //! What no client sends.
 
+use anabranch_diff::bad;
 use anabranch_serve::Limits;
 use anabranch_wire::messages::{ApiVersionsRequest, HeartbeatRequest, MetadataRequest, ProduceRequest};
 use tokio::io::AsyncWriteExt;
@@ -46,6 +47,17 @@ async fn what_cannot_be_answered_closes_the_connection() {
         let answer = witness.call(4, &ApiVersionsRequest::default()).await;
         assert_eq!(answer.error_code, 0, "after {what}");
     }
+    assert_eq!(node.metric("messaging_server_bugs_total").await, 0);
+}
+
+/// Every request in every version, falsified in each of its lengths: it is told what Kafka tells, or cut off as Kafka cuts off. What
+/// Kafka does is written in `crates/diff/bad_input.txt`, and where ours is stricter is in COMPATIBILITY.md.
+#[tokio::test]
+async fn bad_input_is_taken_as_kafka_takes_it() {
+    let node = Node::with(Limits::default(), &[("auto.create.topics.enable", "false")]).await;
+    let ours = bad::outcomes(node.server.kafka_addr()).await;
+    let differing = bad::differing(&ours, &bad::read(bad::KAFKA));
+    assert!(differing.is_empty(), "{} differ:\n{}", differing.len(), differing.join("\n"));
     assert_eq!(node.metric("messaging_server_bugs_total").await, 0);
 }
 

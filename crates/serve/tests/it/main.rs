@@ -7,6 +7,7 @@ mod client;
 mod consumer_groups;
 mod data;
 mod fetch_sessions;
+mod found;
 mod garbage;
 mod groups;
 mod http;
