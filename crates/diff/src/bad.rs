@@ -32,7 +32,7 @@ use crate::tree::Tree;
 pub const KAFKA: &str = include_str!("../bad_input.txt");
 
 /// What begins the names of everything here.
-const PREFIX: &str = "bad-input-";
+const PREFIX: &str = "diff-bent-";
 const CORRELATION_ID: i32 = 7;
 /// Who has said nothing by then says nothing.
 const SILENT: Duration = Duration::from_secs(3);

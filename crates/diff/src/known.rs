@@ -149,6 +149,14 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        line: "there its static members are UNKNOWN_MEMBER_ID in requests of classic ones (Kafka: FENCED_INSTANCE_ID)",
+        apply: |step, ours, kafka| {
+            let classic = [ApiKey::SyncGroup, ApiKey::Heartbeat].contains(&step.key());
+            let fenced = is(ours, "error_code", "25") && is(kafka, "error_code", "82");
+            classic && fenced && alike(ours, kafka, "error_code")
+        },
+    },
+    Rule {
         line: "A member that joined without a `group.instance.id` and comes with one is INVALID_REQUEST (Kafka: UNKNOWN_SERVER_ERROR).",
         apply: |step, ours, kafka| {
             let joins = step.key() == ApiKey::JoinGroup;
@@ -241,6 +249,10 @@ pub const BAD_INPUT: &[(&str, [&str; 3])] = &[
     (
         "A topic without a name is INVALID_REQUEST in Metadata, as OffsetFetch 1 without topics is an empty answer (Kafka: the connection is closed).",
         ["null", "ok", "closed"],
+    ),
+    (
+        "With neither name nor id it is UNKNOWN_TOPIC_ID (Kafka: UNKNOWN_SERVER_ERROR).",
+        ["null", "ok 0 100", "ok -1"],
     ),
     (
         "A resource that is altered twice in one AlterConfigs is altered twice (Kafka: no answer).",

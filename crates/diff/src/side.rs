@@ -94,7 +94,7 @@ impl State {
     }
 
     /// From now on `id` is called by the next number of `what`.
-    pub fn name(&mut self, id: impl ToString, what: &str) {
+    pub fn name(&mut self, id: &impl ToString, what: &str) {
         let id = id.to_string();
         if !self.symbols.contains_key(&id) {
             let number = self.named.entry(what.to_owned()).or_default();
@@ -137,7 +137,7 @@ impl State {
     /// A topic has been found, with an id.
     pub fn set_topic_id(&mut self, topic: Topic, id: Uuid) {
         if id != Uuid::nil() {
-            self.name(id, &format!("id of {topic:?}"));
+            self.name(&id, &format!("id of {topic:?}"));
             self.topics.insert(topic, id);
         }
     }
@@ -199,7 +199,7 @@ impl State {
     /// A producer has been told who it is.
     pub fn set_producer(&mut self, slot: Slot, producer: Producer) {
         if producer.id >= 0 {
-            self.name(producer.id, "producer");
+            self.name(&producer.id, "producer");
             self.producers.insert(slot, producer);
         }
     }

@@ -159,7 +159,7 @@ impl ConsumerCall {
         }
         let id = told.member_id.clone().unwrap_or_else(|| asked.member_id.clone());
         if !id.starts_with(&*state.prefix) {
-            state.name(&*id, &format!("consumer {slot} of {group:?}"));
+            state.name(&id, &format!("consumer {slot} of {group:?}"));
         }
         let known = state.consumers.entry((*group, *slot)).or_default();
         known.id = id;

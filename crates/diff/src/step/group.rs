@@ -425,7 +425,7 @@ impl GroupCall {
         if response.member_id.is_empty() {
             return;
         }
-        state.name(&*response.member_id, &format!("member {slot} of {group:?}"));
+        state.name(&response.member_id, &format!("member {slot} of {group:?}"));
         let member = state.members.entry((*group, *slot)).or_default();
         member.id = response.member_id.clone();
         if response.error_code == 0 {

@@ -167,9 +167,11 @@ pub(super) async fn submit(
 struct Placed {
     name: TopicName,
     topic_id: Uuid,
-    /// What is refused says whether it claims to be in a transaction, as far as it can be read.
-    batches: Vec<(i32, Result<Placing, (Refusal, bool)>)>,
+    batches: Vec<(i32, Result<Placing, Misplaced>)>,
 }
+
+/// Why a batch may not be appended, and whether it claims to be in a transaction, as far as it can be read.
+type Misplaced = (Refusal, bool);
 
 struct Placing {
     partition: Partition,

@@ -7,6 +7,7 @@ use anabranch_broker::{Broker, BrokerConfig};
 use anabranch_core::seam::{Disk, RealDisk};
 pub(crate) use anabranch_diff::client::{Client, SOON, batch, fetch, frame, produce, text, topic};
 use anabranch_serve::{Limits, ServeConfig, Server};
+use anabranch_wire::messages::ApiVersionsRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -78,6 +79,13 @@ impl Node {
         });
         found.await.unwrap_or_else(|_| panic!("{series} never became what it should be"));
     }
+}
+
+/// As every client asks: with a name.
+pub(crate) fn api_versions() -> ApiVersionsRequest {
+    ApiVersionsRequest::default()
+        .with_client_software_name(text("test"))
+        .with_client_software_version(text("1"))
 }
 
 /// Our broker, or the one at `ANABRANCH_PEER`: what holds on both is what Kafka does.

@@ -5,7 +5,7 @@ use anabranch_serve::Limits;
 use anabranch_wire::messages::{ApiVersionsRequest, HeartbeatRequest, MetadataRequest, ProduceRequest};
 use tokio::io::AsyncWriteExt;
 
-use crate::client::{Node, frame};
+use crate::client::{Node, api_versions, frame};
 
 /// Each of these ends its own connection and nothing else, and is counted.
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn what_cannot_be_answered_closes_the_connection() {
         client.ends().await;
         let refused = index as u64 + 1;
         node.metric_becomes("messaging_server_requests_refused_total", |count| count == refused).await;
-        let answer = witness.call(4, &ApiVersionsRequest::default()).await;
+        let answer = witness.call(4, &api_versions()).await;
         assert_eq!(answer.error_code, 0, "after {what}");
     }
     assert_eq!(node.metric("messaging_server_bugs_total").await, 0);
@@ -75,7 +75,7 @@ async fn an_unknown_version_of_api_versions_is_answered_in_version_0() {
     assert_eq!(&frame[10..16], &[0, 0, 0, 0, 0, 13], "Produce is reported from 0 to 13");
     // The connection goes on.
     bytes.clear();
-    let answer = client.call(3, &ApiVersionsRequest::default()).await;
+    let answer = client.call(3, &api_versions()).await;
     assert_eq!(answer.api_keys.len(), anabranch_wire::apis().len());
     assert_eq!(answer.finalized_features.len(), 2);
 }
@@ -102,7 +102,7 @@ async fn a_frame_comes_in_whatever_pieces_it_comes() {
     let node = Node::start().await;
     let mut client = node.connect().await;
     let mut bytes = frame(9, 1, &MetadataRequest::default().with_topics(Some(Vec::new()))).to_vec();
-    bytes.extend_from_slice(&frame(4, 2, &ApiVersionsRequest::default()));
+    bytes.extend_from_slice(&frame(4, 2, &api_versions()));
     for byte in bytes {
         client.stream.write_all(&[byte]).await.unwrap();
         client.stream.flush().await.unwrap();

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::client::{Client, Node, RECEIVED, SOON, batch, fetch, frame, produce, topic};
+use crate::client::{Client, Node, RECEIVED, SOON, api_versions, batch, fetch, frame, produce, topic};
 
 const BUDGET_USED: &str = "messaging_server_memory_budget_used_bytes";
 
@@ -27,13 +27,13 @@ async fn one_connection_too_many_is_closed_at_once() {
     let node = Node::with(Limits { connections_max: 2, ..Limits::default() }, &[]).await;
     let (mut one, mut two) = (node.connect().await, node.connect().await);
     for client in [&mut one, &mut two] {
-        client.call(4, &ApiVersionsRequest::default()).await;
+        client.call(4, &api_versions()).await;
     }
     node.connect().await.ends().await;
     assert_eq!(node.metric("messaging_server_connections_refused_total").await, 1);
     drop(one);
     node.metric_becomes("messaging_server_connections", |open| open == 1).await;
-    assert_eq!(node.connect().await.call(4, &ApiVersionsRequest::default()).await.error_code, 0);
+    assert_eq!(node.connect().await.call(4, &api_versions()).await.error_code, 0);
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn half_frames_hold_back_frames_of_their_kind_alone() {
     // A quarter of the budget has room for three; the others wait for these, and a length alone takes nothing.
     const HELD: u64 = 3 * (300 << 10);
     node.metric_becomes(BUDGET_USED, |used| used == HELD).await;
-    assert_eq!(node.connect().await.call(4, &ApiVersionsRequest::default()).await.error_code, 0);
+    assert_eq!(node.connect().await.call(4, &api_versions()).await.error_code, 0);
     assert_eq!(client.produce("t", batch(&["a"])).await.error_code, 0);
     let found = client.fetch("t", 0).await;
     assert_eq!(found.records.as_ref().map(bytes::Bytes::len), Some(batch(&["a"]).len()));
@@ -594,7 +594,7 @@ async fn two_thousand_idle_connections() {
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut client = node.connect().await;
-        client.send(4, &ApiVersionsRequest::default()).await;
+        client.send(4, &api_versions()).await;
         clients.push(client);
     }
     for client in &mut clients {

@@ -31,7 +31,7 @@ use anabranch_wire::messages::txn_offset_commit_request::{
 use anabranch_wire::messages::*;
 use anabranch_wire::protocol::StrBytes;
 
-use crate::client::{Client, Node, batch, topic};
+use crate::client::{Client, Node, api_versions, batch, topic};
 
 const UNSUPPORTED_VERSION: i16 = 35;
 
@@ -273,7 +273,7 @@ async fn configs_and_handshakes() {
         assert_eq!(client.call(version, &any).await.error_code, SECURITY_DISABLED, "{version}");
     }
     for version in 0..=4 {
-        let response = client.call(version, &ApiVersionsRequest::default()).await;
+        let response = client.call(version, &api_versions()).await;
         assert_eq!(response.api_keys.len(), anabranch_wire::apis().len(), "{version}");
     }
     for version in 0..=6 {
@@ -331,6 +331,11 @@ async fn groups() {
     }
     for version in 0..=5 {
         let request = SyncGroupRequest::default().with_group_id(group()).with_member_id(text("m"));
+        let request = match version {
+            ..5 => request,
+            // Which it must say since then.
+            _ => request.with_protocol_type(Some(text("p"))).with_protocol_name(Some(text("p"))),
+        };
         assert_eq!(client.call(version, &request).await.error_code, UNKNOWN_MEMBER_ID, "{version}");
         let request = LeaveGroupRequest::default().with_group_id(group());
         let code = match version {
