@@ -288,7 +288,8 @@ impl Groups {
         if let Err(error) = self.check_load() {
             return answer(request, Response::Commit(Err(error)));
         }
-        if !self.groups.contains_key(&group_id) {
+        let is_new = !self.groups.contains_key(&group_id);
+        if is_new {
             // Who names a generation means a group that was.
             let created = match (commit.generation >= 0, transaction) {
                 (true, None) => Err(GroupError::GroupIdNotFound),
@@ -299,7 +300,13 @@ impl Groups {
                 return answer(request, Response::Commit(Err(error)));
             }
         }
-        self.with_group(&group_id, now, |group, turn| group.commit(request, commit, transaction, turn))
+        let effects =
+            self.with_group(&group_id, now, |group, turn| group.commit(request, commit, transaction, turn));
+        if is_new {
+            // If all of it was refused there is none.
+            self.remove_if_idle(&group_id);
+        }
+        effects
     }
 
     /// A producer's transaction has ended: what it committed is visible, or gone. Told before its next one begins.

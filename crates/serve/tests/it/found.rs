@@ -7,6 +7,9 @@ use anabranch_wire::messages::delete_topics_request::DeleteTopicState;
 use anabranch_wire::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use anabranch_wire::messages::metadata_request::MetadataRequestTopic;
+use anabranch_wire::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use anabranch_wire::messages::*;
 use bytes::Bytes;
 
@@ -106,6 +109,16 @@ async fn groups_are_told_as_in_kafka() {
     assert_eq!(client.call(5, &sync).await.error_code, INCONSISTENT_GROUP_PROTOCOL);
     let said = sync.with_protocol_type(Some(text("consumer"))).with_protocol_name(Some(text("range")));
     assert_eq!(client.call(5, &said).await.error_code, UNKNOWN_MEMBER_ID);
+    let long = OffsetCommitRequestPartition::default().with_committed_metadata(Some(text(&"m".repeat(5000))));
+    let long = OffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![long]);
+    let commit = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text(&own_name())))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![long]);
+    let refused = client.call(7, &commit).await.topics[0].partitions[0].error_code;
+    assert!(refused != 0);
+    let listed = client.call(4, &ListGroupsRequest::default()).await.groups;
+    assert!(listed.iter().all(|listed| listed.group_id.0.as_str() != own_name()), "nothing was committed");
     let nameless = ConsumerGroupDescribeRequest::default().with_group_ids(vec![GroupId::default()]);
     assert_eq!(client.call(0, &nameless).await.groups[0].error_code, INVALID_GROUP_ID);
 }
