@@ -134,6 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)] // one element is what there is
     fn each_length_is_found_with_what_it_is_of() {
         // DeleteRecords: topics of a name and partitions, then a timeout.
         let old = [&[0, 0, 0, 1, 0, 2, b'a', b'b', 0, 0, 0, 1][..], &[7; 12], &[0; 4]].concat();

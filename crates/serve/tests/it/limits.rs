@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::seam::{Disk, DiskFile, Entry, Lock, Open, RealDisk};
 use anabranch_serve::Limits;
-use anabranch_wire::messages::{
-    ApiVersionsRequest, FetchRequest, JoinGroupRequest, MetadataRequest, ProduceRequest,
-};
+use anabranch_wire::messages::{FetchRequest, JoinGroupRequest, MetadataRequest, ProduceRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
