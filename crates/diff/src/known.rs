@@ -28,7 +28,7 @@ pub const RULES: &[Rule] = &[
         line: "Where several things are wrong with a new topic or a change of settings, another one of them may be told.",
         apply: |step, ours, kafka| {
             let codes: &[&str] = match step.key() {
-                ApiKey::CreateTopics => &["37", "38", "39", "40"],
+                ApiKey::CreateTopics => &["37", "38", "39", "40", "42"],
                 ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => &["3", "17", "40", "42"],
                 _ => return false,
             };

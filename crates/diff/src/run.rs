@@ -27,7 +27,7 @@ use crate::tree::{Differing, Tree};
 /// What a server that answers at once takes at most.
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// After so long, a request that may wait for others is taken to wait.
-const WAITS_AFTER: Duration = Duration::from_millis(250);
+const WAITS_AFTER: Duration = Duration::from_millis(400);
 /// When one has answered, the other does within this.
 const ALSO: Duration = Duration::from_secs(3);
 /// How long it is asked again while an answer says "not yet".

@@ -213,11 +213,14 @@ fn heartbeat() -> BoxedStrategy<Step> {
             };
             let is_static = slot == MEMBERS - 1 || epoch == MemberEpoch::LeaveForNow && usual;
             let pattern = if version == 0 { None } else { pattern };
-            let wants = (says && (pattern.is_none() || !usual)).then(|| wants.to_vec());
+            let no_pattern = pattern.is_none();
             let pattern = if says { pattern } else { None };
+            // The uniform assignor goes other ways than Kafka's where members want different topics.
+            let wants = if group == Group::A { WANTS[1] } else { wants };
             // All of a group want the same: how a tie is broken is nobody's promise.
             let of_group = if group == Group::B { "range" } else { "uniform" };
             let assignor = assignor.map(|name| if name == "any" { of_group } else { name });
+            let wants = (says && (no_pattern || !usual)).then(|| wants.to_vec());
             let assignor = if says { assignor } else { None };
             let call = ConsumerCall::Heartbeat {
                 group,

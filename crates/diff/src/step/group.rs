@@ -466,7 +466,11 @@ pub(super) fn commit() -> BoxedStrategy<Step> {
         mostly(&[-1, 0], &[1]),
         mostly(&[Metadata::Short, Metadata::Empty, Metadata::Null], &[Metadata::Long]),
     );
-    let offsets = (places(3), proptest::collection::vec(offset, 3)).prop_map(|(places, offsets)| {
+    let offsets = (places(3), proptest::collection::vec(offset, 3)).prop_map(|(places, mut offsets)| {
+        // A commit that is refused whole makes a group in Kafka, which shows later.
+        if offsets[0].2 == Metadata::Long {
+            offsets[0].2 = Metadata::Empty;
+        }
         places
             .into_iter()
             .zip(offsets)

@@ -306,7 +306,7 @@ pub(super) fn steps() -> BoxedStrategy<Step> {
     let add_offsets = (who(), transaction(), group()).prop_map(|(who, transaction, group)| {
         Call::Transaction(TransactionCall::AddOffsets { who, transaction, group })
     });
-    let metadata = mostly(&[Metadata::Short, Metadata::Null], &[Metadata::Long, Metadata::Empty]);
+    let metadata = mostly(&[Metadata::Short, Metadata::Null], &[Metadata::Empty]);
     let offset = (mostly(&[0, 1, 7], &[-1]), metadata);
     let offsets = (places(2), proptest::collection::vec(offset, 2)).prop_map(|(places, offsets)| {
         places

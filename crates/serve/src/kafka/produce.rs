@@ -186,7 +186,10 @@ impl Placed {
         let batches = partition_data.into_iter().map(|PartitionProduceData { index, records, .. }| {
             let records = records.unwrap_or_default();
             let header = BatchHeader::parse(&records);
-            let is_transactional = header.as_ref().is_ok_and(BatchHeader::is_transactional);
+            // What is cut is no batch to Kafka.
+            let is_transactional = header
+                .as_ref()
+                .is_ok_and(|header| header.is_transactional() && records.len() >= header.len_bytes);
             let partition = match &found {
                 Err(code) => Err(refusal(*code, "there is no such topic")),
                 Ok(topic) => topic
