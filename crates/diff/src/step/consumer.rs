@@ -215,8 +215,8 @@ fn heartbeat() -> BoxedStrategy<Step> {
             let pattern = if version == 0 { None } else { pattern };
             let no_pattern = pattern.is_none();
             let pattern = if says { pattern } else { None };
-            // The uniform assignor goes other ways than Kafka's where members want different topics.
-            let wants = if group == Group::A { WANTS[1] } else { wants };
+            // Which of two topics goes to whom depends on their ids in Kafka's uniform assignor.
+            let wants = if group == Group::A { WANTS[0] } else { wants };
             // All of a group want the same: how a tie is broken is nobody's promise.
             let of_group = if group == Group::B { "range" } else { "uniform" };
             let assignor = assignor.map(|name| if name == "any" { of_group } else { name });

@@ -300,6 +300,7 @@ impl Wanted {
         partition.check_status().map_err(|error| codes::fetch(&error))?;
         let mut bounds = partition.offsets();
         let (mut batches, mut aborted) = (Batches::Read(Bytes::new()), Vec::new());
+        let mut is_left_out = false;
         if self.from < bounds.log_start || self.from > bounds.log_end {
             return Err(ErrorCode::OffsetOutOfRange);
         }
@@ -310,6 +311,8 @@ impl Wanted {
             let slice = partition.fetch_within(self.from, limits, isolation, self.leader_epoch);
             let slice = slice.map_err(|error| codes::fetch(&error))?;
             (bounds, batches, aborted) = (slice.offsets, slice.batches, slice.aborted);
+            // Nor does it say anything of what there was some room for, and not enough.
+            is_left_out = batches.len_bytes() == 0;
         }
         let aborted = aborted.into_iter().map(|aborted| {
             AbortedTransaction::default()
@@ -321,7 +324,9 @@ impl Wanted {
             .with_high_watermark(bounds.high_watermark.0)
             .with_last_stable_offset(bounds.last_stable.0)
             .with_log_start_offset(bounds.log_start.0)
-            .with_aborted_transactions((isolation == Isolation::Committed).then(|| aborted.collect()));
+            .with_aborted_transactions(
+                (isolation == Isolation::Committed && !is_left_out).then(|| aborted.collect()),
+            );
         Ok((data, batches))
     }
 }
