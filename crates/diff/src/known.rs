@@ -140,7 +140,7 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
-        line: "a JoinGroup to a new one INCONSISTENT_GROUP_PROTOCOL",
+        line: "In a group of the consumer protocol a JoinGroup that is refused tells the member's id (Kafka: none)",
         apply: |step, ours, kafka| {
             // Kafka then leaves the member's id out.
             let joins = step.key() == ApiKey::JoinGroup && is(kafka, "member_id", "");
@@ -149,7 +149,7 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
-        line: "there its static members are UNKNOWN_MEMBER_ID in requests of classic ones (Kafka: FENCED_INSTANCE_ID)",
+        line: "a classic request of a static member is UNKNOWN_MEMBER_ID (Kafka: FENCED_INSTANCE_ID).",
         apply: |step, ours, kafka| {
             let classic = [ApiKey::SyncGroup, ApiKey::Heartbeat].contains(&step.key());
             let fenced = is(ours, "error_code", "25") && is(kafka, "error_code", "82");

@@ -28,17 +28,15 @@ pub(crate) struct Options {
 }
 
 /// What both are told, so that what one node may choose is the same.
-const SETTINGS: [&str; 3] = [
+const SETTINGS: [&str; 4] = [
+    "group.consumer.migration.policy=disabled",
     "group.initial.rebalance.delay.ms=0",
     "group.consumer.assignment.interval.ms=0",
     "auto.create.topics.enable=false",
 ];
 /// What ours has anyway.
-const KAFKA_SETTINGS: [&str; 3] = [
-    "offsets.topic.num.partitions=1",
-    "transaction.state.log.num.partitions=1",
-    "group.consumer.migration.policy=disabled",
-];
+const KAFKA_SETTINGS: [&str; 2] =
+    ["offsets.topic.num.partitions=1", "transaction.state.log.num.partitions=1"];
 
 /// A server that does not listen by then is not going to.
 const START_MAX: Duration = Duration::from_secs(60);
