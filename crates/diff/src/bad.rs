@@ -238,7 +238,7 @@ pub fn all() -> Vec<Bad> {
         }
         let head = head(api.key, api.max);
         let frame = encode_request(&head, &sample(api.key, api.max, &state)).expect("the sample is valid");
-        for version in [-1, api.served_min - 1, api.max + 2, i16::MAX] {
+        for version in BTreeSet::from([-1, api.served_min - 1, api.max + 2, i16::MAX]) {
             let mut frame = frame.to_vec();
             frame[6..8].copy_from_slice(&version.to_be_bytes());
             let name = format!("{} {version} unserved", api.name);
