@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_broker::{Broker, Isolation};
+use anabranch_broker::{Broker, FetchError, Isolation, ReadError};
 use anabranch_core::TopicPartition;
 
 use super::{Shared, World};
@@ -48,6 +48,8 @@ impl Reader {
                 shared.note_in(world, &self.name, poll, Outcome::Ok);
                 next > std::mem::replace(position, next)
             }
+            // A broker that closes does so one partition after the other.
+            Err(FetchError::Log(ReadError::Closed)) => false,
             Err(_) if shared.disk.is_dead() => false,
             Err(error) => {
                 world.fail(format!("{at}: cannot read from {position}: {error}"));
