@@ -1,7 +1,6 @@
 //! Starts Anabranch and Apache Kafka, and runs the differential tests (`crates/diff`) between them.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
@@ -9,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+
+use crate::bench::server::{answers, free_port};
 
 /// What `cargo xtask diff` takes.
 #[derive(Debug, Args)]
@@ -38,7 +39,7 @@ const SETTINGS: [&str; 4] = [
 const KAFKA_SETTINGS: [&str; 2] =
     ["offsets.topic.num.partitions=1", "transaction.state.log.num.partitions=1"];
 
-/// A server that does not listen by then is not going to.
+/// A server that does not answer by then is not going to.
 const START_MAX: Duration = Duration::from_secs(60);
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -62,11 +63,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
+    let ours_port = free_port()?;
+    let mut ours = Ours::start(&target.join("debug/anabranch"), &work, ours_port)?;
+    ours.wait(ours_port)?;
     let port = free_port()?;
-    let mut ours = Ours::start(&target.join("debug/anabranch"), &work, port + 1)?;
-    let started = kafka.start(port);
-    let tested = started.and_then(|()| {
-        ours.wait(port + 1)?;
+    let tested = kafka.start(port).and_then(|()| {
         let mut test = Command::new(env!("CARGO"));
         test.args(["test", "--quiet", "--package", "anabranch-diff", "--test", "it", "--", "--nocapture"]);
         if options.bad_input {
@@ -76,7 +77,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
             test.env("ANABRANCH_DIFF_SURVEY", "1");
         }
         test.env("ANABRANCH_DIFF_KAFKA", format!("127.0.0.1:{port}"))
-            .env("ANABRANCH_DIFF_OURS", format!("127.0.0.1:{}", port + 1))
+            .env("ANABRANCH_DIFF_OURS", format!("127.0.0.1:{ours_port}"))
             .env("ANABRANCH_DIFF_CASES", options.cases.to_string())
             .env("ANABRANCH_DIFF_SEED", options.seed.to_string());
         test.current_dir(&top).status().context("cannot run cargo")
@@ -129,9 +130,9 @@ impl Ours {
 
     fn wait(&mut self, port: u16) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_MAX;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while !answers(port) {
             ensure!(self.0.try_wait()?.is_none(), "anabranch ended; its log is beside its data");
-            ensure!(Instant::now() < deadline, "anabranch does not listen");
+            ensure!(Instant::now() < deadline, "anabranch does not answer");
             thread::sleep(ASK_INTERVAL);
         }
         Ok(())
@@ -144,12 +145,4 @@ impl Drop for Ours {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// For Kafka's clients; ours takes the next, and Kafka's controller the tenth above.
-fn free_port() -> anyhow::Result<u16> {
-    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let mut ports = (26_100..29_000).step_by(20);
-    let free = |port: &u16| [0, 1, 10].iter().all(|above| is_free(port + above));
-    ports.find(free).context("no port from 26100 to 29000 is free")
 }
