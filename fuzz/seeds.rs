@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use anabranch_core::batch::{BatchBuilder, Compression, Record};
+use anabranch_core::batch::{BatchBuilder, Compression, NO_TIMESTAMP, Record};
 use anabranch_core::{ProducerEpoch, ProducerId};
 use anabranch_wire::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -29,12 +29,16 @@ fn write(target: &str, seeds: &[(String, Vec<u8>)]) -> io::Result<()> {
     seeds.iter().try_for_each(|(name, bytes)| fs::write(folder.join(name), bytes))
 }
 
-/// One batch per codec, and two in a row as a fetch returns them.
+/// One batch per codec, two in a row as a fetch returns them, and one with a record that tells no time.
 fn batches() -> Vec<(String, Vec<u8>)> {
     use Compression::{Gzip, Lz4, None, Snappy, Zstd};
     let mut seeds: Vec<_> =
         [None, Gzip, Snappy, Lz4, Zstd].into_iter().map(|codec| (codec.to_string(), batch(codec))).collect();
     seeds.push(("two".to_owned(), [batch(None), batch(Zstd)].concat()));
+    let mut builder = BatchBuilder::new(None);
+    builder.push(&Record::new("key", "value").at(NO_TIMESTAMP));
+    builder.push(&Record::new("key", "value").at(1_700_000_000_000));
+    seeds.push(("untimed".to_owned(), builder.build().expect("two records make a batch").to_vec()));
     seeds
 }
 
