@@ -24,7 +24,7 @@ use anabranch_core::planted::{self, Bug};
 use tokio::sync::oneshot;
 
 use crate::active::{Now, PartitionWriter};
-use crate::journal::entry::Run;
+use crate::journal::entry::Item;
 use crate::partition::{Ack, Appended, Shared};
 use crate::writer::{Append, Writer};
 use crate::{AppendError, Part, PartitionLog, Store};
@@ -149,7 +149,7 @@ impl Writer {
         let (item_bytes, payload_bytes) =
             ends.iter().flat_map(|end| self.runs(end)).fold((0, 0), |sum, run| {
                 let (topic, batch) = run;
-                (sum.0 + Run::item_bytes(topic), sum.1 + batch.bytes().len())
+                (sum.0 + Item::run_bytes(topic), sum.1 + batch.bytes().len())
             });
         let mut group = match self.journal.group(item_bytes + payload_bytes, now.monotonic) {
             Ok(group) if group.has_room(item_bytes, payload_bytes) => group,

@@ -33,8 +33,10 @@ const FILE_MAGIC: u32 = u32::from_le_bytes(*b"AJF1");
 const ENTRY_MAGIC: u32 = u32::from_le_bytes(*b"AJE1");
 const RUN: u8 = 1;
 const FORGOTTEN: u8 = 2;
-/// Bytes of a run's item beside the topic's name.
-const RUN_BYTES: usize = 2 + 4 + 8 + 8 + 8 + 4 + 4;
+/// Bytes of an item's kind and of the length of its topic's name.
+const NAME_BYTES: usize = 2;
+/// Bytes of a run beside those and the name.
+const RUN_BYTES: usize = 4 + 8 + 8 + 8 + 4 + 4;
 
 /// The first sector of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,10 +101,15 @@ pub(crate) struct Run {
     pub(crate) crc: u32,
 }
 
-impl Run {
-    /// Bytes that its item takes in an entry's head.
-    pub(crate) fn item_bytes(topic: &str) -> usize {
-        RUN_BYTES + topic.len()
+impl Item {
+    /// Bytes that a run of the topic takes in an entry's head.
+    pub(crate) fn run_bytes(topic: &str) -> usize {
+        RUN_BYTES + Self::forgotten_bytes(topic)
+    }
+
+    /// Bytes that the news of a deleted topic takes there.
+    pub(crate) fn forgotten_bytes(topic: &str) -> usize {
+        NAME_BYTES + topic.len()
     }
 }
 
@@ -238,6 +245,23 @@ mod tests {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode_head(7, &changed), None, "bit {bit}");
+        }
+    }
+
+    /// Who counts on an entry's room before it is written counts right, wherever its last sector ends.
+    #[test]
+    fn an_entry_is_as_long_as_was_foreseen() {
+        let item_bytes = Item::run_bytes("orders") + Item::forgotten_bytes("old");
+        for payload_bytes in 0..2 * SECTOR_BYTES as usize {
+            let foreseen = entry_bytes(item_bytes, payload_bytes);
+            let mut bytes = encode_head(7, 42, 40, &items(), payload_bytes);
+            assert_eq!(
+                (bytes.len() + payload_bytes).next_multiple_of(SECTOR_BYTES as usize) as u64,
+                foreseen
+            );
+            bytes.resize(foreseen as usize, 0);
+            let (header, _) = decode_head(7, &bytes).unwrap();
+            assert_eq!(u64::from(header.len_bytes), foreseen);
         }
     }
 

@@ -111,7 +111,7 @@ impl<'a> Group<'a> {
     pub(crate) fn add(&mut self, number: u64, dirty: Dirty, position: u64, parts: &[&'a [u8]]) -> bool {
         let id = &dirty.shared.id;
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
-        let item_bytes = self.item_bytes + Run::item_bytes(&id.topic);
+        let item_bytes = self.item_bytes + Item::run_bytes(&id.topic);
         if entry_bytes(item_bytes, self.payload_bytes + len) > self.room_bytes {
             return false;
         }
@@ -133,7 +133,7 @@ impl<'a> Group<'a> {
 
     /// Takes the news that a topic is deleted; `false` when there is no room for it.
     pub(crate) fn forget(&mut self, topic: &str) -> bool {
-        let item_bytes = self.item_bytes + Run::item_bytes(topic);
+        let item_bytes = self.item_bytes + Item::forgotten_bytes(topic);
         let fits = entry_bytes(item_bytes, self.payload_bytes) <= self.room_bytes;
         if fits {
             self.item_bytes = item_bytes;
@@ -203,7 +203,7 @@ impl Ring {
         let usable =
             |(last, _): &(Option<u64>, JournalFile), announced: u64| last.is_none_or(|last| last < announced);
         if !self.free.is_empty() && !self.free.iter().any(|free| usable(free, self.announced)) {
-            self.append(&[], &[], SECTOR_BYTES)?;
+            self.append(&[], &[])?;
         }
         let Some(place) = self.free.iter().position(|free| usable(free, self.announced)) else {
             self.make_file(now);
@@ -290,8 +290,7 @@ impl Ring {
     /// # Errors
     /// [`Fault`]; what of it is durable is not known then, and nothing more must be written to the journal.
     pub(crate) fn commit(&mut self, group: Group<'_>) -> Result<(), Fault> {
-        let len = entry_bytes(group.item_bytes, group.payload_bytes);
-        self.append(&group.items, &group.parts, len)?;
+        self.append(&group.items, &group.parts)?;
         let active = self.active.as_mut().expect("a group has room in the active file");
         for (number, dirty) in group.dirty {
             match active.dirty.get_mut(&number) {
@@ -306,12 +305,14 @@ impl Ring {
         Ok(())
     }
 
-    fn append(&mut self, items: &[Item], payload: &[&[u8]], len_bytes: u64) -> Result<(), Fault> {
+    fn append(&mut self, items: &[Item], payload: &[&[u8]]) -> Result<(), Fault> {
         let oldest = self.oldest();
         let active = self.active.as_mut().expect("entries are written to an active file");
         let payload_bytes = payload.iter().map(|part| part.len()).sum();
         let head = encode_head(active.file.header.key, self.next_sequence, oldest, items, payload_bytes);
-        let padding = &ZEROS[..len_bytes as usize - head.len() - payload_bytes];
+        let used_bytes = head.len() + payload_bytes;
+        let len_bytes = used_bytes.next_multiple_of(SECTOR_BYTES as usize);
+        let padding = &ZEROS[..len_bytes - used_bytes];
         let mut parts = Vec::with_capacity(payload.len() + 2);
         parts.push(&head[..]);
         parts.extend(payload);
@@ -325,7 +326,7 @@ impl Ring {
         };
         let synced = active.file.file.sync_data().or_else(again);
         synced.map_err(|error| fault(FaultCause::SyncFailed(Arc::new(error))))?;
-        active.at += len_bytes;
+        active.at += len_bytes as u64;
         self.announced = oldest;
         self.next_sequence += 1;
         Ok(())
