@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_broker::group::InTransaction;
 use anabranch_broker::transaction::event::{End, How, InitProducer, Join};
@@ -274,6 +275,36 @@ async fn what_lasts_too_long_is_aborted_also_after_a_restart() {
         assert_eq!(late, Err(TransactionError::InvalidTxnState));
         assert_eq!((committed(broker, 0), offset(broker, true).await), (vec![], None));
     }
+}
+
+#[tokio::test]
+async fn an_id_that_nobody_uses_is_forgotten_also_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [
+        ("transactional.id.expiration.ms", "1"),
+        ("transaction.remove.expired.transaction.cleanup.interval.ms", "1"),
+    ];
+    let broker = Broker::builder().data(dir.path()).config(config(&settings)).open().await.unwrap();
+    broker.create_topic(NewTopic::new("t").partitions(2), Apply::Now).await.unwrap();
+    // It may go before it has begun anything.
+    let producer = loop {
+        let producer = Producer::begin(&broker, 60_000).await.unwrap();
+        if producer.write(&broker, "a", 1).await.is_ok() {
+            break producer;
+        }
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let ended = producer.end(&broker, EndKind::Commit).await.expect("what is ongoing does not expire");
+    let forgotten = async {
+        while broker.transactions().describe(ID, |_| ()).is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(forgotten).await;
+    assert_eq!(ended.end(&broker, EndKind::Commit).await, Err(TransactionError::InvalidProducerIdMapping));
+    let again = start(copied(dir.path()).path()).await;
+    assert!(again.transactions().describe(ID, |_| ()).is_none());
+    assert_eq!(committed(&again, 0), ["a"]);
 }
 
 /// The coordinator's record was lost with the power, and the data were not: a directory has the topic of transactions of
