@@ -2,10 +2,14 @@
 
 use anabranch_wire::messages::ApiKey;
 
-use crate::step::admin::Admin;
-use crate::step::data::Data;
-use crate::step::{Call, Step};
+use crate::normal::no_records;
+use crate::step::admin::{Admin, lowers};
+use crate::step::data::{Data, ROOMY_BYTES};
+use crate::step::{Call, Step, Topic};
 use crate::tree::Tree;
+
+/// The id of no topic.
+const NIL_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// A difference that is meant.
 #[derive(Clone, Copy)]
@@ -45,7 +49,7 @@ pub const RULES: &[Rule] = &[
                 return false;
             };
             each_pair(ours, kafka, |ours, kafka| {
-                is(ours, "topic_id", "00000000-0000-0000-0000-000000000000") && alike(ours, kafka, "topic_id")
+                is(ours, "topic_id", NIL_ID) && alike(ours, kafka, "topic_id")
             })
         },
     },
@@ -208,6 +212,77 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        line: "No feature can be switched off: UpdateFeatures to a lower level is INVALID_UPDATE_VERSION.",
+        apply: |step, ours, kafka| {
+            let Call::Admin(Admin::UpdateFeatures { updates }) = &step.call else { return false };
+            let lowers = updates.iter().any(|(feature, level, _)| lowers(feature, *level));
+            let refused = is(ours, "error_code", "95") && is(kafka, "error_code", "0");
+            // Nor does it tell what became of each, then.
+            lowers && refused && {
+                alike(ours, kafka, "error_message");
+                alike(ours, kafka, "results");
+                alike(ours, kafka, "error_code")
+            }
+        },
+    },
+    Rule {
+        line: "With neither name nor id it is UNKNOWN_TOPIC_ID (Kafka: UNKNOWN_SERVER_ERROR)",
+        apply: |step, ours, kafka| {
+            let Call::Admin(Admin::Metadata { topics: Some(topics), by_id: true, .. }) = &step.call else {
+                return false;
+            };
+            let is_nameless = step.version >= 12 && topics.contains(&Topic::Empty);
+            let was = is_nameless
+                && each_pair(ours, kafka, |ours, kafka| {
+                    let is_nil = is(ours, "topic_id", NIL_ID) && is(kafka, "topic_id", NIL_ID);
+                    is_nil && is(ours, "error_code", "100") && is(kafka, "error_code", "-1") && {
+                        alike(ours, kafka, "name");
+                        alike(ours, kafka, "error_code")
+                    }
+                });
+            // From version 13 on Kafka says it of the whole request, too.
+            was && (is(kafka, "error_code", "0") || alike(ours, kafka, "error_code"))
+        },
+    },
+    Rule {
+        line: "so it is in Fetch, of that topic (Kafka: of the whole request, if others are in error, too).",
+        apply: |step, ours, kafka| {
+            let Call::Data(Data::Fetch { from, .. }) = &step.call else { return false };
+            let is_nameless = step.version >= 13 && from.iter().any(|(topic, ..)| *topic == Topic::Empty);
+            let topics = ours.get("responses").map(Tree::elements).unwrap_or_default();
+            let mut nil = topics.iter().filter(|topic| is(topic, "topic_id", NIL_ID)).peekable();
+            let is_told = nil.peek().is_some()
+                && nil.all(|topic| {
+                    let partitions = topic.get("partitions").map(Tree::elements).unwrap_or_default();
+                    partitions.iter().all(|partition| is(partition, "error_code", "100"))
+                });
+            let failed = is(ours, "error_code", "0") && is(kafka, "error_code", "-1");
+            is_nameless && is_told && failed && {
+                alike(ours, kafka, "responses");
+                alike(ours, kafka, "error_code")
+            }
+        },
+    },
+    Rule {
+        line: "A fetch brings whole batches (Kafka: the piece of the last one that fits, too, which counts)",
+        apply: |step, ours, kafka| {
+            let Call::Data(Data::Fetch { bytes_max, from, .. }) = &step.call else { return false };
+            let is_tight = |bytes: i32| bytes < ROOMY_BYTES;
+            if !is_tight(*bytes_max) && !from.iter().any(|(_, _, (_, _, bytes_max))| is_tight(*bytes_max)) {
+                return false;
+            }
+            each_pair(ours, kafka, |ours, kafka| {
+                // There is less room for those that come later.
+                let has_none = kafka.get("records").is_some_and(|records| *records == no_records());
+                let is_well = is(ours, "error_code", "0") && is(kafka, "error_code", "0");
+                has_none && is_well && {
+                    alike(ours, kafka, "aborted_transactions");
+                    alike(ours, kafka, "records")
+                }
+            })
+        },
+    },
+    Rule {
         line: "DescribeConfigs and alterations of BROKER_LOGGER and CLIENT_METRICS resources are INVALID_REQUEST, and ListConfigResources lists none.",
         apply: |step, _, kafka| {
             let is_list = step.key() == ApiKey::ListConfigResources;
@@ -251,7 +326,7 @@ pub const BAD_INPUT: &[(&str, [&str; 3])] = &[
         ["null", "ok", "closed"],
     ),
     (
-        "With neither name nor id it is UNKNOWN_TOPIC_ID (Kafka: UNKNOWN_SERVER_ERROR).",
+        "With neither name nor id it is UNKNOWN_TOPIC_ID (Kafka: UNKNOWN_SERVER_ERROR)",
         ["null", "ok 0 100", "ok -1"],
     ),
     (

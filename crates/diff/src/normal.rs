@@ -150,11 +150,20 @@ fn is_internal_log(element: &Tree) -> bool {
         && element.get("partitions").is_some_and(is_log)
 }
 
-/// Of another case, or of none.
+/// Of another case, or of none: a server's list of all groups has what bad input made there, too.
 fn is_foreign(element: &Tree, state: &State) -> bool {
     const NAMES: [&str; 6] = ["name", "group_id", "transactional_id", "topic", "topic_name", "resource_name"];
     let names = NAMES.iter().filter_map(|name| element.get(name)?.as_text());
-    names.into_iter().any(|name| name.starts_with(PREFIX) && !name.starts_with(&state.prefix))
+    let is_others = |name: &str| name.starts_with(PREFIX) && !name.starts_with(&state.prefix);
+    let is_listed = element.get("group_type").is_some();
+    let listed = element.get("group_id").and_then(Tree::as_text).filter(|_| is_listed);
+    names.into_iter().any(is_others) || listed.is_some_and(|name| !name.starts_with(&state.prefix))
+}
+
+/// What is told of records where there are none.
+#[must_use]
+pub fn no_records() -> Tree {
+    Tree::Struct(vec![("batches".to_owned(), Tree::List(Vec::new()))])
 }
 
 /// Batches, field by field. The last one may be cut.

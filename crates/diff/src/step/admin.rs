@@ -455,9 +455,11 @@ impl Admin {
             }
             Self::UpdateFeatures { updates } => {
                 let updates = updates.iter().map(|(feature, level, kind)| {
+                    // Version 0 cannot only look, and what Kafka's cluster can do is the same for all cases.
+                    let level = if version == 0 && lowers(feature, *level) { 99 } else { *level };
                     let update = FeatureUpdateKey::default()
                         .with_feature(text(feature))
-                        .with_max_version_level(*level);
+                        .with_max_version_level(level);
                     match version {
                         0 => update.with_allow_downgrade(*kind != 1),
                         _ => update.with_upgrade_type(*kind),
@@ -713,6 +715,13 @@ fn with_version(admin: impl Strategy<Value = Admin> + 'static) -> BoxedStrategy<
             Step { version, call: Call::Admin(admin) }
         })
         .boxed()
+}
+
+/// Whether a feature of ours would be switched off, or down.
+#[must_use]
+pub fn lowers(feature: &str, level: i16) -> bool {
+    let current = [("group.version", 1), ("transaction.version", 2)];
+    current.iter().any(|(name, current)| *name == feature && (0..*current).contains(&level))
 }
 
 /// What is asked of topics, settings and the cluster.

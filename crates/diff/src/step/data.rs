@@ -121,6 +121,9 @@ pub enum Flaw {
     Count,
 }
 
+/// More than a case writes.
+pub const ROOMY_BYTES: i32 = 1 << 20;
+
 const CHECKSUM_AT: usize = 17;
 const CHECKED_FROM: usize = 21;
 
@@ -374,7 +377,7 @@ pub(super) fn produce_in_sequence(slots: &'static [Slot]) -> BoxedStrategy<Step>
 pub(super) fn fetch() -> BoxedStrategy<Step> {
     let offset = mostly(&[0, 0, 0, 1, 2, 4], &[-1, 1000]);
     let epoch = mostly(&[-1, 0], &[1, -2]);
-    let bytes = mostly(&[1 << 20], &[1, 100, 0]);
+    let bytes = mostly(&[ROOMY_BYTES], &[1, 100, 0]);
     let call = (mostly(&[0, 1], &[2]), bytes.clone(), at((offset, epoch, bytes)))
         .prop_map(|(isolation, bytes_max, from)| Call::Data(Data::Fetch { isolation, bytes_max, from }));
     step(ApiKey::Fetch, call)
