@@ -22,6 +22,7 @@ use crate::config::topic::TopicRules;
 use crate::error::{FetchError, ProduceError, RecordError, RecordsRefused};
 use crate::memory::Memory;
 use crate::tasks::blocking;
+use crate::transaction::TransactionVersion;
 
 /// One node has one leader for ever.
 pub(crate) const LEADER_EPOCH: LeaderEpoch = LeaderEpoch(0);
@@ -169,6 +170,12 @@ impl Partition {
         let (batch, log_append_time_ms) = self.checked(bytes).await?;
         let pending = self.0.log.submit_in(batch, ack, part).await?;
         Ok(Producing { pending, partition: self.clone(), log_append_time_ms })
+    }
+
+    /// Says of a client's batch that was meant for a transaction that it was refused before it was submitted
+    /// ([`PartitionLog::note_refused`]).
+    pub async fn note_refused(&self, batch: &BatchHeader, version: TransactionVersion) {
+        self.0.log.note_refused(batch, version.level() as i8).await;
     }
 
     fn produced(&self, appended: Appended, log_append_time_ms: i64) -> Produced {

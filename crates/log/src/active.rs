@@ -177,6 +177,10 @@ impl PartitionWriter {
             Some(stopped) => Err(stopped),
             None => self.judge(&batch, part),
         };
+        let is_refused = matches!(verdict, Err(_) | Ok((Verdict::Duplicate(_), _)));
+        if let (true, Some(part)) = (is_refused, part) {
+            self.producers.note_refused(batch.header(), part.version, now.wall_ms);
+        }
         let staged = match verdict {
             Err(error) => Err((reply, error)),
             Ok((Verdict::Duplicate(written), _)) => {

@@ -351,6 +351,14 @@ impl PartitionLog {
         Ok(pending)
     }
 
+    /// Says of a client's batch that was meant for a transaction that it does not come, whyever: what its producer sends behind
+    /// it must not take its place. `version` is `transaction.version`, as it came. A batch that was submitted needs no such
+    /// word.
+    pub async fn note_refused(&self, batch: &BatchHeader, version: i8) {
+        // To a writer that has ended it does not matter.
+        let _ = self.store.queue().note_refused(self.number, batch, version).await;
+    }
+
     fn prepare(&self, batch: Batch, ack: Ack, part: Option<Part>) -> Result<(Append, Pending), AppendError> {
         if let Some(stopped) = self.shared.stopped() {
             return Err(stopped);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch_core::batch::Batch;
+use anabranch_core::batch::{Batch, BatchHeader};
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Clock, Disk, DiskFile, Lock};
 use parking_lot::Mutex;
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Append(Append, OwnedSemaphorePermit),
     /// End a transaction, likewise.
     End(Box<QueuedEnd>, OwnedSemaphorePermit),
+    /// Take note of a batch of a transaction that does not come, likewise: its header, and `transaction.version`.
+    NoteRefused(u64, Box<BatchHeader>, i8, OwnedSemaphorePermit),
     /// Take over a partition that was just opened.
     Adopt(u64, Box<PartitionWriter>),
     /// Sync a partition, and begin a new segment if asked to.
@@ -116,6 +118,17 @@ impl Queue {
     pub(crate) async fn end_transaction(&self, end: QueuedEnd) -> Result<(), AppendError> {
         let place = self.place().await?;
         self.queued(Command::End(Box::new(end), place))
+    }
+
+    /// The same for word of a batch that does not come.
+    pub(crate) async fn note_refused(
+        &self,
+        partition: u64,
+        batch: &BatchHeader,
+        version: i8,
+    ) -> Result<(), AppendError> {
+        let place = self.place().await?;
+        self.queued(Command::NoteRefused(partition, Box::new(*batch), version, place))
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, AppendError> {
@@ -323,6 +336,12 @@ impl Writer {
                 Command::End(end, place) => {
                     drop(place);
                     ends.push(*end);
+                }
+                Command::NoteRefused(number, header, version, place) => {
+                    drop(place);
+                    if let Some(partition) = self.partitions.get_mut(&number) {
+                        partition.producers.note_refused(&header, version, now.wall_ms);
+                    }
                 }
                 Command::Adopt(number, partition) => {
                     self.partitions.insert(number, *partition);

@@ -364,8 +364,7 @@ pub(super) fn produce_in_sequence(slots: &'static [Slot]) -> BoxedStrategy<Step>
             let epoch = if epoch == EpochRef::None { EpochRef::Older } else { epoch };
             let who = Who { slot, epoch };
             let batches = batches.into_iter().map(|(topic, partition, (batch, sequence, is_usual))| {
-                // Plain batches of a transactional producer's count for its next transaction otherwise than in Kafka.
-                let transactional = slot != Slot::Idempotent || !is_usual;
+                let transactional = (slot != Slot::Idempotent) == is_usual;
                 (topic, partition, Batch { producer: Some(who), sequence, transactional, ..batch })
             });
             Call::Data(Data::Produce { acks, transaction: (transaction, slot), batches: batches.collect() })

@@ -2,10 +2,12 @@
 //!
 //! For each producer the last five batches are kept (Kafka's `ProducerStateEntry`: a client has at most five requests in
 //! flight), and where its open transaction begins. All of it follows from the batches' headers and the markers, and is
-//! saved beside the segments ([`snapshot`]). One thing is kept in memory only: which transaction of a producer has ended
-//! last, by the coordinator's number. What belongs to it or to an older one comes too late, and would open a transaction
-//! that nobody ends. After a restart nothing is on its way any more.
+//! saved beside the segments ([`snapshot`]). Two things are kept in memory only: which transaction of a producer has ended
+//! last, by the coordinator's number, for what belongs to it or to an older one comes too late, and would open a transaction
+//! that nobody ends; and which batches that would begin one were refused ([`refused`]). After a restart nothing is on its
+//! way any more.
 
+mod refused;
 mod snapshot;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -14,6 +16,7 @@ use anabranch_core::batch::{BatchHeader, EndKind, EndMarker};
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId};
 
+use self::refused::Refused;
 use crate::{AppendError, ProducerState};
 pub(crate) use snapshot::{AbortedSegments, Snapshot};
 
@@ -113,12 +116,14 @@ pub(crate) struct Producers {
     by_id: HashMap<ProducerId, Producer>,
     /// Where open transactions begin.
     open: BTreeSet<Offset>,
+    /// Of producers that are to begin one.
+    refused: Refused,
 }
 
 impl Producers {
     fn of(by_id: HashMap<ProducerId, Producer>) -> Self {
         let open = by_id.values().filter_map(|producer| producer.open).collect();
-        Self { by_id, open }
+        Self { by_id, open, refused: Refused::default() }
     }
 
     /// Judges a batch that comes from a client, as Kafka's `ProducerAppendInfo` does, and whether it is in a transaction
@@ -154,10 +159,17 @@ impl Producers {
         if !id.is_some() || is_unnumbered {
             return Ok(Verdict::Append);
         }
+        let out_of_order = |expected| AppendError::OutOfOrderSequence {
+            producer: id,
+            expected,
+            found: batch.base_sequence,
+        };
+        if let Some(expected) = self.refused.bar(batch, part, known) {
+            return Err(out_of_order(expected));
+        }
         let expected = match known {
-            // Who was never seen, or is forgotten, may begin anywhere, unless each transaction has an epoch of its own.
-            None if part.is_none_or(|part| part.version < VERSION_WITH_EPOCHS) => return Ok(Verdict::Append),
-            None => 0,
+            // Who was never seen, or is forgotten, may begin anywhere.
+            None => return Ok(Verdict::Append),
             Some(producer) if batch.producer_epoch > producer.epoch => 0,
             Some(producer) => match producer.batches.back() {
                 Some(last) if last.last_sequence == i32::MAX => 0,
@@ -174,7 +186,13 @@ impl Producers {
                 Ok(Verdict::Append)
             };
         }
-        Err(AppendError::OutOfOrderSequence { producer: id, expected, found: batch.base_sequence })
+        Err(out_of_order(expected))
+    }
+
+    /// Takes note of a client's batch that was meant for a transaction and is not appended, for whatever reason; by what rules
+    /// it came.
+    pub(crate) fn note_refused(&mut self, batch: &BatchHeader, version: i8, now_ms: i64) {
+        self.refused.note(batch, version, self.by_id.get(&batch.producer_id), now_ms);
     }
 
     /// Judges the end of a transaction, as Kafka's `ProducerAppendInfo.appendEndTxnMarker` does. From version 2 on its epoch
@@ -217,9 +235,12 @@ impl Producers {
         let new = || Producer::new(batch.producer_epoch);
         let producer = self.by_id.entry(batch.producer_id).or_insert_with(new);
         producer.move_to(batch.producer_epoch, now_ms);
-        if batch.is_transactional() && producer.open.is_none() {
-            producer.open = Some(base_offset);
-            self.open.insert(base_offset);
+        if batch.is_transactional() {
+            self.refused.forget(batch.producer_id);
+            if producer.open.is_none() {
+                producer.open = Some(base_offset);
+                self.open.insert(base_offset);
+            }
         }
         if batch.base_sequence >= 0 || !batch.is_transactional() {
             if producer.batches.len() == BATCHES_MAX {
@@ -255,6 +276,7 @@ impl Producers {
         let Some(marker) = marker else { return (Some((id, before)), None) };
         producer.coordinator_epoch = marker.coordinator_epoch;
         producer.ended = producer.ended.max(ordinal);
+        self.refused.end(id, batch.producer_epoch);
         let first = producer.open.take();
         if let Some(first) = first {
             self.open.remove(&first);
@@ -320,6 +342,7 @@ impl Producers {
     /// Forgets producers that have written nothing since `oldest_ms`, and have nothing open.
     pub(crate) fn forget_before(&mut self, oldest_ms: i64) {
         self.by_id.retain(|_, producer| producer.last_time_ms >= oldest_ms || producer.open.is_some());
+        self.refused.forget_before(oldest_ms);
     }
 
     /// Everything that is remembered, by id.

@@ -150,10 +150,17 @@ pub(super) async fn submit(
             let outcome = match (&joined, batch) {
                 (Err(refused), _) => Err(refused.clone().into()),
                 (_, Err((refused, _))) => Err(refused.into()),
-                (Ok(within), Ok(batch)) => match (within.outside.get(batch.partition.id()), &ack) {
-                    (Some(refused), _) | (None, Err(refused)) => Err(refused.clone().into()),
-                    (None, Ok(ack)) => queue(door, batch, *ack, within.part).await,
-                },
+                (Ok(within), Ok(batch)) => {
+                    let Placing { partition, header, records } = batch;
+                    let queued = match (within.outside.get(partition.id()), &ack) {
+                        (Some(refused), _) | (None, Err(refused)) => Err(refused.clone().into()),
+                        (None, Ok(ack)) => queue(door, &partition, &header, records, *ack, within.part).await,
+                    };
+                    if queued.is_err() && header.is_transactional() {
+                        partition.note_refused(&header, version_of(version)).await;
+                    }
+                    queued.map(|queued| (partition, queued))
+                }
             };
             partitions.push((index, outcome));
         }
@@ -240,6 +247,11 @@ fn check_form(
     Ok(header)
 }
 
+/// By which rules a request's transaction goes: from version 12 on the client knows those of KIP-890.
+fn version_of(version: i16) -> TransactionVersion {
+    if version >= 12 { TransactionVersion::V2 } else { TransactionVersion::V0 }
+}
+
 /// What the coordinator says of a request.
 #[derive(Debug, Default)]
 struct InTransaction {
@@ -316,17 +328,18 @@ fn outside(error: TransactionError, version: i16) -> Refusal {
 
 async fn queue(
     door: &Door,
-    batch: Placing,
+    partition: &Partition,
+    header: &BatchHeader,
+    records: Bytes,
     ack: Ack,
     part: Option<Part>,
-) -> Result<(Partition, Queued), Refused> {
-    let Placing { partition, header, records } = batch;
+) -> Result<Queued, Refused> {
     match partition.submit_in(records, ack, part).await {
         Ok(queued) => {
             door.metrics.records_in.add(header.record_count.unsigned_abs().into());
-            Ok((partition, queued))
+            Ok(queued)
         }
-        Err(error) => Err(refused(&error, &partition)),
+        Err(error) => Err(refused(&error, partition)),
     }
 }
 

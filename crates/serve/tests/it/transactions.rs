@@ -26,6 +26,7 @@ use bytes::Bytes;
 
 use crate::client::{Client, Node, SOON, fetch, own_name, produce, text, topic};
 
+const CORRUPT_MESSAGE: i16 = 2;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 const COORDINATOR_NOT_AVAILABLE: i16 = 15;
@@ -71,7 +72,17 @@ const NOBODY: Producer = Producer { id: -1, epoch: -1 };
 impl Producer {
     fn batch(self, sequence: i32, value: &str) -> Bytes {
         let mut builder = BatchBuilder::new(Compression::None);
-        builder.producer(Id(self.id), ProducerEpoch(self.epoch), sequence).transactional();
+        builder.transactional();
+        self.built(builder, sequence, value)
+    }
+
+    /// One that is in no transaction.
+    fn plain(self, sequence: i32, value: &str) -> Bytes {
+        self.built(BatchBuilder::new(Compression::None), sequence, value)
+    }
+
+    fn built(self, mut builder: BatchBuilder, sequence: i32, value: &str) -> Bytes {
+        builder.producer(Id(self.id), ProducerEpoch(self.epoch), sequence);
         // As the markers' is: a record of long ago would have a segment of its own, at whose end a fetch ends.
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         builder.push(&Record::keyless(value.to_owned()).at(now_ms as i64));
@@ -602,4 +613,36 @@ async fn the_feature_is_told() {
     assert_eq!((finalized.min_version_level, finalized.max_version_level), (2, 2));
     let supported = answer.supported_features.iter().find(|feature| is_ours(&feature.name)).unwrap();
     assert_eq!((supported.min_version, supported.max_version), (0, 2));
+}
+
+/// A batch that was to begin a transaction was refused, and the next one was taken in its place: what the client sent again
+/// was out of order then, for ever (KAFKA-14920). Found by the differential tests.
+#[tokio::test]
+async fn nothing_is_taken_above_a_first_batch_that_was_refused() {
+    let mut place = place().await;
+    let producer = place.begin().await;
+    // By the rules before version 2: the partition is not in the transaction yet.
+    assert_eq!(place.produce(11, 0, producer.batch(4, "a")).await.0, TRANSACTION_ABORTABLE);
+    assert_eq!(place.add(3, producer, &[0]).await, [0]);
+    assert_eq!(place.produce(11, 0, producer.batch(5, "b")).await.0, OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(place.produce(11, 0, producer.batch(4, "a")).await, (0, 0));
+    assert_eq!(place.produce(11, 0, producer.batch(5, "b")).await, (0, 1));
+
+    // By those of version 2: its checksum is wrong.
+    let damaged = |batch: Bytes| {
+        let mut batch = batch.to_vec();
+        batch[17] ^= 1;
+        Bytes::from(batch)
+    };
+    assert_eq!(place.produce(12, 1, damaged(producer.batch(0, "a"))).await.0, CORRUPT_MESSAGE);
+    assert_eq!(place.produce(12, 1, producer.batch(1, "b")).await.0, OUT_OF_ORDER_SEQUENCE_NUMBER);
+    // A plain batch is out of order, too, and one that is not does not stand in for what was refused: that counts until the
+    // transaction ends.
+    assert_eq!(place.produce(12, 1, producer.plain(1, "b")).await.0, OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(place.produce(12, 1, producer.plain(0, "a")).await, (0, 0));
+    assert_eq!(place.produce(12, 1, producer.batch(1, "b")).await.0, OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(place.produce(12, 1, producer.plain(1, "b")).await.0, OUT_OF_ORDER_SEQUENCE_NUMBER);
+    let (code, next) = place.end(5, producer, true).await;
+    assert_eq!(code, 0);
+    assert_eq!(place.produce(12, 1, next.batch(0, "c")).await.0, 0);
 }
