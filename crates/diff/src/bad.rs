@@ -22,7 +22,7 @@ use crate::known::is_meant;
 use crate::side::State;
 use crate::step::admin::{Admin, NewTopic, Resource};
 use crate::step::consumer::{ConsumerCall, MemberEpoch, Owned};
-use crate::step::data::Data;
+use crate::step::data::{Data, Session};
 use crate::step::group::{Generation, GroupCall, MemberRef, Metadata};
 use crate::step::transaction::TransactionCall;
 use crate::step::{Call, EpochRef, Group, Slot, Step, Topic, Transaction, Who, data};
@@ -73,6 +73,8 @@ fn call(key: ApiKey) -> Option<Call> {
             isolation: 0,
             bytes_max: 1 << 20,
             from: vec![(Topic::A, 0, (0, -1, 1 << 20))],
+            session: Session::None,
+            forgotten: Vec::new(),
         }),
         ApiKey::ListOffsets => {
             Call::Data(Data::ListOffsets { isolation: 0, times: vec![(Topic::A, 0, (-1, -1))] })

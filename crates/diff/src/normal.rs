@@ -71,6 +71,7 @@ fn leaf(name: &str, field: &mut Tree, state: &State) {
         ) => {
             *field = hide(name);
         }
+        ("session_id", Tree::Leaf(id)) if id != "0" => *field = hide("a session"),
         ("error_message" | "documentation", Tree::Text(text)) if !text.is_empty() => *field = hide("text"),
         (_, Tree::Leaf(number)) if is_time(name) => {
             if let Ok(time) = number.parse::<i64>() {

@@ -32,8 +32,12 @@ pub struct State {
     topics: BTreeMap<Topic, Uuid>,
     producers: BTreeMap<Slot, Producer>,
     sequences: BTreeMap<(Producer, Topic, i32), Sequenced>,
+    /// The id of the fetch session, and the epoch that comes next in it; 0 and 1 without one.
+    pub session: (i32, i32),
     /// Of classic groups.
     pub members: BTreeMap<(Group, u8), Member>,
+    /// Who leads them.
+    pub led: BTreeMap<Group, Led>,
     /// Of groups in the consumer protocol.
     pub consumers: BTreeMap<(Group, u8), Consumer>,
 }
@@ -50,6 +54,9 @@ pub struct Producer {
 /// Who writes nothing.
 pub const NOBODY: Producer = Producer { id: -1, epoch: -1 };
 
+/// What is said of a session before there is one.
+pub const NO_SESSION: (i32, i32) = (0, 1);
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Sequenced {
     last: i32,
@@ -63,6 +70,17 @@ pub struct Member {
     pub id: StrBytes,
     /// The newest that it was told.
     pub generation: i32,
+}
+
+/// Who leads a classic group, by its members' ids.
+#[derive(Debug, Clone, Default)]
+pub struct Led {
+    /// The newest that anybody was told.
+    pub generation: i32,
+    /// Its leader.
+    pub leader: StrBytes,
+    /// The leader of the generation before, that anybody was told of.
+    pub before: Option<StrBytes>,
 }
 
 /// A member in the consumer protocol.
@@ -88,7 +106,9 @@ impl State {
             topics: BTreeMap::new(),
             producers: BTreeMap::new(),
             sequences: BTreeMap::new(),
+            session: NO_SESSION,
             members: BTreeMap::new(),
+            led: BTreeMap::new(),
             consumers: BTreeMap::new(),
         }
     }
@@ -216,6 +236,15 @@ impl State {
         let known = self.sequences.entry((producer, topic, partition)).or_default();
         if sequence >= known.next {
             *known = Sequenced { last: sequence, next: sequence + count };
+        }
+    }
+
+    /// Somebody was told who leads a generation.
+    pub fn set_leader(&mut self, group: Group, generation: i32, leader: &StrBytes) {
+        let led = self.led.entry(group).or_default();
+        if led.generation != generation {
+            let before = (!led.leader.is_empty()).then(|| led.leader.clone());
+            *led = Led { generation, leader: leader.clone(), before };
         }
     }
 

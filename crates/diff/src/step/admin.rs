@@ -457,9 +457,8 @@ impl Admin {
                 let updates = updates.iter().map(|(feature, level, kind)| {
                     // Version 0 cannot only look, and what Kafka's cluster can do is the same for all cases.
                     let level = if version == 0 && lowers(feature, *level) { 99 } else { *level };
-                    let update = FeatureUpdateKey::default()
-                        .with_feature(text(feature))
-                        .with_max_version_level(level);
+                    let update =
+                        FeatureUpdateKey::default().with_feature(text(feature)).with_max_version_level(level);
                     match version {
                         0 => update.with_allow_downgrade(*kind != 1),
                         _ => update.with_upgrade_type(*kind),

@@ -4,6 +4,7 @@ use anabranch_wire::messages::consumer_group_heartbeat_request::TopicPartitions;
 use anabranch_wire::messages::*;
 use anabranch_wire::{Request, Response};
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::group::{MEMBERS, MemberRef, instance};
 use super::{Call, Group, Step, Topic, group, mostly, step};
@@ -27,8 +28,8 @@ pub enum ConsumerCall {
         is_static: bool,
         /// The topics that it wants.
         wants: Option<Vec<Topic>>,
-        /// The topics that it wants by a pattern, where the version can. Kafka looks for them behind the answer, so that none
-        /// of those here is valid.
+        /// The topics that it wants by a pattern, where the version can. Kafka looks for them behind the answer, so that those
+        /// here find none.
         pattern: Option<&'static str>,
         /// Who should assign.
         assignor: Option<&'static str>,
@@ -182,6 +183,12 @@ fn some_groups() -> impl Strategy<Value = Vec<Group>> + Clone {
 const WANTS: &[&[Topic]] = &[&[Topic::A], &[Topic::A, Topic::B], &[Topic::B]];
 const ODD_WANTS: &[&[Topic]] = &[&[], &[Topic::Never], &[Topic::A, Topic::Never], &[Topic::Empty]];
 
+/// Of RE2, for names that no topic has.
+const PATTERNS: &[&str] =
+    &["nothing-.*", "(?i)NO-{3}", "\\pL{40}", "[[:digit:]]+[^\\d]$", "(?P<name>zz)*?z$", "^$"];
+/// Not of RE2, or none at all.
+const NO_PATTERNS: &[&str] = &["(", "", "(?=a)", "(a)\\1", "[b-a]", "a**", "*a", "a{2,1}", "\\pX", "(?<!a)"];
+
 fn heartbeat() -> BoxedStrategy<Step> {
     let kind = prop_oneof![
         4 => Just(MemberEpoch::Join),
@@ -192,7 +199,11 @@ fn heartbeat() -> BoxedStrategy<Step> {
         1 => Just(MemberEpoch::LeaveForNow),
     ];
     let wants = mostly(WANTS, ODD_WANTS);
-    let pattern = mostly(&[None], &[Some("("), Some("")]);
+    let pattern = prop_oneof![
+        9 => Just(None),
+        1 => select(PATTERNS).prop_map(Some),
+        1 => select(NO_PATTERNS).prop_map(Some),
+    ];
     let assignor = mostly(&[None, None, Some("any")], &[Some("sticky"), Some("")]);
     // Owning and waiting as Java's client does, mostly.
     let usual = mostly(&[true], &[false]);

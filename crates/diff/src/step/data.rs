@@ -3,7 +3,7 @@
 use anabranch_core::batch::{BatchBuilder, Compression, Record};
 use anabranch_core::{ProducerEpoch, ProducerId};
 use anabranch_wire::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
-use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic};
+use anabranch_wire::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use anabranch_wire::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{Call, EpochRef, Slot, Step, Topic, Transaction, Who, by_topic, epoch, mostly, places, step};
-use crate::side::{NOBODY, State};
+use crate::side::{NO_SESSION, NOBODY, State};
 
 /// A place, and what is asked of it.
 pub type At<T> = (Topic, i32, T);
@@ -44,6 +44,10 @@ pub enum Data {
         bytes_max: i32,
         /// Offset, leader epoch, bytes.
         from: Vec<At<(i64, i32, i32)>>,
+        /// As one of a session, where the version can.
+        session: Session,
+        /// What the session does not ask for any more.
+        forgotten: Vec<(Topic, i32)>,
     },
     /// Asks for times.
     ListOffsets {
@@ -62,6 +66,43 @@ pub enum Data {
         /// The leader's present epoch, and the one asked about.
         epochs: Vec<At<(i32, i32)>>,
     },
+}
+
+/// What a fetch is to a session (KIP-227). There is one in a case, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// It is in none.
+    None,
+    /// It begins one, and ends the one before.
+    First,
+    /// It begins one beside.
+    Another,
+    /// The next of it.
+    Next,
+    /// The one before once more.
+    Again,
+    /// One too far.
+    Ahead,
+    /// The next of one that is not there.
+    Unknown,
+    /// It ends it.
+    Last,
+}
+
+impl Session {
+    /// Id and epoch.
+    fn said(self, (id, epoch): (i32, i32)) -> (i32, i32) {
+        match self {
+            Self::None => (0, -1),
+            Self::First => (id, 0),
+            Self::Another => (0, 0),
+            Self::Next => (id, epoch),
+            Self::Again => (id, epoch - 1),
+            Self::Ahead => (id, epoch + 1),
+            Self::Unknown => (7, 1),
+            Self::Last => (id, -1),
+        }
+    }
 }
 
 /// One batch.
@@ -219,7 +260,7 @@ impl Data {
                     .with_topic_data(topics.collect())
                     .into()
             }
-            Self::Fetch { isolation, bytes_max, from } => {
+            Self::Fetch { isolation, bytes_max, from, session, forgotten } => {
                 let topics = by_topic(from).into_iter().map(|(topic, partitions)| {
                     let asked = partitions.into_iter().map(|(partition, (offset, epoch, bytes_max))| {
                         FetchPartition::default()
@@ -234,13 +275,28 @@ impl Data {
                         _ => asked.with_topic_id(state.topic_id(topic)),
                     }
                 });
+                let session = if version >= 7 { *session } else { Session::None };
+                let (id, epoch) = session.said(state.session);
+                let all: Vec<_> =
+                    forgotten.iter().map(|(topic, partition)| (*topic, *partition, ())).collect();
+                let forgotten = by_topic(&all).into_iter().map(|(topic, partitions)| {
+                    let partitions = partitions.into_iter().map(|(partition, ())| partition).collect();
+                    let forgotten = ForgottenTopic::default().with_partitions(partitions);
+                    match version {
+                        ..13 => forgotten.with_topic(state.topic(topic)),
+                        _ => forgotten.with_topic_id(state.topic_id(topic)),
+                    }
+                });
+                let forgotten = if version >= 7 { forgotten.collect() } else { Vec::new() };
                 FetchRequest::default()
                     .with_max_wait_ms(0)
                     .with_min_bytes(1)
                     .with_max_bytes(*bytes_max)
                     .with_isolation_level(*isolation)
-                    .with_session_epoch(-1)
+                    .with_session_id(id)
+                    .with_session_epoch(epoch)
                     .with_topics(topics.collect())
+                    .with_forgotten_topics_data(forgotten)
                     .into()
             }
             Self::ListOffsets { isolation, times } => {
@@ -292,6 +348,16 @@ impl Data {
     }
 
     pub(super) fn learn(&self, response: &Response, state: &mut State) {
+        if let (Self::Fetch { session, .. }, Response::Fetch(response)) = (self, response)
+            && response.error_code == 0
+            && *session != Session::None
+        {
+            let next = if *session == Session::Next { state.session.1 + 1 } else { 1 };
+            match response.session_id {
+                0 => state.session = NO_SESSION,
+                id => state.session = (id, next),
+            }
+        }
         let (Self::Produce { batches, .. }, Response::Produce(response)) = (self, response) else { return };
         let before = state.clone();
         for (topic, partition, batch) in batches {
@@ -377,9 +443,39 @@ pub(super) fn fetch() -> BoxedStrategy<Step> {
     let offset = mostly(&[0, 0, 0, 1, 2, 4], &[-1, 1000]);
     let epoch = mostly(&[-1, 0], &[1, -2]);
     let bytes = mostly(&[ROOMY_BYTES], &[1, 100, 0]);
-    let call = (mostly(&[0, 1], &[2]), bytes.clone(), at((offset, epoch, bytes)))
-        .prop_map(|(isolation, bytes_max, from)| Call::Data(Data::Fetch { isolation, bytes_max, from }));
+    let call = (mostly(&[0, 1], &[2]), bytes.clone(), at((offset, epoch, bytes))).prop_map(
+        |(isolation, bytes_max, from)| {
+            let (session, forgotten) = (Session::None, Vec::new());
+            Call::Data(Data::Fetch { isolation, bytes_max, from, session, forgotten })
+        },
+    );
     step(ApiKey::Fetch, call)
+}
+
+/// As consumers do it: all at first, and then what is new. Whatever there is fits, and what is asked for has a name, for one
+/// that fails for Kafka's want of it leaves a session behind.
+fn fetch_in_session() -> BoxedStrategy<Step> {
+    use Session::{Again, Ahead, Another, First, Last, Next, Unknown};
+    let session = mostly(&[Next, Next, Next, Next, Next, First], &[Again, Ahead, Another, Last, Unknown]);
+    let offset = mostly(&[0, 1, 2, 4], &[-1, 1000]);
+    let from = prop_oneof![2 => at((offset, mostly(&[-1, 0], &[1]))), 3 => Just(Vec::new())];
+    let forgotten = prop_oneof![5 => Just(Vec::new()), 1 => places(2)];
+    let call = (select(&[0, 1][..]), session, from, forgotten).prop_map(
+        |(isolation, session, from, mut forgotten)| {
+            let from = from.into_iter().filter(|(topic, ..)| *topic != Topic::Empty);
+            let from = from
+                .map(|(topic, partition, (offset, epoch))| (topic, partition, (offset, epoch, ROOMY_BYTES)));
+            forgotten.retain(|(topic, _)| *topic != Topic::Empty);
+            let from = from.collect();
+            Call::Data(Data::Fetch { isolation, bytes_max: ROOMY_BYTES, from, session, forgotten })
+        },
+    );
+    // Mostly by name, so that they meet.
+    prop_oneof![
+        3 => call.clone().prop_map(|call| Step { version: 12, call }),
+        1 => step(ApiKey::Fetch, call),
+    ]
+    .boxed()
 }
 
 pub(super) fn list_offsets() -> BoxedStrategy<Step> {
@@ -400,7 +496,8 @@ pub(super) fn steps() -> BoxedStrategy<Step> {
         5 => produce_plainly(),
         4 => produce_in_sequence(&[Slot::Idempotent]),
         1 => Just(super::transaction::init(Slot::Idempotent)),
-        5 => fetch(),
+        4 => fetch(),
+        5 => fetch_in_session(),
         4 => list_offsets(),
         2 => step(ApiKey::DeleteRecords, delete),
         1 => step(ApiKey::OffsetForLeaderEpoch, ends),

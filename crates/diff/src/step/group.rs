@@ -430,6 +430,7 @@ impl GroupCall {
         member.id = response.member_id.clone();
         if response.error_code == 0 {
             member.generation = response.generation_id;
+            state.set_leader(*group, response.generation_id, &response.leader);
         }
     }
 }

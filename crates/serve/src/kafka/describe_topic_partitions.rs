@@ -27,8 +27,10 @@ pub(super) fn answer(
         Some(cursor) => (cursor.topic_name.as_str(), usize::try_from(cursor.partition_index).unwrap_or(0)),
         None => ("", 0),
     };
-    // KIP-966: a page goes on in a topic that is asked for.
-    if !request.topics.is_empty() && request.cursor.is_some() && !names.contains(first_name) {
+    // KIP-966: a page goes on in a topic that is asked for, at a partition that may be there.
+    let is_elsewhere = !request.topics.is_empty() && request.cursor.is_some() && !names.contains(first_name);
+    let is_before = request.cursor.as_ref().is_some_and(|cursor| cursor.partition_index < 0);
+    if is_elsewhere || is_before {
         let refused = request.topics.iter().map(|topic| {
             DescribeTopicPartitionsResponseTopic::default()
                 .with_error_code(ErrorCode::InvalidRequest.code())

@@ -149,8 +149,15 @@ async fn what_comes_twice_or_from_elsewhere_is_refused() {
         .with_topics(vec![TopicRequest::default().with_name(topic(&own_name()))])
         .with_response_partition_limit(10);
     assert_eq!(client.call(0, &page).await.topics[0].error_code, 0);
-    let elsewhere = page.with_cursor(Some(Cursor::default().with_topic_name(topic("a"))));
-    assert_eq!(client.call(0, &elsewhere).await.topics[0].error_code, INVALID_REQUEST);
+    let at = Cursor::default().with_topic_name(topic(&own_name())).with_partition_index(0);
+    for (cursor, code) in [
+        (at.clone(), 0),
+        (at.clone().with_topic_name(topic("a")), INVALID_REQUEST),
+        (at.with_partition_index(-1), INVALID_REQUEST),
+    ] {
+        let page = page.clone().with_cursor(Some(cursor));
+        assert_eq!(client.call(0, &page).await.topics[0].error_code, code);
+    }
 
     for (name, code) in [("librdkafka", 0), ("a-1.2", 0), ("a b", INVALID_REQUEST), ("", INVALID_REQUEST)] {
         let request = ApiVersionsRequest::default()
