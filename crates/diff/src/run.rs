@@ -329,7 +329,7 @@ impl Case {
         {
             return false;
         }
-        let mut known: Vec<BTreeSet<String>> = Vec::new();
+        let mut known: Vec<Vec<String>> = Vec::new();
         for (side, answer) in self.sides.iter_mut().zip(answers) {
             let leads = answer.get("leader") == answer.get("member_id");
             let told = answer.get("members").map(Tree::elements).unwrap_or_default();
@@ -340,8 +340,11 @@ impl Case {
             if leads == told.is_empty() || is_bound || !members.contains_key(&led.leader) {
                 return false;
             }
-            let called = |id: &StrBytes| side.state.symbol(id).unwrap_or(id).to_owned();
-            known.push(members.keys().map(called).collect());
+            // Who joined together with this one may not have been heard of yet.
+            let called = |id: &StrBytes| side.state.symbol(id).unwrap_or("<somebody>").to_owned();
+            let mut called: Vec<String> = members.keys().map(called).collect();
+            called.sort();
+            known.push(called);
         }
         known[0] == known[1]
     }

@@ -248,6 +248,19 @@ impl State {
         }
     }
 
+    /// An assignment of one partition: version, topics, no user data.
+    #[must_use]
+    pub fn assignment(&self, topic: Topic, partition: i32) -> Bytes {
+        let name = self.topic(topic);
+        let mut bytes = vec![0, 0, 0, 0, 0, 1];
+        bytes.extend_from_slice(&(name.len() as i16).to_be_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(&1_i32.to_be_bytes());
+        bytes.extend_from_slice(&partition.to_be_bytes());
+        bytes.extend_from_slice(&[0xff; 4]);
+        bytes.into()
+    }
+
     /// The metadata of a member that wants that topic: version, topics, no user data.
     #[must_use]
     pub fn subscription(&self, topic: Topic) -> Bytes {

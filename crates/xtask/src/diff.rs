@@ -20,6 +20,9 @@ pub(crate) struct Options {
     /// Which ones.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Groups that go from one protocol to the other, and no other cases.
+    #[arg(long)]
+    migration: bool,
     /// Counts all differences by kind instead of shrinking the first.
     #[arg(long)]
     survey: bool,
@@ -29,8 +32,7 @@ pub(crate) struct Options {
 }
 
 /// What both are told, so that what one node may choose is the same.
-const SETTINGS: [&str; 4] = [
-    "group.consumer.migration.policy=disabled",
+const SETTINGS: [&str; 3] = [
     "group.initial.rebalance.delay.ms=0",
     "group.consumer.assignment.interval.ms=0",
     "auto.create.topics.enable=false",
@@ -38,6 +40,9 @@ const SETTINGS: [&str; 4] = [
 /// What ours has anyway.
 const KAFKA_SETTINGS: [&str; 2] =
     ["offsets.topic.num.partitions=1", "transaction.state.log.num.partitions=1"];
+/// What both are told but for cases of migration: what comes of one in the middle of anything differs as is told in
+/// `COMPATIBILITY.md`.
+const NO_MIGRATION: &str = "group.consumer.migration.policy=disabled";
 
 /// A server that does not answer by then is not going to.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -64,14 +69,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
     let ours_port = free_port()?;
-    let mut ours = Ours::start(&target.join("debug/anabranch"), &work, ours_port)?;
+    let settings: Vec<&str> =
+        SETTINGS.iter().copied().chain((!options.migration).then_some(NO_MIGRATION)).collect();
+    let mut ours = Ours::start(&target.join("debug/anabranch"), &work, ours_port, &settings)?;
     ours.wait(ours_port)?;
     let port = free_port()?;
-    let tested = kafka.start(port).and_then(|()| {
+    let tested = kafka.start(port, &settings).and_then(|()| {
         let mut test = Command::new(env!("CARGO"));
         test.args(["test", "--quiet", "--package", "anabranch-diff", "--test", "it", "--", "--nocapture"]);
         if options.bad_input {
             test.arg("kafka_takes_bad_input").env("UPDATE_BAD_INPUT", "1");
+        }
+        if options.migration {
+            test.env("ANABRANCH_DIFF_MIGRATION", "1");
         }
         if options.survey {
             test.env("ANABRANCH_DIFF_SURVEY", "1");
@@ -102,10 +112,10 @@ impl Kafka {
         Ok(())
     }
 
-    fn start(&self, port: u16) -> anyhow::Result<()> {
+    fn start(&self, port: u16, settings: &[&str]) -> anyhow::Result<()> {
         let (dir, port) = (self.dir.display().to_string(), port.to_string());
         let mut args = vec!["start", "--dir", &dir, "--port", &port];
-        args.extend(SETTINGS.iter().chain(&KAFKA_SETTINGS).flat_map(|setting| ["-o", *setting]));
+        args.extend(settings.iter().chain(&KAFKA_SETTINGS).flat_map(|setting| ["-o", *setting]));
         self.call(&args)
     }
 }
@@ -114,7 +124,7 @@ impl Kafka {
 struct Ours(Child);
 
 impl Ours {
-    fn start(binary: &Path, work: &Path, port: u16) -> anyhow::Result<Self> {
+    fn start(binary: &Path, work: &Path, port: u16, settings: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(binary);
         command
             .arg("serve")
@@ -122,7 +132,7 @@ impl Ours {
             .arg(work.join("data"))
             .arg("--kafka")
             .arg(format!("127.0.0.1:{port}"));
-        command.args(SETTINGS.iter().flat_map(|setting| ["--set", *setting]));
+        command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
         let log = File::create(work.join("anabranch.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(Self(command.spawn().with_context(|| format!("starting {}", binary.display()))?))

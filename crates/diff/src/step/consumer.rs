@@ -28,8 +28,8 @@ pub enum ConsumerCall {
         is_static: bool,
         /// The topics that it wants.
         wants: Option<Vec<Topic>>,
-        /// The topics that it wants by a pattern, where the version can. Kafka looks for them behind the answer, so that those
-        /// here find none.
+        /// The topics that it wants by a pattern, where the version can. Kafka looks for them behind the answer, and counts
+        /// epochs as it goes, so that none of those here is valid.
         pattern: Option<&'static str>,
         /// Who should assign.
         assignor: Option<&'static str>,
@@ -183,11 +183,8 @@ fn some_groups() -> impl Strategy<Value = Vec<Group>> + Clone {
 const WANTS: &[&[Topic]] = &[&[Topic::A], &[Topic::A, Topic::B], &[Topic::B]];
 const ODD_WANTS: &[&[Topic]] = &[&[], &[Topic::Never], &[Topic::A, Topic::Never], &[Topic::Empty]];
 
-/// Of RE2, for names that no topic has.
-const PATTERNS: &[&str] =
-    &["nothing-.*", "(?i)NO-{3}", "\\pL{40}", "[[:digit:]]+[^\\d]$", "(?P<name>zz)*?z$", "^$"];
 /// Not of RE2, or none at all.
-const NO_PATTERNS: &[&str] = &["(", "", "(?=a)", "(a)\\1", "[b-a]", "a**", "*a", "a{2,1}", "\\pX", "(?<!a)"];
+const NO_PATTERNS: &[&str] = &["(", "", "(?=a)", "(a)\\1", "[b-a]", "*a", "a{2,1}", "\\pX", "(?<!a)"];
 
 fn heartbeat() -> BoxedStrategy<Step> {
     let kind = prop_oneof![
@@ -199,11 +196,7 @@ fn heartbeat() -> BoxedStrategy<Step> {
         1 => Just(MemberEpoch::LeaveForNow),
     ];
     let wants = mostly(WANTS, ODD_WANTS);
-    let pattern = prop_oneof![
-        9 => Just(None),
-        1 => select(PATTERNS).prop_map(Some),
-        1 => select(NO_PATTERNS).prop_map(Some),
-    ];
+    let pattern = prop_oneof![9 => Just(None), 1 => select(NO_PATTERNS).prop_map(Some)];
     let assignor = mostly(&[None, None, Some("any")], &[Some("sticky"), Some("")]);
     // Owning and waiting as Java's client does, mostly.
     let usual = mostly(&[true], &[false]);
@@ -217,6 +210,8 @@ fn heartbeat() -> BoxedStrategy<Step> {
     (0..=1_i16, (group, 0..MEMBERS, member, kind), wants, pattern, assignor, (usual, odd))
         .prop_map(|(version, (group, slot, member, epoch), wants, pattern, assignor, (usual, odd))| {
             let joins = epoch == MemberEpoch::Join;
+            // Which of three members has none of two partitions goes by the order of a hash map in Kafka.
+            let slot = if group == Group::A { slot % 2 * (MEMBERS - 1) } else { slot };
             let (owned, rebalance_ms, says) = match (usual, joins) {
                 (true, true) => (Owned::None, 60_000, true),
                 (true, false) => (Owned::Assigned, -1, false),

@@ -15,7 +15,6 @@ use anabranch_wire::messages::sync_group_request::SyncGroupRequestAssignment;
 use anabranch_wire::messages::*;
 use anabranch_wire::protocol::StrBytes;
 use anabranch_wire::{Request, Response};
-use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -28,7 +27,7 @@ use crate::side::State;
 pub const MEMBERS: u8 = 3;
 
 /// Longer than any case takes.
-const SESSION_MS: i32 = 60_000;
+pub(super) const SESSION_MS: i32 = 60_000;
 
 /// A request about a classic group.
 #[derive(Debug, Clone)]
@@ -285,7 +284,7 @@ impl GroupCall {
                 let assignments = assigned.iter().map(|to| {
                     SyncGroupRequestAssignment::default()
                         .with_member_id(member_id(state, *group, *to, MemberRef::Own))
-                        .with_assignment(Bytes::from(format!("assigned to {to}")))
+                        .with_assignment(state.assignment(Topic::A, i32::from(*to)))
                 });
                 let protocol = if version >= 5 { *protocol } else { (None, None) };
                 SyncGroupRequest::default()
@@ -419,6 +418,17 @@ impl GroupCall {
     }
 
     pub(super) fn learn(&self, response: &Response, state: &mut State) {
+        if let (Self::Leave { group, members }, Response::LeaveGroup(response)) = (self, response)
+            && response.error_code == 0
+        {
+            // Before version 3 there is one, and no list.
+            for (at, (slot, member, _)) in members.iter().enumerate().take(response.members.len().max(1)) {
+                let is_gone = response.members.get(at).is_none_or(|told| told.error_code == 0);
+                if is_gone && *member == MemberRef::Own {
+                    state.members.remove(&(*group, *slot));
+                }
+            }
+        }
         let (Self::Join { group, slot, .. }, Response::JoinGroup(response)) = (self, response) else {
             return;
         };

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod consumer;
 pub mod data;
 pub mod group;
+pub mod migration;
 pub mod transaction;
 
 use std::fmt::Debug;

@@ -3,6 +3,7 @@
 //! * `ANABRANCH_DIFF_OURS` and `ANABRANCH_DIFF_KAFKA`: where they listen (`127.0.0.1:9092`). Without both nothing is compared.
 //! * `ANABRANCH_DIFF_CASES`: how many cases, 32 without.
 //! * `ANABRANCH_DIFF_SEED`: which ones, 0 without.
+//! * `ANABRANCH_DIFF_MIGRATION`: cases in which a group goes from one protocol to the other, and no others. Both sides allow it.
 //! * `ANABRANCH_DIFF_SURVEY`: does not stop at the first difference, nor shrinks it, but counts them by kind.
 
 #![allow(clippy::unwrap_used)]
@@ -15,7 +16,7 @@ use std::str::FromStr;
 use anabranch_diff::bad;
 use anabranch_diff::coverage::Coverage;
 use anabranch_diff::run::{Difference, Servers, prepare, run};
-use anabranch_diff::step::{Step, case};
+use anabranch_diff::step::{Step, case, migration};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -55,6 +56,7 @@ fn both_answer_alike() {
         return println!("skipped: `cargo xtask diff` starts the two that are compared");
     };
     let servers = Servers { ours, kafka };
+    let case = if told::<u8>("ANABRANCH_DIFF_MIGRATION").is_some() { migration::case } else { case };
     let cases = told("ANABRANCH_DIFF_CASES").unwrap_or(32);
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&told::<u64>("ANABRANCH_DIFF_SEED").unwrap_or(0).to_le_bytes());
