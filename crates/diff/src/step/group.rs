@@ -26,6 +26,9 @@ use crate::side::State;
 /// How many members there may be; each has a connection of its own for what waits.
 pub const MEMBERS: u8 = 3;
 
+/// An error that brings a member's id.
+const MEMBER_ID_REQUIRED: i16 = 79;
+
 /// Longer than any case takes.
 pub(super) const SESSION_MS: i32 = 60_000;
 
@@ -432,7 +435,8 @@ impl GroupCall {
         let (Self::Join { group, slot, .. }, Response::JoinGroup(response)) = (self, response) else {
             return;
         };
-        if response.member_id.is_empty() {
+        // Only one that joins is given an id, or must join once more with it.
+        if response.member_id.is_empty() || ![0, MEMBER_ID_REQUIRED].contains(&response.error_code) {
             return;
         }
         state.name(&response.member_id, &format!("member {slot} of {group:?}"));

@@ -119,9 +119,30 @@ async fn what_comes_after_its_end_opens_nothing() {
     let outside = append(&log, data(7, 0, 1), None).await;
     assert!(matches!(outside, Err(AppendError::NotInTransaction { .. })), "{outside:?}");
     assert_eq!(stable(&log), (2, 2));
-    assert!(append(&log, data(7, 0, 0), before(4)).await.unwrap().duplicate, "as in Kafka");
     append(&log, data(7, 0, 1), before(5)).await.unwrap();
     assert_eq!((stable(&log), opened(&log).await), ((2, 3), vec![(7, 0, 2)]));
+}
+
+/// What does not come any more must not be passed by what its producer sent behind it, wherever it was refused.
+#[tokio::test]
+async fn nothing_is_taken_above_a_first_batch_that_was_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = create(dir.path(), config());
+    let before = |ordinal| Some(Part { ordinal, version: 0 });
+    let is_early = |outcome| matches!(outcome, Err(AppendError::OutOfOrderSequence { .. }));
+    // At the door, and in the log: its transaction has ended.
+    log.note_refused(data(7, 0, 4).header(), 0).await;
+    assert!(is_early(append(&log, data(7, 0, 5), before(1)).await));
+    append(&log, data(7, 0, 4), before(1)).await.unwrap();
+    append(&log, marker(7, 0, EndKind::Commit), before(1)).await.unwrap();
+    let late = append(&log, data(7, 0, 5), before(1)).await;
+    assert!(matches!(late, Err(AppendError::NotInTransaction { .. })), "{late:?}");
+    assert!(is_early(append(&log, data(7, 0, 6), before(2)).await));
+    // So it is with what is there already, which is of the transaction before.
+    append(&log, data(7, 0, 5), before(2)).await.unwrap();
+    append(&log, marker(7, 0, EndKind::Commit), before(2)).await.unwrap();
+    assert!(append(&log, data(7, 0, 5), before(3)).await.unwrap().duplicate);
+    assert!(is_early(append(&log, data(7, 0, 6), before(3)).await));
 }
 
 #[tokio::test]

@@ -646,3 +646,19 @@ async fn nothing_is_taken_above_a_first_batch_that_was_refused() {
     assert_eq!(code, 0);
     assert_eq!(place.produce(12, 1, next.batch(0, "c")).await.0, 0);
 }
+
+/// So it is with one that was there already: what it repeats is of a transaction that has ended.
+#[tokio::test]
+async fn nothing_is_taken_above_a_first_batch_that_was_there() {
+    let mut place = place().await;
+    let producer = place.begin().await;
+    assert_eq!(place.add(3, producer, &[0]).await, [0]);
+    assert_eq!(place.produce(11, 0, producer.batch(0, "a")).await, (0, 0));
+    assert_eq!(place.end(3, producer, true).await.0, 0);
+    assert_eq!(place.add(3, producer, &[0]).await, [0]);
+    assert_eq!(place.produce(11, 0, producer.batch(0, "a")).await, (0, 0));
+    assert_eq!(place.produce(11, 0, producer.batch(1, "b")).await.0, OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(place.end(3, producer, true).await.0, 0);
+    assert_eq!(place.add(3, producer, &[0]).await, [0]);
+    assert_eq!(place.produce(11, 0, producer.batch(1, "b")).await.0, 0);
+}
