@@ -684,8 +684,8 @@ fn on_cluster() -> BoxedStrategy<Admin> {
     let replicas = select(vec![None, Some(vec![NODE]), Some(vec![]), Some(vec![7]), Some(vec![NODE, NODE])]);
     let to = (place(), replicas).prop_map(|((topic, partition), to)| (topic, partition, to));
     let update = (
-        select(&["transaction.version", "group.version", "metadata.version", "no.such.feature", ""][..]),
-        select(&[0_i16, 1, 2, 3, 99, -1][..]),
+        mostly(&["transaction.version", "group.version"], &["metadata.version", "no.such.feature", ""]),
+        mostly(&[0_i16, 1, 2], &[3, 99, -1]),
         select(&[0_i8, 1, 2, 3][..]),
     );
     prop_oneof![

@@ -442,7 +442,7 @@ pub(super) fn produce_in_sequence(slots: &'static [Slot]) -> BoxedStrategy<Step>
 pub(super) fn fetch() -> BoxedStrategy<Step> {
     let offset = mostly(&[0, 0, 0, 1, 2, 4], &[-1, 1000]);
     let epoch = mostly(&[-1, 0], &[1, -2]);
-    let bytes = mostly(&[ROOMY_BYTES], &[1, 100, 0]);
+    let bytes = prop_oneof![4 => Just(ROOMY_BYTES), 1 => select(&[0, 1, 100, 150, 250][..])];
     let call = (mostly(&[0, 1], &[2]), bytes.clone(), at((offset, epoch, bytes))).prop_map(
         |(isolation, bytes_max, from)| {
             let (session, forgotten) = (Session::None, Vec::new());

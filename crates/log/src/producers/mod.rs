@@ -159,11 +159,8 @@ impl Producers {
         if !id.is_some() || is_unnumbered {
             return Ok(Verdict::Append);
         }
-        let out_of_order = |expected| AppendError::OutOfOrderSequence {
-            producer: id,
-            expected,
-            found: batch.base_sequence,
-        };
+        let out_of_order =
+            |expected| AppendError::OutOfOrderSequence { producer: id, expected, found: batch.base_sequence };
         if let Some(expected) = self.refused.bar(batch, part, known) {
             return Err(out_of_order(expected));
         }

@@ -49,7 +49,12 @@ fn goes_on(batch: &BatchHeader, known: Option<&Producer>) -> bool {
 
 impl Refused {
     /// The sequence number that a batch must not be above, if it is; counting itself if it would begin a transaction.
-    pub(super) fn bar(&self, batch: &BatchHeader, part: Option<Part>, known: Option<&Producer>) -> Option<i32> {
+    pub(super) fn bar(
+        &self,
+        batch: &BatchHeader,
+        part: Option<Part>,
+        known: Option<&Producer>,
+    ) -> Option<i32> {
         let before = self.0.get(&batch.producer_id).copied();
         let lowest = match part.filter(|_| !goes_on(batch, known)) {
             None => before?,
