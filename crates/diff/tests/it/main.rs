@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod patterns;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
