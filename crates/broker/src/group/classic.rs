@@ -12,6 +12,7 @@ use super::consumer_protocol;
 use super::error::GroupError;
 use super::event::{DescribedGroup, DescribedMember, GroupState, Joined, Now};
 use super::member::{Member, Turn};
+use super::members::{Members, wake_at};
 use super::record::{GroupMetadata, GroupRecord};
 
 /// The protocol type whose subscriptions the coordinator looks into.
@@ -27,11 +28,13 @@ pub(super) struct Group {
     pub(super) generation: i32,
     /// A member's id whenever there are members.
     pub(super) leader: Option<String>,
-    pub(super) members: BTreeMap<String, Member>,
+    pub(super) members: Members,
     /// From instance id to member id.
     pub(super) statics: BTreeMap<String, String>,
     /// Ids given out and not used yet, and when they end.
     pub(super) promised: BTreeMap<String, Duration>,
+    /// No later than when the first of them ends.
+    pub(super) promised_due: Option<Duration>,
     /// When the join phase ends.
     pub(super) join_deadline: Option<Duration>,
     /// While the first generation of the group gathers.
@@ -62,9 +65,10 @@ impl Group {
             protocol: None,
             generation: 0,
             leader: None,
-            members: BTreeMap::new(),
+            members: Members::default(),
             statics: BTreeMap::new(),
             promised: BTreeMap::new(),
+            promised_due: None,
             join_deadline: None,
             initial: None,
             unsynced: BTreeSet::new(),
@@ -146,9 +150,7 @@ impl Group {
 
     /// Answers whatever waits, since the group is about to become another.
     pub(super) fn dismiss_all(&mut self, error: &GroupError, turn: &mut Turn<'_>) {
-        for member in self.members.values_mut() {
-            member.dismiss(error, turn);
-        }
+        self.members.change_all(|_, member| member.dismiss(error, turn));
     }
 
     /// Puts a static member under another id.
@@ -192,11 +194,7 @@ impl Group {
             return !protocol_type.is_empty() && !protocols.is_empty();
         }
         self.protocol_type.as_deref() == Some(protocol_type)
-            && protocols.iter().any(|(name, _)| self.all_support(name))
-    }
-
-    fn all_support(&self, protocol: &str) -> bool {
-        self.members.values().all(|member| member.supports(protocol))
+            && protocols.iter().any(|(name, _)| self.members.all_support(name))
     }
 
     /// The protocol that most members prefer among those that all support. Of several, the one that comes first in Kafka's table
@@ -207,7 +205,7 @@ impl Group {
             .protocols
             .iter()
             .map(|(name, _)| name.as_str())
-            .filter(|name| self.all_support(name))
+            .filter(|name| self.members.all_support(name))
             .collect();
         let mut votes = vec![0_usize; candidates.len()];
         for member in self.members.values() {
@@ -255,14 +253,26 @@ impl Group {
     }
 
     pub(super) fn all_joined(&self) -> bool {
-        self.promised.is_empty() && self.members.values().all(|member| member.join.is_some())
+        self.promised.is_empty() && self.members.joining() == self.members.len()
     }
 
-    /// The earliest moment at which something happens by itself.
+    /// Promises an id until then.
+    pub(super) fn promise(&mut self, member_id: String, deadline: Duration) {
+        self.promised.insert(member_id, deadline);
+        wake_at(&mut self.promised_due, Some(deadline));
+    }
+
+    /// No later than when something happens by itself.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        let sessions = self.members.values().filter_map(|member| member.session_deadline);
-        let promises = self.promised.values().copied();
-        sessions.chain(promises).chain(self.join_deadline).chain(self.sync_deadline).min()
+        let sessions = self.members.due().into_iter();
+        sessions.chain(self.promised_due).chain(self.join_deadline).chain(self.sync_deadline).min()
+    }
+
+    /// Whether what is counted is what is there.
+    pub(super) fn is_counted(&self) -> bool {
+        let first = self.promised.values().min();
+        self.members.is_counted()
+            && first.is_none_or(|first| self.promised_due.is_some_and(|due| due <= *first))
     }
 
     /// What a member that joined is told.

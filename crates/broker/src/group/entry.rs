@@ -129,6 +129,14 @@ impl Entry {
         }
     }
 
+    /// Whether what is counted is what is there; looks at all of it.
+    pub(super) fn is_counted(&self) -> bool {
+        match &self.kind {
+            Kind::Classic(group) => group.is_counted(),
+            Kind::Consumer(group) => group.is_counted(),
+        }
+    }
+
     /// Everything that is due.
     pub(super) fn expire(&mut self, turn: &mut Turn<'_>) {
         match &mut self.kind {

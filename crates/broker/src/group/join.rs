@@ -70,8 +70,7 @@ impl Group {
             GroupState::Empty => true,
             GroupState::PreparingRebalance => {
                 member.is_some_and(|member| member.join.is_some())
-                    || self.members.values().filter(|member| member.join.is_some()).count()
-                        < config.members_max
+                    || self.members.joining() < config.members_max
             }
             GroupState::CompletingRebalance | GroupState::Stable => {
                 member.is_some() || self.members.len() < config.members_max
@@ -91,7 +90,7 @@ impl Group {
             turn.refuse_join(request, GroupError::GroupMaxSizeReached);
         } else {
             let session = std::time::Duration::from_millis(u64::from(join.session_timeout_ms.unsigned_abs()));
-            self.promised.insert(new_id.clone(), turn.now.monotonic + session);
+            self.promise(new_id.clone(), turn.now.monotonic + session);
             turn.refuse_join(request, GroupError::MemberIdRequired(new_id));
         }
     }
@@ -112,7 +111,7 @@ impl Group {
             return turn.refuse_join(request, error);
         }
         let is_leader = self.is_leader(&join.member_id);
-        let Some(member) = self.members.get_mut(&join.member_id) else { return };
+        let Some(member) = self.members.get(&join.member_id) else { return };
         let unchanged = member.protocols == join.protocols;
         let is_current = match self.state {
             // Perhaps it missed the answer to its join.
@@ -123,12 +122,14 @@ impl Group {
         };
         if is_current {
             // In Kafka its session goes on as it was, and may be over before the member can send a heartbeat.
-            member.heard_of(turn.now);
+            self.heard_of(&join.member_id, turn);
             let joined = self.joined(&join.member_id);
             return turn.answer(request, Response::Join(Ok(joined)));
         }
+        let Some(mut member) = self.members.remove(&join.member_id) else { return };
         member.update(join.protocols, join.session_timeout_ms, join.rebalance_timeout_ms);
         member.park_join(request, turn);
+        self.members.insert(join.member_id, member);
         self.rebalance_or_complete_join(turn);
     }
 
@@ -143,9 +144,8 @@ impl Group {
         new_id: String,
         turn: &mut Turn<'_>,
     ) {
-        let Some(old) = self.members.get_mut(old_id) else { return };
+        let Some(mut old) = self.members.remove(old_id) else { return };
         old.dismiss(&GroupError::FencedInstanceId, turn);
-        let old = old.clone();
         let led_by = if join.can_skip_assignment { None } else { self.leader.clone() };
         let mut member = Member { is_new: false, ..old.clone() };
         member.update(join.protocols, join.session_timeout_ms, join.rebalance_timeout_ms);
@@ -186,18 +186,16 @@ impl Group {
                 joined.members.clear();
             }
         }
-        let Some(member) = self.members.get_mut(&new_id) else { return };
-        if self.state != GroupState::Stable || member.join != Some(request) {
+        let waits = self.members.get(&new_id).is_some_and(|member| member.join == Some(request));
+        if self.state != GroupState::Stable || !waits {
             return;
         }
-        match outcome {
-            Ok(()) => member.answer_join(Response::Join(Ok(joined)), turn),
-            Err(error) => {
-                member.answer_join(Response::Join(Err(error)), turn);
-                old.heard_of(turn.now);
-                let instance_id = old.instance_id.clone().unwrap_or_default();
-                self.rename(&instance_id, &new_id, &old_id, old);
-            }
+        let response = Response::Join(outcome.clone().map(|()| joined));
+        self.members.change(&new_id, |member| member.answer_join(response, turn));
+        if outcome.is_err() {
+            old.heard_of(turn.now);
+            let instance_id = old.instance_id.clone().unwrap_or_default();
+            self.rename(&instance_id, &new_id, &old_id, old);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One member of a group.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -212,6 +213,11 @@ impl Member {
     /// Whether silence is no sign of death: the member waits for us.
     pub(super) fn waits(&self) -> bool {
         !self.is_new && (self.join.is_some() || self.sync.is_some())
+    }
+
+    /// Of the protocols that it supports, each once.
+    pub(super) fn protocol_names(&self) -> BTreeSet<&str> {
+        self.protocols.iter().map(|(name, _)| name.as_str()).collect()
     }
 
     pub(super) fn supports(&self, protocol: &str) -> bool {

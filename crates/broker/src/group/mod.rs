@@ -29,6 +29,7 @@ pub mod error;
 pub mod event;
 mod join;
 mod member;
+mod members;
 mod offsets;
 mod rebalance;
 pub mod record;
@@ -580,6 +581,7 @@ impl Groups {
         let mut turn = Turn { group_id, config: &self.config, own, now, is_settled, acts: Vec::new() };
         event(group, &mut turn);
         let acts = turn.acts;
+        debug_assert!(group.is_counted(), "what is counted of {group_id} is what is there");
         let due = group.next_deadline();
         if group.indexed != due {
             let before = std::mem::replace(&mut group.indexed, due);

@@ -84,11 +84,13 @@ impl Group {
         self.unsynced = self.members.keys().cloned().collect();
         self.sync_deadline = Some(turn.now.monotonic + self.rebalance_timeout());
         let answers: Vec<_> = self.members.keys().map(|id| self.joined(id)).collect();
-        for (member, joined) in self.members.values_mut().zip(answers) {
+        let mut answers = answers.into_iter();
+        self.members.change_all(|_, member| {
             member.is_new = false;
             member.heard_of(turn.now);
+            let joined = answers.next().expect("there is one for each of them");
             member.answer_join(Response::Join(Ok(joined)), turn);
-        }
+        });
     }
 
     /// The leader, if it has joined, or else any member that has.
@@ -103,10 +105,10 @@ impl Group {
 
     /// Takes the assignments back, and tells those that wait for one.
     pub(super) fn reset_assignments(&mut self, error: &GroupError, turn: &mut Turn<'_>) {
-        for member in self.members.values_mut() {
+        self.members.change_all(|_, member| {
             member.assignment = Bytes::new();
             member.answer_sync(Err(error.clone()), turn);
-        }
+        });
     }
 
     /// Everything that is due.
@@ -114,14 +116,15 @@ impl Group {
         let now = turn.now.monotonic;
         let promised_before = self.promised.len();
         self.promised.retain(|_, deadline| *deadline > now);
+        self.promised_due = self.promised.values().copied().min();
         if self.promised.len() < promised_before {
             self.complete_join_if_all_joined(turn);
         }
-        for member in self.members.values_mut() {
+        self.members.change_all(|_, member| {
             if member.waits() && member.session_deadline.is_some_and(|deadline| deadline <= now) {
                 member.session_deadline = None;
             }
-        }
+        });
         if self.remove_where(turn, |member| member.session_deadline.is_some_and(|deadline| deadline <= now)) {
             self.member_left(turn);
         }
@@ -137,6 +140,7 @@ impl Group {
                 self.prepare_rebalance(turn);
             }
         }
+        self.members.find_due();
     }
 
     fn extend_initial_delay(&mut self, turn: &Turn<'_>) -> bool {

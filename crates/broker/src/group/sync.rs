@@ -18,8 +18,8 @@ impl Group {
         if self.unsynced.is_empty() {
             self.sync_deadline = None;
         }
-        let Some(member) = self.members.get_mut(&sync.member_id) else { return };
         if self.state == GroupState::Stable {
+            let Some(member) = self.members.get(&sync.member_id) else { return };
             let synced = Synced {
                 protocol_type: self.protocol_type.clone(),
                 protocol: self.protocol.clone(),
@@ -27,7 +27,7 @@ impl Group {
             };
             return turn.answer(request, Response::Sync(Ok(synced)));
         }
-        member.park_sync(request, turn);
+        self.members.change(&sync.member_id, |member| member.park_sync(request, turn));
         // What a leader says first is what counts: one generation has one assignment.
         if self.is_leader(&sync.member_id) && !self.assigning {
             self.assigning = true;
@@ -73,10 +73,11 @@ impl Group {
             return self.prepare_rebalance(turn);
         }
         for (member_id, assignment) in assignments {
-            let Some(member) = self.members.get_mut(&member_id) else { continue };
-            member.assignment = assignment.clone();
             let (protocol_type, protocol) = (self.protocol_type.clone(), self.protocol.clone());
-            member.answer_sync(Ok(Synced { protocol_type, protocol, assignment }), turn);
+            self.members.change(&member_id, |member| {
+                member.assignment = assignment.clone();
+                member.answer_sync(Ok(Synced { protocol_type, protocol, assignment }), turn);
+            });
         }
         self.enter(GroupState::Stable, turn.now);
     }
@@ -93,9 +94,7 @@ impl Group {
     }
 
     pub(super) fn heard_of(&mut self, member_id: &str, turn: &Turn<'_>) {
-        if let Some(member) = self.members.get_mut(member_id) {
-            member.heard_of(turn.now);
-        }
+        self.members.change(member_id, |member| member.heard_of(turn.now));
     }
 
     pub(super) fn leave(&mut self, request: RequestId, leavers: &[Leaver], turn: &mut Turn<'_>) {

@@ -95,9 +95,10 @@ impl Group {
         self.wake_at(deadline);
         // Kafka looks at the target's epoch alone. But a target that not all have reached would be handed out as it is, to
         // members whose partitions others have not given up.
-        let is_reconciled = self.members.values().all(|member| member.is_reconciled_to(self.epoch));
-        let downgrade =
-            downgrades.then_some(Downgrade { generation: self.epoch, rebalances: !is_reconciled });
+        let downgrade = downgrades.then(|| {
+            let is_reconciled = self.members.values().all(|member| member.is_reconciled_to(self.epoch));
+            Downgrade { generation: self.epoch, rebalances: !is_reconciled }
+        });
         Ok(ClassicJoin { joined, changes, downgrade })
     }
 

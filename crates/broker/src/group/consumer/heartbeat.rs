@@ -118,19 +118,18 @@ impl Group {
 
         let mut changes = Changes::new();
         self.admit(sender, &id, now, &mut changes);
-        let assigned_before = self.members[&id].current.assigned.clone();
         let owned = beat.owned.as_deref();
         let is_full = beat.member_epoch == JOINING
             || (beat.rebalance_timeout_ms != -1 && beat.topics.is_some() && owned.is_some());
         let is_resubscribed = self.update(&id, beat, &mut changes);
         self.refresh(is_resubscribed, topics, now, &mut changes);
         self.assign(config, now, &mut changes);
-        self.reconcile(&id, owned, is_resubscribed, now, &mut changes);
+        let is_reassigned = self.reconcile(&id, owned, is_resubscribed, now, &mut changes);
 
         self.heard_of(&id, config, now);
         let member = &self.members[&id];
         let assigned = &member.current.assigned;
-        let assignment = (is_full || *assigned != assigned_before)
+        let assignment = (is_full || is_reassigned)
             .then(|| assigned.iter().map(|(topic, all)| (*topic, all.keys().copied().collect())).collect());
         let answer = Beat {
             member_epoch: member.current.epoch,
@@ -241,7 +240,11 @@ impl Group {
 
     /// Takes what the member says of itself; whether its subscription changed.
     fn update(&mut self, id: &str, beat: &ConsumerHeartbeat, changes: &mut Changes) -> bool {
-        let mut about = self.members[id].about.clone();
+        let about = &self.members[id].about;
+        if !has_news(beat, about) {
+            return false;
+        }
+        let mut about = about.clone();
         about.client_id.clone_from(&beat.client_id);
         about.client_host.clone_from(&beat.client_host);
         let told = [
@@ -294,9 +297,21 @@ impl Group {
     /// Looks at the topics if they, or what is wanted of them, changed; a change is a new epoch.
     pub(super) fn refresh(&mut self, must: bool, topics: &dyn Topics, now: Now, changes: &mut Changes) {
         let is_other = self.seen != Some(topics.version());
-        if !must && !is_other {
+        let must_look = is_other || self.is_wanted_anew;
+        if !must && !must_look {
             return;
         }
+        let hash_before = self.topics_hash;
+        if must_look {
+            self.look_at(topics, is_other, now, changes);
+        }
+        if must || self.topics_hash != hash_before {
+            self.advance(changes);
+        }
+    }
+
+    /// Resolves what is wanted among the topics that there are.
+    fn look_at(&mut self, topics: &dyn Topics, is_other: bool, now: Now, changes: &mut Changes) {
         for (name, resolved) in &mut self.patterns {
             if !is_other && resolved.is_resolved {
                 continue;
@@ -314,12 +329,9 @@ impl Group {
         let wanted: BTreeSet<&String> = self.names.keys().chain(matched).collect();
         let found = wanted.into_iter().filter_map(|name| Some((name.clone(), topics.get(name)?)));
         self.topics = found.collect();
+        self.topics_hash = hash(&self.topics);
         self.seen = Some(topics.version());
-        let hash = hash(&self.topics);
-        if must || hash != self.topics_hash {
-            self.topics_hash = hash;
-            self.advance(changes);
-        }
+        self.is_wanted_anew = false;
     }
 
     /// Runs the assignor if the group has moved on since it last did, and that is long enough ago.
@@ -351,7 +363,7 @@ impl Group {
         self.assign_after = Some(now.monotonic + config.assignment_interval);
     }
 
-    /// Takes a member one step further on its way to its target.
+    /// Takes a member one step further on its way to its target. Whether it has other partitions now.
     pub(super) fn reconcile(
         &mut self,
         id: &str,
@@ -359,10 +371,10 @@ impl Group {
         is_resubscribed: bool,
         now: Now,
         changes: &mut Changes,
-    ) {
+    ) -> bool {
         let member = &self.members[id];
         if !is_resubscribed && member.is_reconciled_to(self.target_epoch) {
-            return;
+            return false;
         }
         let nothing = BTreeMap::new();
         let goal = Goal {
@@ -372,8 +384,9 @@ impl Group {
             is_resubscribed,
         };
         let next = member.step(&goal, owned, |topic, partition| self.held.contains(&(topic, partition)));
-        let Some(next) = next else { return };
+        let Some(next) = next else { return false };
         let revokes = !next.revoking.is_empty();
+        let is_reassigned = next.assigned != member.current.assigned;
         self.set_current(id, next, changes);
         let member = self.members.get_mut(id).expect("it is the member of above");
         let is_timed = revokes && !member.is_classic();
@@ -381,6 +394,7 @@ impl Group {
         if let Some(deadline) = member.revocation_deadline {
             self.wake_at(deadline);
         }
+        is_reassigned
     }
 
     /// Gives a member what it has from now on, and frees what it has no more.
@@ -399,6 +413,21 @@ impl Group {
         member.revocation_deadline = None;
         changes.insert(Key::Current(id.to_owned()));
     }
+}
+
+/// Whether a heartbeat says anything of the member that is not known. At rest it does not, and nothing is copied.
+fn has_news(beat: &ConsumerHeartbeat, about: &MemberValue) -> bool {
+    let told = [
+        (&beat.instance_id, &about.instance_id),
+        (&beat.rack_id, &about.rack_id),
+        (&beat.pattern, &about.pattern),
+        (&beat.assignor, &about.assignor),
+    ];
+    told.into_iter().any(|(told, ours)| told.is_some() && told != ours)
+        || (&beat.client_id, &beat.client_host) != (&about.client_id, &about.client_host)
+        || beat.rebalance_timeout_ms != -1
+        || beat.topics.is_some()
+        || about.classic.is_some()
 }
 
 /// A member may be one epoch behind, if it has nothing that is not its own: the answer may have been lost.

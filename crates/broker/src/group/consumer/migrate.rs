@@ -40,7 +40,7 @@ impl Group {
         let epoch = classic.generation.max(INITIAL_EPOCH);
         let mut group = Self { epoch, target_epoch: epoch, ..Self::new() };
         let mut changes = Changes::from([Key::Classic, Key::Epoch, Key::TargetEpoch]);
-        for (id, member) in &classic.members {
+        for (id, member) in classic.members.iter() {
             // What a member says when it joins it has until it hears of the outcome.
             let has_settled = classic.state == GroupState::Stable && !classic.unsynced.contains(id);
             let read = read_member(member, classic.protocol.as_deref(), has_settled, topics);
@@ -114,10 +114,10 @@ impl Group {
         group.protocol = group.select_protocol();
         group.topics = group.subscribed_topics();
         let protocol = group.protocol.clone().unwrap_or_default();
-        for (id, member) in &mut group.members {
+        group.members.change_all(|id, member| {
             let held = self.members[id].held_partitions();
             member.assignment = self.classic_assignment(&held, &member.metadata(&protocol));
-        }
+        });
         group.enter(GroupState::Stable, now);
         group
     }

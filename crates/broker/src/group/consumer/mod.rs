@@ -120,6 +120,8 @@ pub(super) struct Group {
     classic_protocols: BTreeMap<String, usize>,
     /// The topics that members subscribe to, of those that there are.
     topics: BTreeMap<String, (TopicId, i32)>,
+    /// A name or an expression came or went since they were looked at.
+    is_wanted_anew: bool,
     /// Which catalogue that was; `None`: it must be looked at anew.
     seen: Option<u64>,
     target: BTreeMap<String, Partitions>,
@@ -159,6 +161,7 @@ impl Group {
             classics: 0,
             classic_protocols: BTreeMap::new(),
             topics: BTreeMap::new(),
+            is_wanted_anew: false,
             seen: None,
             target: BTreeMap::new(),
             target_epoch: INITIAL_EPOCH,
@@ -194,6 +197,24 @@ impl Group {
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         self.due
+    }
+
+    /// Whether what is counted of members is what they are; looks at all of them.
+    pub(super) fn is_counted(&self) -> bool {
+        let (mut names, mut patterns, mut now) = (BTreeMap::new(), BTreeMap::new(), Self::new());
+        for (id, member) in &self.members {
+            member.about.topics.iter().for_each(|name| *names.entry(name.clone()).or_default() += 1);
+            member.pattern().into_iter().for_each(|pattern| *patterns.entry(pattern).or_default() += 1);
+            now.count_classic(None, Some(&member.about));
+            now.statics.extend(member.about.instance_id.clone().map(|instance_id| (instance_id, id.clone())));
+            now.held.extend(member.held());
+        }
+        let first = self.members.values().map(Member::deadline).min();
+        (&self.names, &self.statics, &self.held) == (&names, &now.statics, &now.held)
+            && (self.classics, &self.classic_protocols) == (now.classics, &now.classic_protocols)
+            && self.patterns.iter().map(|(pattern, all)| (pattern.as_str(), all.members)).eq(patterns)
+            && self.topics.keys().all(|name| self.is_subscribed_to(name))
+            && first.is_none_or(|first| self.due.is_some_and(|due| due <= first))
     }
 
     /// Whether a failed store has left anything that is not durable.
@@ -298,9 +319,11 @@ impl Group {
             self.target.remove(id);
             changes.extend(Key::of_member(id));
         }
-        let topics = std::mem::take(&mut self.topics);
-        self.topics = topics.into_iter().filter(|(name, _)| self.is_subscribed_to(name)).collect();
-        self.topics_hash = hash(&self.topics);
+        if std::mem::take(&mut self.is_wanted_anew) {
+            let topics = std::mem::take(&mut self.topics);
+            self.topics = topics.into_iter().filter(|(name, _)| self.is_subscribed_to(name)).collect();
+            self.topics_hash = hash(&self.topics);
+        }
         self.advance(changes);
     }
 
@@ -317,13 +340,16 @@ impl Group {
     /// Keeps the counts of who subscribes to what. An expression that nobody subscribes to is forgotten.
     fn count_subscriptions(&mut self, old: Option<&Member>, new: Option<&Member>, changes: &mut Changes) {
         for name in new.into_iter().flat_map(|member| &member.about.topics) {
-            *self.names.entry(name.clone()).or_default() += 1;
+            let count = self.names.entry(name.clone()).or_default();
+            *count += 1;
+            self.is_wanted_anew |= *count == 1;
         }
         for name in old.into_iter().flat_map(|member| &member.about.topics) {
             if let Some(count) = self.names.get_mut(name) {
                 *count -= 1;
                 if *count == 0 {
                     self.names.remove(name);
+                    self.is_wanted_anew = true;
                 }
             }
         }
@@ -335,6 +361,7 @@ impl Group {
                 is_resolved: false,
             });
             resolved.members += 1;
+            self.is_wanted_anew |= resolved.members == 1;
         }
         if let Some(pattern) = old.and_then(Member::pattern)
             && let Some(resolved) = self.patterns.get_mut(pattern)
@@ -342,6 +369,7 @@ impl Group {
             resolved.members -= 1;
             if resolved.members == 0 {
                 self.patterns.remove(pattern);
+                self.is_wanted_anew = true;
                 changes.insert(Key::Pattern(pattern.to_owned()));
             }
         }

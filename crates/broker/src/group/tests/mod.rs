@@ -6,6 +6,7 @@ mod members;
 mod migration;
 mod offsets;
 mod rebalances;
+mod scale;
 mod simulation;
 mod statics;
 mod transactions;
