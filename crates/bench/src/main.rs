@@ -1,8 +1,8 @@
 //! What measures, one command each; `cargo xtask bench` runs them and makes tables of what they print.
 //!
 //! * `produce`, `fetch`, `tail`, `transactions`: a client that does as little as a client can, so that the server is the limit.
-//!   `librdkafka` is a real one. `sink` is a server that does nothing, and shows what the client's own limit is. `groups` has
-//!   members of consumer groups.
+//!   `librdkafka` is a real one. `sink` is a server that does nothing, and shows what the client's own limit is. `groups` and
+//!   `many-groups` are members of consumer groups.
 //! * `disk`, `loopback`: what the machine can do without us.
 //! * `append`, `fill`, `open`: the broker in process.
 //! * `path`: the produce path so many times, for whoever counts instructions or looks for where the time goes.
@@ -44,8 +44,12 @@ enum Command {
     Librdkafka(librdkafka::Options),
     /// Answers every produce request at once, and keeps nothing
     Sink(sink::Options),
-    /// Joins groups, with many members or many groups
+    /// Joins a group with many members, of which one leaves, comes back, and dies
     Groups(groups::Options),
+    /// Makes many groups of one member
+    ManyGroups(groups::many::Make),
+    /// Lists groups
+    ListGroups(groups::many::List),
     /// Creates a topic, and waits until it is there
     CreateTopic(topic::Create),
     /// Deletes a topic
@@ -73,7 +77,9 @@ fn main() -> anyhow::Result<()> {
         #[cfg(feature = "librdkafka")]
         Command::Librdkafka(options) => serde_json::to_value(librdkafka::run(&options)?),
         Command::Sink(options) => return sink::run(&options),
-        Command::Groups(options) => Ok(groups::run(&options)?),
+        Command::Groups(options) => serde_json::to_value(groups::run(&options)?),
+        Command::ManyGroups(options) => return groups::many::make(&options),
+        Command::ListGroups(options) => serde_json::to_value(groups::many::list(&options)?),
         Command::CreateTopic(options) => serde_json::to_value(topic::create(&options)?),
         Command::DeleteTopic(options) => serde_json::to_value(topic::delete(&options)?),
         Command::Disk(options) => serde_json::to_value(disk::run(&options)?),

@@ -1,20 +1,26 @@
 //! One member, of either protocol, and what it does next.
 
+use std::sync::Arc;
+
 use anabranch_broker::group::consumer_protocol::{Assignment, Subscription};
 use anabranch_core::TopicId;
 use anabranch_wire::messages::consumer_group_heartbeat_request::TopicPartitions;
 use anabranch_wire::messages::join_group_request::JoinGroupRequestProtocol;
 use anabranch_wire::messages::leave_group_request::MemberIdentity;
+use anabranch_wire::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use anabranch_wire::messages::sync_group_request::SyncGroupRequestAssignment;
 use anabranch_wire::messages::{
     ApiKey, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId, HeartbeatRequest,
     HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
-    OffsetCommitResponse, SyncGroupRequest, SyncGroupResponse,
+    OffsetCommitRequest, OffsetCommitResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use anabranch_wire::protocol::StrBytes;
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
-use super::{Options, Protocol, check_committed, offset_commit};
+use super::Protocol;
+use super::owners::Owners;
 use crate::request::Connection;
 use crate::topic::name;
 
@@ -29,8 +35,6 @@ const CONSUMER_COMMIT_VERSION: i16 = 9;
 const CONSUMER_VERSION: i16 = 1;
 
 const PROTOCOL: &str = "range";
-/// As long as a server lets it be, so that nobody's is over while others still come.
-const SESSION_MS: i32 = 1_800_000;
 
 // Error codes of Kafka.
 const LOADING: i16 = 14;
@@ -42,13 +46,24 @@ const REBALANCE: i16 = 27;
 const MEMBER_ID_REQUIRED: i16 = 79;
 const FENCED_EPOCH: i16 = 110;
 
+/// Where a member is, and what it reads.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) protocol: Protocol,
+    pub(super) group: String,
+    pub(super) topic: String,
+    pub(super) topic_id: TopicId,
+    /// Of the topic.
+    pub(super) partitions: u32,
+    /// In the classic protocol; in the other it is the server's.
+    pub(super) session_ms: i32,
+}
+
 pub(super) struct Member {
     connection: Connection,
-    protocol: Protocol,
-    group: StrBytes,
-    topic: String,
-    topic_id: TopicId,
-    partitions: u32,
+    place: Place,
+    index: usize,
+    owners: Arc<Owners>,
     id: StrBytes,
     /// 0: it must join.
     epoch: i32,
@@ -63,33 +78,21 @@ fn text(text: &str) -> StrBytes {
 }
 
 impl Member {
-    pub(super) fn new(
-        options: &Options,
-        connection: Connection,
-        index: usize,
-        group: &str,
-        topic_id: TopicId,
-    ) -> Self {
-        Self {
-            connection,
-            protocol: options.protocol,
-            group: text(group),
-            topic: options.topic.clone(),
-            topic_id,
-            partitions: options.partitions,
-            id: match options.protocol {
-                Protocol::Classic => StrBytes::new(),
-                Protocol::Consumer => text(&format!("member-{index}-{}", std::process::id())),
-            },
-            epoch: 0,
-            must_join: true,
-            assigned: Vec::new(),
-            told: None,
-        }
+    /// The `index`th of its group.
+    pub(super) fn new(connection: Connection, place: Place, index: usize, owners: Arc<Owners>) -> Self {
+        let id = match place.protocol {
+            Protocol::Classic => StrBytes::new(),
+            Protocol::Consumer => text(&format!("member-{index}-{}", std::process::id())),
+        };
+        let (epoch, must_join, assigned, told) = (0, true, Vec::new(), None);
+        Self { connection, place, index, owners, id, epoch, must_join, assigned, told }
     }
 
-    pub(super) fn share(&self) -> u32 {
-        self.assigned.len() as u32
+    /// Has what it was assigned, and nothing else.
+    fn assign(&mut self, assigned: Vec<i32>) -> anyhow::Result<()> {
+        self.owners.change(self.index, &self.assigned, &assigned)?;
+        self.assigned = assigned;
+        Ok(())
     }
 
     /// Its epoch, if it has nothing to do before its next heartbeat.
@@ -99,7 +102,7 @@ impl Member {
 
     /// Does what is next; whether there is more at once.
     pub(super) fn step(&mut self) -> anyhow::Result<bool> {
-        match self.protocol {
+        match self.place.protocol {
             Protocol::Consumer => self.beat(),
             Protocol::Classic if self.must_join => self.join().map(|()| self.must_join),
             Protocol::Classic => self.heartbeat().map(|()| self.must_join),
@@ -109,15 +112,16 @@ impl Member {
     fn beat(&mut self) -> anyhow::Result<bool> {
         let joins = self.epoch == 0;
         let has_news = joins || self.told.as_ref() != Some(&self.assigned);
-        let owned =
-            TopicPartitions::default().with_topic_id(self.topic_id.0).with_partitions(self.assigned.clone());
+        let owned = TopicPartitions::default()
+            .with_topic_id(self.place.topic_id.0)
+            .with_partitions(self.assigned.clone());
         let owned = if self.assigned.is_empty() { Vec::new() } else { vec![owned] };
         let request = ConsumerGroupHeartbeatRequest::default()
-            .with_group_id(GroupId(self.group.clone()))
+            .with_group_id(self.group())
             .with_member_id(self.id.clone())
             .with_member_epoch(self.epoch)
             .with_rebalance_timeout_ms(if joins { 300_000 } else { -1 })
-            .with_subscribed_topic_names(joins.then(|| vec![name(&self.topic)]))
+            .with_subscribed_topic_names(joins.then(|| vec![name(&self.place.topic)]))
             .with_topic_partitions(has_news.then_some(owned));
         self.connection.send(ApiKey::ConsumerGroupHeartbeat, CONSUMER_VERSION, &request)?;
         let answer: ConsumerGroupHeartbeatResponse = self.connection.receive(CONSUMER_VERSION)?;
@@ -129,7 +133,7 @@ impl Member {
             }
             UNKNOWN_MEMBER | FENCED_EPOCH => {
                 (self.epoch, self.told) = (0, None);
-                self.assigned.clear();
+                self.assign(Vec::new())?;
                 return Ok(true);
             }
             code => bail!("a heartbeat was answered with error code {code}: {:?}", answer.error_message),
@@ -137,21 +141,22 @@ impl Member {
         self.told = Some(self.assigned.clone());
         (self.epoch, self.must_join) = (answer.member_epoch, false);
         if let Some(assignment) = answer.assignment {
-            self.assigned =
-                assignment.topic_partitions.into_iter().flat_map(|topic| topic.partitions).collect();
+            self.assign(
+                assignment.topic_partitions.into_iter().flat_map(|topic| topic.partitions).collect(),
+            )?;
         }
         Ok(self.told.as_ref() != Some(&self.assigned))
     }
 
     fn join(&mut self) -> anyhow::Result<()> {
         // It gives up everything before.
-        self.assigned.clear();
-        let subscription = Subscription::to(vec![self.topic.clone()]).encode(1);
+        self.assign(Vec::new())?;
+        let subscription = Subscription::to(vec![self.place.topic.clone()]).encode(1);
         let protocol =
             JoinGroupRequestProtocol::default().with_name(text(PROTOCOL)).with_metadata(subscription);
         let request = JoinGroupRequest::default()
-            .with_group_id(GroupId(self.group.clone()))
-            .with_session_timeout_ms(SESSION_MS)
+            .with_group_id(self.group())
+            .with_session_timeout_ms(self.place.session_ms)
             .with_rebalance_timeout_ms(300_000)
             .with_member_id(self.id.clone())
             .with_protocol_type(StrBytes::from_static_str("consumer"))
@@ -170,15 +175,15 @@ impl Member {
         let leads = joined.leader == joined.member_id;
         let members: Vec<StrBytes> = joined.members.into_iter().map(|member| member.member_id).collect();
         let assign = |(at, member): (usize, StrBytes)| {
-            let mine = (at as u32..self.partitions).step_by(members.len()).map(|each| each as i32);
+            let mine = (at as u32..self.place.partitions).step_by(members.len()).map(|each| each as i32);
             let assignment =
-                Assignment { partitions: vec![(self.topic.clone(), mine.collect())], user_data: None };
+                Assignment { partitions: vec![(self.place.topic.clone(), mine.collect())], user_data: None };
             SyncGroupRequestAssignment::default().with_member_id(member).with_assignment(assignment.encode(1))
         };
         let assignments =
             if leads { members.iter().cloned().enumerate().map(assign).collect() } else { vec![] };
         let request = SyncGroupRequest::default()
-            .with_group_id(GroupId(self.group.clone()))
+            .with_group_id(self.group())
             .with_generation_id(joined.generation_id)
             .with_member_id(self.id.clone())
             .with_assignments(assignments);
@@ -187,7 +192,7 @@ impl Member {
         match synced.error_code {
             0 => {
                 let told = Assignment::decode(&synced.assignment)?.partitions;
-                self.assigned = told.into_iter().flat_map(|(_, partitions)| partitions).collect();
+                self.assign(told.into_iter().flat_map(|(_, partitions)| partitions).collect())?;
                 (self.epoch, self.must_join) = (joined.generation_id, false);
             }
             LOADING | NOT_AVAILABLE | NOT_COORDINATOR | REBALANCE | ILLEGAL_GENERATION | UNKNOWN_MEMBER => {}
@@ -198,7 +203,7 @@ impl Member {
 
     fn heartbeat(&mut self) -> anyhow::Result<()> {
         let request = HeartbeatRequest::default()
-            .with_group_id(GroupId(self.group.clone()))
+            .with_group_id(self.group())
             .with_generation_id(self.epoch)
             .with_member_id(self.id.clone());
         self.connection.send(ApiKey::Heartbeat, HEARTBEAT_VERSION, &request)?;
@@ -213,32 +218,53 @@ impl Member {
         }
     }
 
-    /// Commits an offset, and gives the connection to another.
+    fn group(&self) -> GroupId {
+        GroupId(text(&self.place.group))
+    }
+
+    /// Commits an offset for partition 0, and gives the connection to another.
     pub(super) fn commit(mut self) -> anyhow::Result<Connection> {
-        let version = match self.protocol {
+        let version = match self.place.protocol {
             Protocol::Classic => COMMIT_VERSION,
             Protocol::Consumer => CONSUMER_COMMIT_VERSION,
         };
-        let request = offset_commit(&self.group, &self.topic, &self.id, self.epoch);
+        let partition = OffsetCommitRequestPartition::default()
+            .with_committed_offset(7)
+            .with_committed_metadata(Some(StrBytes::new()));
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(name(&self.place.topic))
+            .with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(self.group())
+            .with_generation_id_or_member_epoch(self.epoch)
+            .with_member_id(self.id.clone())
+            .with_topics(vec![topic]);
         self.connection.send(ApiKey::OffsetCommit, version, &request)?;
         let answer: OffsetCommitResponse = self.connection.receive(version)?;
-        check_committed(&answer)?;
+        for each in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+            ensure!(each.error_code == 0, "a commit was answered with error code {}", each.error_code);
+        }
         Ok(self.connection)
     }
 
+    /// It is no more, and nobody tells the server.
+    pub(super) fn die(mut self) -> anyhow::Result<()> {
+        self.assign(Vec::new())
+    }
+
     pub(super) fn leave(mut self) -> anyhow::Result<()> {
-        match self.protocol {
+        self.assign(Vec::new())?;
+        match self.place.protocol {
             Protocol::Classic => {
                 let member = MemberIdentity::default().with_member_id(self.id.clone());
-                let request = LeaveGroupRequest::default()
-                    .with_group_id(GroupId(self.group.clone()))
-                    .with_members(vec![member]);
+                let request =
+                    LeaveGroupRequest::default().with_group_id(self.group()).with_members(vec![member]);
                 self.connection.send(ApiKey::LeaveGroup, LEAVE_VERSION, &request)?;
                 self.connection.receive::<LeaveGroupResponse>(LEAVE_VERSION).map(drop)
             }
             Protocol::Consumer => {
                 let request = ConsumerGroupHeartbeatRequest::default()
-                    .with_group_id(GroupId(self.group.clone()))
+                    .with_group_id(self.group())
                     .with_member_id(self.id.clone())
                     .with_member_epoch(-1);
                 self.connection.send(ApiKey::ConsumerGroupHeartbeat, CONSUMER_VERSION, &request)?;

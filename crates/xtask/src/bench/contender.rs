@@ -46,7 +46,7 @@ impl Contender {
     /// Settings of the server, where they are not its defaults.
     pub(super) fn server_settings(self) -> &'static [&'static str] {
         match self {
-            Self::Anabranch | Self::AnabranchRelaxed => &[],
+            Self::Anabranch | Self::AnabranchRelaxed => &[JOIN_AT_ONCE],
             Self::Kafka => &[JOIN_AT_ONCE, DELETE_SOON],
             Self::KafkaFlush => &[JOIN_AT_ONCE, DELETE_SOON, "log.flush.interval.messages=1"],
         }
@@ -75,8 +75,7 @@ impl From<Contender> for Settings {
     }
 }
 
-/// A group's first member need not wait for others. It saves Kafka three idle seconds per measurement, and changes no
-/// figure: the time to join is not counted. It is Anabranch's default.
+/// A group's first member need not wait for others. It saves idle seconds, and changes no figure but those of groups.
 const JOIN_AT_ONCE: &str = "group.initial.rebalance.delay.ms=0";
 
 /// The files of a topic that is done with go at once, not in the middle of somebody else's measurement.

@@ -68,13 +68,16 @@ fn spawn(contender: Contender, ground: &Ground, dir: &Path, port: u16) -> anyhow
     if contender.is_kafka() {
         ground.kafka()?.start(dir, port, KAFKA_HEAP, contender.server_settings())
     } else {
-        start_ours(&ground.binary, dir, port)
+        start_ours(&ground.binary, dir, port, contender.server_settings())
     }
 }
 
-fn start_ours(binary: &Path, dir: &Path, port: u16) -> anyhow::Result<Child> {
+fn start_ours(binary: &Path, dir: &Path, port: u16, settings: &[&str]) -> anyhow::Result<Child> {
     let mut command = Command::new(binary);
     command.arg("serve").arg("--data").arg(dir.join("data")).arg("--kafka").arg(format!("127.0.0.1:{port}"));
+    for setting in settings {
+        command.arg("--set").arg(setting);
+    }
     let log = File::create(dir.join("log"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().with_context(|| format!("starting {}", binary.display()))
