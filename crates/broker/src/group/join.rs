@@ -190,9 +190,10 @@ impl Group {
         if self.state != GroupState::Stable || !waits {
             return;
         }
-        let response = Response::Join(outcome.clone().map(|()| joined));
+        let has_failed = outcome.is_err();
+        let response = Response::Join(outcome.map(|()| joined));
         self.members.change(&new_id, |member| member.answer_join(response, turn));
-        if outcome.is_err() {
+        if has_failed {
             old.heard_of(turn.now);
             let instance_id = old.instance_id.clone().unwrap_or_default();
             self.rename(&instance_id, &new_id, &old_id, old);
