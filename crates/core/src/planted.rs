@@ -100,6 +100,8 @@ bugs! {
     AbortedOffsetsCommitted,
     /// a decided transaction not carried out by the next start
     PreparedNotFinished,
+    /// what partitions have open, and the coordinator does not know, left to itself by the next start
+    OpenNotReconciled,
 }
 
 #[cfg(anabranch_planted)]

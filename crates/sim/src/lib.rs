@@ -125,6 +125,8 @@ fn live<T>(clock: &SimClock, disk: &SimDisk, life: impl Future<Output = T>) -> T
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
+        // Clients run on the root, the broker in tasks: each gets its turns while the other has something to do.
+        .event_interval(1)
         .build()
         .expect("a runtime without I/O needs nothing");
     let lived = runtime.block_on(async {

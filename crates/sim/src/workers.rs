@@ -1,6 +1,9 @@
-//! Threads that are none: everything runs on one, in an order that the seed chooses.
+//! Threads that are none: everything runs on one, in an order that the seed chooses. What would have a thread of its own
+//! is late at times, as one that syncs is: meanwhile more gathers for it to do.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 
 use anabranch_core::seam::{Dedicated, Task, Workers};
 use parking_lot::Mutex;
@@ -33,8 +36,20 @@ impl Workers for SimWorkers {
         });
     }
 
-    fn dedicate(&self, _name: &'static str, task: Task) -> io::Result<Dedicated> {
-        tokio::spawn(task);
+    fn dedicate(&self, _name: &'static str, mut task: Task) -> io::Result<Dedicated> {
+        let mut chance = self.chance.lock().fork();
+        // Busy so long at most, between the moment that it is woken and the one that it sees what there is to do.
+        let busy_max = *chance.pick(&[0, 4, 20, 20]);
+        let mut busy = 0;
+        tokio::spawn(poll_fn(move |cx| {
+            if busy > 0 {
+                busy -= 1;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            busy = chance.between(0..=busy_max);
+            task.as_mut().poll(cx)
+        }));
         Ok(Dedicated::detached())
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Client {
     number: u64,
     incarnation: u64,
     version: TransactionVersion,
+    /// What it waits for when it sends.
+    ack: Ack,
     pub(super) work: Work,
     pub(super) chance: Chance,
     timeout_ms: u64,
@@ -108,6 +110,7 @@ impl Client {
                     number,
                     incarnation: 0,
                     version,
+                    ack: *chance.pick(&[Ack::Durable, Ack::Durable, Ack::Written]),
                     work: work.clone(),
                     chance: chance.fork(),
                     timeout_ms: plan.timeout_ms,
@@ -133,6 +136,10 @@ impl Client {
 
     /// Does what it does in one life of the broker.
     pub(super) async fn live(&mut self, life: &Life<'_>) {
+        if self.ack == Ack::Written && self.transaction.is_some() {
+            // What it sent may be gone with the power. Had that been committed, it would be there.
+            self.begin_anew().await;
+        }
         for _ in 0..life.plan.steps {
             match self.step(life).await {
                 _ if life.shared.is_over() => return,
@@ -378,7 +385,7 @@ impl Client {
 
     async fn produce_in(&self, life: &Life<'_>, sent: &Sent, part: Part) -> Result<Produced, ProduceError> {
         let partition = life.partition(&sent.to);
-        partition.submit_in(sent.bytes.clone(), Ack::Durable, Some(part)).await?.answer().await
+        partition.submit_in(sent.bytes.clone(), self.ack, Some(part)).await?.answer().await
     }
 
     /// A batch that is in the log comes once more.

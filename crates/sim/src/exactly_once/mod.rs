@@ -73,15 +73,17 @@ struct Plan {
 
 impl Plan {
     fn new(chance: &mut Chance) -> Self {
+        // Many short lives see more deaths among first things; long ones see more of what is late.
+        let is_short = chance.one_in(2);
         Self {
-            lives: chance.between(1..=4),
-            steps: chance.between(10..=60),
+            lives: if is_short { chance.between(5..=12) } else { chance.between(1..=4) },
+            steps: if is_short { chance.between(2..=8) } else { chance.between(10..=60) },
             partitions: chance.between(1..=3),
             producers: chance.between(1..=2),
             loops: chance.below(2),
             zombies: chance.one_in(2),
             timeout_ms: *chance.pick(&[2000, 10_000, TIMEOUT_MS_MAX]),
-            journal_bytes: *chance.pick(&[0, 4000, 100_000]),
+            journal_bytes: *chance.pick(&[0, 0, 4000, 100_000]),
             cleans: chance.one_in(3),
             peeks: chance.one_in(2),
             full: chance.one_in(4),
