@@ -685,7 +685,7 @@ impl PartitionWriter {
             return Ok(());
         }
         let aborted = self.save_aborted(disk)?;
-        let snapshot = Snapshot::encode(&self.producers, &aborted);
+        let snapshot = Snapshot::encode(self.next, &self.producers, &aborted);
         disk.replace(&snapshot_path(&self.shared.directory, self.next), &snapshot)?;
         self.snapshots.push(self.next);
         while self.snapshots.len() > SNAPSHOTS_MAX {

@@ -253,9 +253,9 @@ pub fn dump<E: From<io::Error>>(
         FileKind::Segment(base) => dump_segment(disk, path, base, &mut each)?,
         FileKind::Index(base) => dump_index(disk, path, base, &mut each)?,
         FileKind::Aborted(base) => dump_aborted(disk, path, base, &mut each)?,
-        FileKind::Snapshot(_) => {
+        FileKind::Snapshot(offset) => {
             let bytes = disk.read(path)?;
-            match Snapshot::decode(&bytes) {
+            match Snapshot::decode(offset, &bytes) {
                 Some(Snapshot { producers, .. }) => {
                     producers.states().into_iter().try_for_each(|state| each(DumpItem::Producer(state)))?;
                 }

@@ -216,7 +216,7 @@ pub(crate) fn newest_snapshot(
             fault.get_or_insert((path, lost));
             break;
         }
-        match disk.read(&path).map(|bytes| Snapshot::decode(&bytes)) {
+        match disk.read(&path).map(|bytes| Snapshot::decode(offset, &bytes)) {
             Ok(Some(Snapshot { producers, aborted })) => {
                 return Ok(Remembered { producers, aborted, from: Some(offset), ..remembered });
             }

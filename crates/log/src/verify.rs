@@ -118,7 +118,7 @@ pub(crate) fn verify_partition(
     }
     for offset in &listing.snapshots {
         let path = snapshot_path(directory, *offset);
-        let producers = disk.read(&path).ok().and_then(|bytes| Snapshot::decode(&bytes));
+        let producers = disk.read(&path).ok().and_then(|bytes| Snapshot::decode(*offset, &bytes));
         if producers.is_none() && !report.faults.iter().any(|fault| fault.file == path) {
             report.derived_wrong.push(path);
         } else if producers.is_some() && *offset > report.end && report.faults.is_empty() {

@@ -2,7 +2,7 @@
 //! the newest one that is right and reads the batch headers that follow it. Layout, little-endian:
 //!
 //! ```text
-//!  0  version   u32   2
+//!  0  version   u32   3
 //!  4  count     u32   producers
 //!  8  { id i64 | epoch i16 | batches u8 | last_time i64
 //!       | coordinator_epoch i32, -1: none | open i64, first offset of the open transaction, -1: none
@@ -10,9 +10,10 @@
 //!  -  segments  u32   that had ends of aborted transactions (see `aborted`)
 //!  -  entries   u32   that the last of these had
 //!  -  { base i64 } × segments
-//!  -  crc       u32   CRC-32C of everything before
+//!  -  crc       u32   CRC-32C of the offset and of everything before
 //! ```
 //!
+//! Up to version 2 the checksum was without the offset, so that an older snapshot under the name of a newer one was believed.
 //! Version 1 knew no transactions: no producer had a coordinator epoch or anything open, and nothing followed the producers.
 
 use std::collections::{HashMap, VecDeque};
@@ -23,7 +24,9 @@ use bytes::{Buf, BufMut};
 use super::{BATCHES_MAX, NO_COORDINATOR, Producer, Producers, Written};
 
 const VERSION_FIRST: u32 = 1;
-const VERSION: u32 = 2;
+/// The last that did not know its offset.
+const VERSION_NAMELESS: u32 = 2;
+const VERSION: u32 = 3;
 /// No offset.
 const NONE: i64 = -1;
 
@@ -51,7 +54,8 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn encode(producers: &Producers, aborted: &AbortedSegments) -> Vec<u8> {
+    /// The bytes of the snapshot up to `at`.
+    pub(crate) fn encode(at: Offset, producers: &Producers, aborted: &AbortedSegments) -> Vec<u8> {
         let mut by_id: Vec<_> = producers.by_id.iter().collect();
         by_id.sort_by_key(|(id, _)| **id);
         let mut bytes = Vec::new();
@@ -75,18 +79,17 @@ impl Snapshot {
         bytes.put_u32_le(count(aborted.bases.len()));
         bytes.put_u32_le(aborted.entries);
         aborted.bases.iter().for_each(|base| bytes.put_i64_le(base.0));
-        bytes.put_u32_le(crc32c::crc32c(&bytes));
+        bytes.put_u32_le(checksum(VERSION, at, &bytes));
         bytes
     }
 
-    /// `None` if these are not a snapshot's bytes, whole and unchanged.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (mut body, crc) = bytes.split_last_chunk::<4>()?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-            return None;
-        }
+    /// `None` if these are not the bytes of the snapshot up to `at`, whole and unchanged.
+    pub(crate) fn decode(at: Offset, bytes: &[u8]) -> Option<Self> {
+        let (whole, crc) = bytes.split_last_chunk::<4>()?;
+        let mut body = whole;
         let version = body.try_get_u32_le().ok()?;
-        if !(VERSION_FIRST..=VERSION).contains(&version) {
+        let is_known = (VERSION_FIRST..=VERSION).contains(&version);
+        if !is_known || checksum(version, at, whole) != u32::from_le_bytes(*crc) {
             return None;
         }
         let count = body.try_get_u32_le().ok()?;
@@ -104,6 +107,13 @@ impl Snapshot {
             }
         }
         body.is_empty().then(|| Self { producers: Producers::of(by_id), aborted })
+    }
+}
+
+fn checksum(version: u32, at: Offset, bytes: &[u8]) -> u32 {
+    match version {
+        ..=VERSION_NAMELESS => crc32c::crc32c(bytes),
+        _ => crate::entries::checksum(at, bytes),
     }
 }
 
@@ -138,15 +148,17 @@ mod tests {
         let mut producers = after(&[(0, 0, 2), (0, 2, 4)]);
         transaction(&mut producers, 9, 6);
         let aborted = AbortedSegments { bases: vec![Offset(0), Offset(5)], entries: 3 };
-        let snapshot = Snapshot::encode(&producers, &aborted);
+        let at = Offset(9);
+        let snapshot = Snapshot::encode(at, &producers, &aborted);
         assert_eq!(
-            Snapshot::decode(&snapshot),
+            Snapshot::decode(at, &snapshot),
             Some(Snapshot { producers: producers.clone(), aborted: aborted.clone() })
         );
+        assert_eq!(Snapshot::decode(Offset(8), &snapshot), None, "another one's name");
         for bit in 0..snapshot.len() * 8 {
             let mut changed = snapshot.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Snapshot::decode(&changed), None, "bit {bit}");
+            assert_eq!(Snapshot::decode(at, &changed), None, "bit {bit}");
         }
         producers.forget_before(i64::MAX);
         assert_eq!(producers.states().len(), 1, "what has something open is not forgotten");
@@ -168,7 +180,7 @@ mod tests {
         bytes.put_i64_le(0);
         bytes.put_i64_le(1);
         bytes.put_u32_le(crc32c::crc32c(&bytes));
-        let read = Snapshot::decode(&bytes).unwrap();
+        let read = Snapshot::decode(Offset(2), &bytes).unwrap();
         assert_eq!(read, Snapshot { producers: after(&[(0, 0, 2)]), aborted: AbortedSegments::default() });
         assert!(read.producers.judge(&batch(0, 5, 1), None).is_err());
     }
