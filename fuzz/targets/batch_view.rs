@@ -1,4 +1,5 @@
-//! Reads any bytes as record batches: nothing panics, and the two readers of a batch's records agree.
+//! Reads any bytes as record batches: nothing panics, the two readers of a batch's records agree, and the end of a transaction is
+//! the same when it is written again.
 
 #![no_main]
 
@@ -38,6 +39,7 @@ fn read(bytes: Bytes) {
         );
         assert_eq!(check_batch(batch.bytes()).as_ref(), Ok(&batch), "a batch by itself is the same batch");
         read_records(&batch);
+        read_marker(&batch);
     }
     assert!(rest.is_empty(), "without an error every byte belongs to a batch");
 }
@@ -57,4 +59,12 @@ fn read_records(batch: &Batch) {
         let told = timestamps().filter(|at| *at != NO_TIMESTAMP);
         assert_eq!(told.min().unwrap_or(i64::MAX), summary.min_timestamp_ms);
     }
+}
+
+fn read_marker(batch: &Batch) {
+    let Ok(Some(marker)) = batch.end_marker() else { return };
+    let header = batch.header();
+    assert!(header.is_control() && header.record_count > 0, "a client's record is no marker");
+    let written = marker.batch(header.producer_id, header.producer_epoch, header.base_timestamp_ms);
+    assert_eq!(written.end_marker(), Ok(Some(marker)), "it says the same");
 }

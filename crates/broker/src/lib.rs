@@ -53,6 +53,9 @@ mod consumer;
 mod driver;
 mod engine;
 pub mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod group;
 mod group_configs;
 mod groups;

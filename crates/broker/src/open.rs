@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use anabranch_core::TopicId;
-use anabranch_core::batch::{Record, RecordAt};
+use anabranch_core::batch::Record;
 use anabranch_log::{Absent, LogStatus, Store, StoreConfig};
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
@@ -33,13 +33,13 @@ use crate::transactions::{Parts, TransactionService};
 
 /// What the catalogue's records come to.
 #[derive(Debug, Default)]
-struct Restored {
-    cluster_id: Option<String>,
-    next_producer_id: i64,
-    topics: BTreeMap<String, TopicRecord>,
+pub(crate) struct Restored {
+    pub(crate) cluster_id: Option<String>,
+    pub(crate) next_producer_id: i64,
+    pub(crate) topics: BTreeMap<String, TopicRecord>,
     /// Names that were topics and are no longer.
-    deleted: BTreeSet<String>,
-    group_configs: BTreeMap<String, GroupConfigs>,
+    pub(crate) deleted: BTreeSet<String>,
+    pub(crate) group_configs: BTreeMap<String, GroupConfigs>,
 }
 
 /// What stands before any other topic is looked at.
@@ -152,7 +152,7 @@ fn open_internal(builder: &BrokerBuilder, open_files_max: usize) -> Result<Inter
     let rules = catalogue_rules();
     let catalogue = Journal::open(&store, CATALOGUE_TOPIC, rules.log, Absent::Create)?;
     let mut restored = Restored::default();
-    catalogue.read_all(|_, record| restored.take(record, &builder.config))?;
+    catalogue.read_all(|_, at| restored.take(&at.record, &builder.config))?;
     let open_own = |name: &str| {
         let known = restored.topics.get(name);
         let configs = known.map_or_else(internal_configs, |known| known.configs.clone());
@@ -165,9 +165,9 @@ fn open_internal(builder: &BrokerBuilder, open_files_max: usize) -> Result<Inter
 }
 
 impl Restored {
-    fn take(&mut self, at: &RecordAt, broker: &BrokerConfig) -> Result<(), String> {
-        let key = at.record.key.as_ref().and_then(|key| Key::parse(key)).ok_or("its key is unknown")?;
-        let value = at.record.value.as_deref();
+    pub(crate) fn take(&mut self, record: &Record, broker: &BrokerConfig) -> Result<(), String> {
+        let key = record.key.as_ref().and_then(|key| Key::parse(key)).ok_or("its key is unknown")?;
+        let value = record.value.as_deref();
         let told = |error: serde_json::Error| error.to_string();
         match (key, value) {
             (Key::Cluster, Some(value)) => {

@@ -40,7 +40,7 @@ impl DurablePoint {
         Ok(Self::decode(&disk.read(&path)?))
     }
 
-    fn encode(self) -> [u8; NOTE_BYTES] {
+    pub(crate) fn encode(self) -> [u8; NOTE_BYTES] {
         let mut note = [0; NOTE_BYTES];
         note[..8].copy_from_slice(&self.segment.0.to_le_bytes());
         note[8..16].copy_from_slice(&self.bytes.to_le_bytes());

@@ -35,6 +35,9 @@ mod entries;
 mod error;
 mod files;
 mod flusher;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 mod isolation;
 mod journal;

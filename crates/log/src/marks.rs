@@ -74,7 +74,7 @@ impl<const OFFSETS: usize> Mark<OFFSETS> {
         disk.replace(&self.path(directory), &self.encode(offsets))
     }
 
-    fn encode(self, offsets: [Offset; OFFSETS]) -> Vec<u8> {
+    pub(crate) fn encode(self, offsets: [Offset; OFFSETS]) -> Vec<u8> {
         let mut bytes: Vec<u8> = offsets.iter().flat_map(|offset| offset.0.to_le_bytes()).collect();
         bytes.extend_from_slice(&self.checksum(&bytes).to_le_bytes());
         bytes

@@ -73,7 +73,7 @@ impl TransactionRecord {
 
 /// The bytes for the log; without `value`, those that delete what is known of `id`.
 #[must_use]
-pub(super) fn encode(id: &str, value: Option<&TransactionMetadata>) -> EncodedRecord {
+pub(crate) fn encode(id: &str, value: Option<&TransactionMetadata>) -> EncodedRecord {
     EncodedRecord { key: Writer::default().i16(KEY).string(id).finish(), value: value.map(encode_value) }
 }
 

@@ -129,6 +129,12 @@ impl Plan {
         noted.max(last.map(|found| found.run.end()))
     }
 
+    /// The segment that a partition's last run is of.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn last_segment(&self, partition: &TopicPartition) -> Option<Offset> {
+        Some(self.runs.get(partition)?.last()?.run.segment)
+    }
+
     /// A segment as it is after [`recover`].
     pub(crate) fn redone(
         &self,
