@@ -317,6 +317,10 @@ impl Client {
         to: TopicPartition,
         sources: Vec<Option<Source>>,
     ) -> Result<(), Trouble> {
+        // What it would write down of it would not count.
+        if life.shared.disk.is_dead() {
+            return Err(Trouble::Gone);
+        }
         let (producer, epoch) = self.identity();
         let sequence = self.sequences.entry(to.clone()).or_default();
         let mut builder = BatchBuilder::new(Compression::None);
