@@ -75,6 +75,8 @@ struct Open {
     joined: BTreeSet<TopicPartition>,
     /// A batch on its way.
     sending: Option<Sent>,
+    /// Batches that are written, for whoever does not wait until they are durable: that counts when they are committed.
+    written: Vec<(Sent, i64)>,
     /// It cannot be committed.
     is_broken: bool,
     /// It is not known what became of all batches.
@@ -90,6 +92,18 @@ struct Sent {
     to: TopicPartition,
     bytes: Bytes,
     values: Vec<(String, Option<Source>)>,
+}
+
+impl Sent {
+    /// What is written down of it.
+    fn ops(&self, base: Option<i64>) -> impl Iterator<Item = Op> {
+        (0..).zip(&self.values).map(move |(at, (value, source))| Op::Send {
+            partition: self.to.to_string(),
+            value: value.clone(),
+            offset: base.map(|base| base + at),
+            source: source.clone(),
+        })
+    }
 }
 
 impl Client {
@@ -335,18 +349,9 @@ impl Client {
         }
         let bytes = builder.build().expect("a few small records");
         let sent = Sent { to, bytes, values };
-        self.note_sent(life, &sent, None);
+        sent.ops(None).for_each(|op| self.note(life, op, Outcome::Unknown));
         self.open().sending = Some(sent.clone());
         self.submit(life, sent).await
-    }
-
-    fn note_sent(&self, life: &Life<'_>, sent: &Sent, base: Option<i64>) {
-        let outcome = if base.is_some() { Outcome::Ok } else { Outcome::Unknown };
-        for (at, (value, source)) in sent.values.iter().enumerate() {
-            let (partition, value, source) = (sent.to.to_string(), value.clone(), source.clone());
-            let offset = base.map(|base| base + at as i64);
-            self.note(life, Op::Send { partition, value, offset, source }, outcome);
-        }
     }
 
     async fn submit(&mut self, life: &Life<'_>, sent: Sent) -> Result<(), Trouble> {
@@ -357,11 +362,17 @@ impl Client {
         self.open().sending = None;
         match base {
             Ok(base) => {
-                self.note_sent(life, &sent, Some(base));
+                let is_durable = self.ack == Ack::Durable;
+                match is_durable {
+                    true => sent.ops(Some(base)).for_each(|op| self.note(life, op, Outcome::Ok)),
+                    false => self.open().written.push((sent.clone(), base)),
+                }
                 if self.chance.one_in(8) {
                     self.again(life, &sent, base).await?;
                 }
-                self.last = Some((sent, base));
+                if is_durable {
+                    self.last = Some((sent, base));
+                }
                 Ok(())
             }
             Err(trouble) => {
@@ -445,15 +456,19 @@ impl Client {
     async fn ask_to_end(&mut self, life: &Life<'_>, kind: EndKind, op: &Op) -> Result<(), Trouble> {
         let (producer, epoch) = self.identity();
         let end = End { id: self.id.clone(), producer, epoch, kind, version: self.version };
+        let written = std::mem::take(&mut self.open().written);
+        let committed = written.iter().filter(|_| kind == EndKind::Commit);
+        let ops: Vec<Op> =
+            committed.flat_map(|(sent, base)| sent.ops(Some(*base))).chain([op.clone()]).collect();
         for _ in 0..ATTEMPTS_MAX {
             let (broker, end) = (life.broker.clone(), end.clone());
-            let (shared, name, op) = (life.shared.clone(), self.name(), op.clone());
+            let (shared, name, ops) = (life.shared.clone(), self.name(), ops.clone());
             let question = life.shared.questions.ask(
                 &life.shared.disk,
                 async move { broker.transactions().end(&end).await },
                 move |answer| {
                     if answer.is_ok() {
-                        shared.note(&name, op.clone(), Outcome::Ok);
+                        ops.iter().for_each(|op| shared.note(&name, op.clone(), Outcome::Ok));
                     }
                 },
             );

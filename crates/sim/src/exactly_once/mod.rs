@@ -69,6 +69,8 @@ struct Plan {
     peeks: bool,
     /// The disk is full at times.
     full: bool,
+    /// Writes and syncs fail at times, in lives that end by death.
+    fails: bool,
 }
 
 impl Plan {
@@ -87,6 +89,7 @@ impl Plan {
             cleans: chance.one_in(3),
             peeks: chance.one_in(2),
             full: chance.one_in(4),
+            fails: chance.one_in(4),
         }
     }
 }
@@ -215,8 +218,15 @@ impl Run {
         self.shared.disk.expect(ahead);
         if let Some(broker) = self.open(&disk).await {
             let calls = 8 * self.plan.steps * self.clients.len() as u64;
-            let ahead = Ahead { death: death(&mut self.chance, calls), ..Ahead::default() };
-            self.shared.disk.expect(ahead);
+            let fails = self.plan.fails && !is_clean;
+            let fault = |chance: &mut Chance| (fails && chance.one_in(2)).then(|| chance.below(calls / 4));
+            self.shared.disk.expect(Ahead {
+                death: death(&mut self.chance, calls),
+                write_fails: fault(&mut self.chance),
+                sync_fails: fault(&mut self.chance),
+                file_system_sync_fails: fault(&mut self.chance),
+                ..Ahead::default()
+            });
             self.work(&broker).await;
             if is_last && !self.shared.is_over() {
                 self.quiesce(&broker).await;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anabranch_broker::{Broker, FetchError, Isolation, ReadError};
 use anabranch_core::TopicPartition;
+use anabranch_log::FaultCause;
 
 use super::{Shared, World};
 use crate::history::{self, Op, Outcome};
@@ -51,6 +52,12 @@ impl Reader {
             // A broker that closes does so one partition after the other.
             Err(FetchError::Log(ReadError::Closed)) => false,
             Err(_) if shared.disk.is_dead() => false,
+            // A partition has stopped, since the disk has failed it. What is damaged is something else.
+            Err(FetchError::Log(ReadError::Fault(fault)))
+                if matches!(fault.cause, FaultCause::Io { .. } | FaultCause::SyncFailed(_)) =>
+            {
+                false
+            }
             Err(error) => {
                 world.fail(format!("{at}: cannot read from {position}: {error}"));
                 false
