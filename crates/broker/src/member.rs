@@ -18,7 +18,7 @@ use crate::group::consumer_protocol::{
     Assignment, RANGE, Subscriber, Subscription, assign_ranges, subscribed_topics,
 };
 use crate::group::event::{Commit, CommitOffset, Join, Joined, Leaver, Sync};
-use crate::group::{GroupError, Heartbeat};
+use crate::group::{GroupError, Heartbeat, IN_PROCESS};
 
 /// As Kafka's clients ask for (`session.timeout.ms`), within the broker's bounds.
 const SESSION_TIMEOUT_MS: i64 = 45_000;
@@ -241,7 +241,7 @@ impl Identity {
             member_id: self.member_id.lock().clone(),
             instance_id: None,
             client_id: "anabranch".to_owned(),
-            client_host: "in process".to_owned(),
+            client_host: IN_PROCESS.to_owned(),
             session_timeout_ms: self.session_timeout_ms,
             rebalance_timeout_ms: REBALANCE_TIMEOUT_MS,
             protocol_type: PROTOCOL_TYPE.to_owned(),

@@ -509,7 +509,7 @@ impl PartitionWriter {
     fn take_back(&mut self, staged: Vec<Staged>, error: io::Error) -> AppendError {
         // Told once: on a full disk every write fails until there is room again.
         if !std::mem::replace(&mut self.is_short, true) {
-            tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back");
+            tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back; nothing is lost, producers are refused, and writes are tried again: if the disk is full, make room");
         }
         self.reserved = 0; // given back with the cut
         let failed = match self.segment.file.set_len(self.written) {

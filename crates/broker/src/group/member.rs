@@ -113,6 +113,9 @@ impl Turn<'_> {
     }
 }
 
+/// The host of a member that has no connection. It dies with the broker.
+pub(crate) const IN_PROCESS: &str = "in process";
+
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) instance_id: Option<String>,
@@ -133,6 +136,10 @@ pub(super) struct Member {
 }
 
 impl Member {
+    pub(super) fn dies_with_the_broker(&self) -> bool {
+        self.client_host == IN_PROCESS
+    }
+
     pub(super) fn new(join: Join, request: RequestId, now: Now) -> Self {
         let mut member = Self {
             instance_id: join.instance_id,

@@ -46,6 +46,7 @@ pub use event::{
     ConsumerState, Effect, GroupKind, GroupState, Heartbeat, InTransaction, Now, RequestId, Response,
     StoreToken,
 };
+pub(crate) use member::IN_PROCESS;
 pub use restore::Restore;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};

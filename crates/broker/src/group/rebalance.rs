@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::classic::{Group, InitialDelay};
 use super::error::GroupError;
 use super::event::{GroupState, Response};
-use super::member::{Then, Turn};
+use super::member::{Member, Then, Turn};
 
 impl Group {
     /// After a member came or changed.
@@ -157,7 +157,7 @@ impl Group {
     }
 
     /// Whether any was removed.
-    fn remove_where(&mut self, turn: &mut Turn<'_>, gone: impl Fn(&super::member::Member) -> bool) -> bool {
+    pub(super) fn remove_where(&mut self, turn: &mut Turn<'_>, gone: impl Fn(&Member) -> bool) -> bool {
         let ids: Vec<String> =
             self.members.iter().filter(|(_, member)| gone(member)).map(|(id, _)| id.clone()).collect();
         for member_id in &ids {

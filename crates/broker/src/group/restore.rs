@@ -12,6 +12,7 @@ use super::config::{ConsumerOverrides, GroupConfig};
 use super::consumer;
 use super::entry::{Entry, Kind};
 use super::event::{Effect, Now};
+use super::member::Member;
 use super::offsets::Offsets;
 use super::record::{Decoded, GroupMetadata, GroupRecord, RecordError};
 use super::{Groups, Place};
@@ -118,7 +119,7 @@ impl Restore {
         self.skipped
     }
 
-    /// The groups as they were. Members' sessions begin anew; a group that is larger than the configuration now allows
+    /// The groups as they were, but for members that died with the broker. Sessions begin anew; a group that is larger than the configuration now allows
     /// rebalances, so that its members can commit before some are sent away. `topics` are those that there are.
     #[must_use]
     pub fn finish(
@@ -164,6 +165,10 @@ impl Restore {
         let mut effects = Vec::new();
         for id in ids {
             effects.extend(groups.with_classic(&id, now, |group, turn| {
+                // Nobody will hear of them again: the others need not wait until their sessions end.
+                if group.remove_where(turn, Member::dies_with_the_broker) {
+                    group.member_left(turn);
+                }
                 let must = rebalancing.contains(turn.group_id) && !group.members.is_empty();
                 if must || group.members.len() > turn.config.members_max {
                     group.prepare_rebalance(turn);

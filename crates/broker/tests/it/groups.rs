@@ -1,6 +1,7 @@
 //! Groups, end to end.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anabranch_broker::group::consumer_protocol::{Assignment, Subscription};
 use anabranch_broker::group::event::{Commit, CommitOffset, Join, JoinedMember, Sync};
@@ -9,6 +10,7 @@ use anabranch_broker::{Apply, Broker, BrokerConfig, BrokerError, ConfigOp, NewTo
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, GroupEvent, GroupMember, Position};
 
+use crate::transactions::copied;
 use crate::{broker_with, open, soon};
 
 async fn assigned(member: &mut Box<dyn GroupMember>) -> Vec<(TopicPartition, Option<Position>)> {
@@ -253,6 +255,23 @@ async fn a_member_in_the_process_follows_a_leader_on_the_network() {
     let (synced, inside) = soon(async { tokio::join!(leading, assigned(&mut inside)) }).await;
     assert_eq!(Assignment::decode(&synced.assignment).unwrap().partitions, [("t".to_owned(), vec![0])]);
     assert_eq!(inside, [(TopicPartition::new("t", 1), None)]);
+}
+
+/// A process that died has members in the log whose sessions last for most of a minute.
+#[tokio::test]
+async fn a_member_in_the_process_dies_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t").partitions(4)).await;
+    let mut member = join(&broker).await;
+    assert_eq!(assigned(&mut member).await.len(), 4);
+    member.commit(&[(TopicPartition::new("t", 3), Position(7))]).await.unwrap();
+    let killed = copied(dir.path());
+    let broker = open(killed.path()).await;
+    let began = Instant::now();
+    let all = assigned(&mut join(&broker).await).await;
+    assert_eq!(all.len(), 4);
+    assert!(all.contains(&(TopicPartition::new("t", 3), Some(Position(7)))));
+    assert!(began.elapsed() < Duration::from_secs(20), "not when the session of the dead one ends");
 }
 
 #[tokio::test]

@@ -41,7 +41,8 @@ pub(super) async fn answer(
                     operations::ON_GROUP,
                 )),
             Err(error) => {
-                let (code, message) = codes::refusal(codes::group(&error), error.to_string());
+                let (code, message) =
+                    codes::refusal(codes::group(&error), format!("group {}: {error}", id.as_str()));
                 described.with_error_code(code).with_error_message(message)
             }
         });

@@ -31,7 +31,8 @@ pub(super) async fn answer(
                 described.with_group_state(text(DEAD)).with_authorized_operations(operations)
             }
             Err(error) => {
-                let (code, message) = codes::refusal(codes::group(&error), error.to_string());
+                let (code, message) =
+                    codes::refusal(codes::group(&error), format!("group {}: {error}", id.as_str()));
                 described.with_group_state(text(DEAD)).with_error_code(code).with_error_message(message)
             }
         });

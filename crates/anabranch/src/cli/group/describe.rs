@@ -97,12 +97,16 @@ fn to_json(info: &Group, rows: &[Row]) -> Value {
 fn print(info: &Group, rows: &[Row], output: &mut Output) -> anyhow::Result<()> {
     use Column::{Number, Text};
     output.line(format!(
-        "{}: {}, {}, {}, lag {}",
+        "{}: {}, {}, {}, lag {}{}",
         info.name,
         info.state,
         info.kind,
         counted(info.members.len() as u64, "member"),
-        grouped(total_lag(rows))
+        grouped(total_lag(rows)),
+        match rows.iter().filter(|row| row.lag().is_none()).count() as u64 {
+            0 => String::new(),
+            unknown => format!(" and that of {} without a commit", counted(unknown, "partition")),
+        }
     ))?;
     let columns = [
         Text("TOPIC"),
