@@ -81,7 +81,9 @@ pub(crate) struct PartitionWriter {
     is_cut: bool,
     /// How far space in the segment is set aside.
     reserved: u64,
-    /// What was shown and acknowledged before it was durable may be lost: a sync has failed.
+    /// Of what is written and not durable somebody was told that it is there.
+    is_told: bool,
+    /// What was acknowledged before it was durable may be lost: a sync has failed.
     pub(crate) is_lost: bool,
     /// The last write failed.
     is_short: bool,
@@ -150,6 +152,7 @@ impl PartitionWriter {
             is_cut: true, // by whoever wrote before, perhaps
             is_full: false,
             reserved: 0,
+            is_told: false,
             is_lost: false,
             is_short: false,
         };
@@ -498,6 +501,7 @@ impl PartitionWriter {
                 tail.extend(staged.batch.take());
             }
             if relaxed || staged.ack == Ack::Written || planted::is(Bug::AcknowledgeBeforeSync) {
+                self.is_told = true;
                 let _ = staged.reply.send(Ok(staged.appended));
             } else {
                 self.awaiting_sync.push((staged.reply, staged.appended));
@@ -613,7 +617,7 @@ impl PartitionWriter {
         if outcome.is_ok() && grown {
             self.show_written();
         }
-        self.is_lost |= outcome.is_err() && grown && self.is_relaxed();
+        self.is_lost |= std::mem::take(&mut self.is_told) && outcome.is_err();
         for (reply, appended) in self.awaiting_sync.drain(..) {
             let _ = reply.send(outcome.clone().map(|()| appended));
         }

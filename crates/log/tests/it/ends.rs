@@ -353,6 +353,24 @@ async fn what_may_be_lost_is_not_committed() {
     assert_eq!(ended(&opened, aborting).await.unwrap(), Ended { missing: vec![1] });
 }
 
+/// The same where durability is not relaxed, and the producer does not wait for it.
+#[tokio::test]
+async fn what_was_acknowledged_when_written_and_may_be_lost_is_not_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FailingDisk::default();
+    let opened = open(Arc::new(disk.clone()), dir.path(), 0, PARTITIONS);
+    let log = &opened.logs[0];
+    disk.faults.syncs_fail.store(true, Ordering::SeqCst);
+    log.submit_in(data(0), Ack::Written, PART).await.unwrap().answer().await.unwrap();
+    // The sync comes behind the answer, and the end behind the sync.
+    let refused = ended(&opened, end(&opened, &[0], false)).await;
+    assert!(matches!(refused, Err(AppendError::Stopped(_))), "{refused:?}");
+    disk.faults.syncs_fail.store(false, Ordering::SeqCst);
+    let refused = ended(&opened, end(&opened, &[0], false)).await;
+    assert!(matches!(refused, Err(AppendError::Stopped(_))), "{refused:?}");
+    assert!(decisions(&opened).is_empty());
+}
+
 /// As many partitions as a flow may have, with and without the journal; and a partition that is damaged, or gone.
 #[tokio::test]
 async fn an_end_over_many_partitions_is_one_answer() {
