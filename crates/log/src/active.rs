@@ -516,11 +516,14 @@ impl PartitionWriter {
             tracing::warn!(partition = %self.shared.id, %error, "a write failed and is taken back; nothing is lost, producers are refused, and writes are tried again: if the disk is full, make room");
         }
         self.reserved = 0; // given back with the cut
+        // Of several batches some may be whole, and would be there again if the power went.
+        let may_be_whole = staged.iter().filter(|staged| staged.batch.is_some()).count() > 1;
         let failed = match self.segment.file.set_len(self.written) {
             Ok(()) => {
                 self.is_cut = true;
+                let synced = if may_be_whole { self.segment.sync(&self.shared) } else { Ok(()) };
                 self.keep_reserve();
-                AppendError::WriteFailed(Arc::new(error))
+                synced.map_or_else(|stopped| stopped, |()| AppendError::WriteFailed(Arc::new(error)))
             }
             Err(error) => {
                 let fault = self.segment.io_fault("taking a failed write back", self.written, error);

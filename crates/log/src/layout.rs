@@ -27,7 +27,7 @@ use anabranch_core::seam::{Disk, Open};
 
 use crate::marks::{START, SWAP};
 use crate::segment::{
-    CLEAN, Listing, SCAN_WINDOW_BYTES, Scan, Segment, aborted_path, index_path, segment_path,
+    CLEAN, Listing, SCAN_WINDOW_BYTES, Scan, ScanError, Segment, aborted_path, index_path, segment_path,
 };
 use crate::{Fault, FaultCause};
 
@@ -127,13 +127,16 @@ pub(crate) fn remove_segment(disk: &dyn Disk, directory: &Path, base: Offset) ->
 }
 
 /// Whether the batches of the segment at `base` go up to `end`: only a swapped one does. One that is damaged does not, and
-/// whoever opens it will say so.
+/// whoever opens it will say so; of one that cannot be read nothing is known.
 fn reaches(disk: &dyn Disk, directory: &Path, base: Offset, end: Offset) -> io::Result<bool> {
     let file: Arc<_> = disk.open(&segment_path(directory, base), Open::Read)?;
     let mut scan = Scan::new(file.as_ref(), 0, file.len()?, SCAN_WINDOW_BYTES);
     let mut next = base;
-    while let Ok(Some((_, header))) = scan.next_header() {
-        next = header.next_offset();
+    loop {
+        match scan.next_header() {
+            Ok(Some((_, header))) => next = header.next_offset(),
+            Ok(None) | Err(ScanError::Damaged(..)) => return Ok(next == end),
+            Err(ScanError::Io(_, error)) => return Err(error),
+        }
     }
-    Ok(next == end)
 }
