@@ -16,7 +16,7 @@ use anabranch_log::{
 use proptest::prelude::*;
 
 use crate::crash::{CrashDisk, Loss, Plan};
-use crate::support::{config, copied, offset, open, open_on, verify};
+use crate::support::{FailingDisk, config, copied, offset, open, open_on, verify};
 
 const RETENTION_MS: i64 = 1000;
 
@@ -385,6 +385,25 @@ async fn power_loss_at_every_step_of_a_pass_loses_no_newest_record() {
             }
         }
     }
+}
+
+/// Found by the simulator: a segment that was replaced could not be removed; the next swap could not read the new one, took it
+/// for the old one, and forgot what explains the other.
+#[tokio::test]
+async fn a_swap_that_cannot_be_looked_at_is_not_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = filled(dir.path()).await;
+    let disk = FailingDisk::default();
+    let store = open_on(Arc::new(disk.clone()), dir.path());
+    let log = store.open_partition("t", 0, settings(), Absent::Damage).unwrap();
+    let settled = log.settle(Roll::WhenDue).await.unwrap();
+    disk.faults.next_removal_fails.store(true, Ordering::SeqCst);
+    let failed = log.compact(&settled, &how(0));
+    assert!(matches!(failed, Err(UpkeepError::Io { action: "finishing", .. })), "{failed:?}");
+    assert!(dir.path().join("topics/t/0/swap").exists());
+    store.close().await;
+    drop((store, log));
+    check_after_a_stop(dir.path(), &model, "it is finished by the start");
 }
 
 #[tokio::test]

@@ -123,6 +123,9 @@ pub(crate) fn offset(offset: i64) -> Offset {
 /// What a [`FailingDisk`] does wrong, until told otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
+    /// The next removal of a segment, and the next read after it.
+    pub(crate) next_removal_fails: AtomicBool,
+    next_read_fails: AtomicBool,
     pub(crate) writes_fail: AtomicBool,
     /// The next write of batches.
     pub(crate) next_write_fails: AtomicBool,
@@ -169,6 +172,9 @@ struct FailingFile {
 
 impl DiskFile for FailingFile {
     fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()> {
+        if self.faults.next_read_fails.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::other("planted"));
+        }
         self.file.read_exact_at(into, position)
     }
 
@@ -237,6 +243,11 @@ impl Disk for FailingDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let is_segment = path.extension().is_some_and(|extension| extension == "log");
+        if is_segment && self.faults.next_removal_fails.swap(false, Ordering::SeqCst) {
+            self.faults.next_read_fails.store(true, Ordering::SeqCst);
+            return Err(io::Error::other("planted"));
+        }
         RealDisk.remove_file(path)
     }
 
