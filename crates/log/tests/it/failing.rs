@@ -211,6 +211,36 @@ async fn a_batch_is_refused_with_those_that_it_follows() {
     assert_eq!(values(&log), expected(0..2));
 }
 
+/// Found by the simulator: a write of several batches failed, one of them was whole, and it was there again when the power went,
+/// after its producer was told that it is not. What is cut off is synced before anybody is told.
+#[tokio::test]
+async fn what_was_refused_is_gone_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FailingDisk::default();
+    let store = open_on(Arc::new(disk.clone()), dir.path());
+    let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
+    let other = store.open_partition("t", 1, config(), Absent::Create).unwrap();
+    // The writer waits here, so that the two batches that follow are one group.
+    disk.faults.hold_syncs();
+    let held = other.submit(batch(0..1), Ack::Durable).await.unwrap();
+    while other.offsets().log_end == offset(0) {
+        tokio::task::yield_now().await;
+    }
+    let first = log.submit(batch(0..1), Ack::Written).await.unwrap();
+    let second = log.submit(batch(1..2), Ack::Written).await.unwrap();
+    disk.faults.next_write_fails.store(true, Ordering::SeqCst);
+    disk.faults.release_one_sync();
+    held.answer().await.unwrap();
+    let mut first = Box::pin(first.answer());
+    let told_early = tokio::time::timeout(Duration::from_millis(50), &mut first).await;
+    disk.faults.release_syncs();
+    assert!(told_early.is_err(), "{told_early:?}");
+    for refused in [first.await, second.answer().await] {
+        assert!(matches!(refused, Err(AppendError::WriteFailed(_))), "{refused:?}");
+    }
+    assert!(values(&log).is_empty());
+}
+
 /// A topic that became relaxed between the write of a group and its sync was not synced then, and whoever waited for that
 /// sync waited for `flush.ms`: for ever, by default.
 #[tokio::test]
