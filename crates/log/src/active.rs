@@ -707,6 +707,7 @@ impl PartitionWriter {
         if self.shared.stopped().is_none() {
             self.checkpoint(disk);
         }
+        self.shared.note.lock().finish();
         self.shared.close();
     }
 }

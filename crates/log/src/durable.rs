@@ -68,17 +68,24 @@ impl DurablePoint {
 pub(crate) struct DurableNote {
     path: PathBuf,
     noted: Option<DurablePoint>,
+    is_final: bool,
 }
 
 impl DurableNote {
     /// The note of the partition in `directory`, of which nothing is known.
     pub(crate) fn new(directory: &Path) -> Self {
-        Self { path: directory.join(FILE), noted: None }
+        Self { path: directory.join(FILE), noted: None, is_final: false }
+    }
+
+    /// Nothing more is noted: the path may be that of another partition from now on, of a topic that has the same name.
+    pub(crate) fn finish(&mut self) {
+        self.is_final = true;
     }
 
     /// Notes a point, unless a later one was noted before.
     pub(crate) fn advance(&mut self, disk: &dyn Disk, point: DurablePoint) {
-        if self.noted.is_none_or(|noted| noted < point)
+        if !self.is_final
+            && self.noted.is_none_or(|noted| noted < point)
             && let Err(error) = self.write(disk, point)
         {
             // Nothing is lost: recovery will look at more of the segment.
@@ -108,7 +115,22 @@ impl DurableNote {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::seam::RealDisk;
+
     use super::*;
+
+    /// Found by the simulator: the last note of a deleted topic's partition failed, and the flusher made it later, in the
+    /// directory of a topic that had the name by then.
+    #[test]
+    fn what_is_finished_notes_nothing_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut note = DurableNote::new(dir.path());
+        note.advance(&RealDisk, DurablePoint { segment: Offset(0), bytes: 1, next: Offset(1) });
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        note.finish();
+        note.advance(&RealDisk, DurablePoint { segment: Offset(0), bytes: 2, next: Offset(2) });
+        assert!(!dir.path().join(FILE).exists());
+    }
 
     #[test]
     fn a_torn_note_is_no_note() {
