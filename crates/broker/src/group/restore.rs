@@ -119,8 +119,9 @@ impl Restore {
         self.skipped
     }
 
-    /// The groups as they were, but for members that died with the broker. Sessions begin anew; a group that is larger than the configuration now allows
-    /// rebalances, so that its members can commit before some are sent away. `topics` are those that there are.
+    /// The groups as they were, but for members that died with the broker. Sessions begin anew; a group that is larger than
+    /// the configuration now allows rebalances, so that its members can commit before some are sent away. `topics` are those
+    /// that there are.
     #[must_use]
     pub fn finish(
         self,

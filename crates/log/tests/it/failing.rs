@@ -4,9 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anabranch_log::{Absent, Ack, AppendError, FaultCause, LogConfig, LogStatus, ReadError};
+use anabranch_log::{
+    Absent, Ack, AppendError, FaultCause, LogConfig, LogStatus, PartitionLog, Pending, ReadError,
+};
 
 use crate::support::{FailingDisk, batch, config, expected, offset, open, open_on, producer_batch, values};
+
+/// Lets the writer wait for a sync of an empty partition, so that what is submitted meanwhile is one group.
+async fn hold_writer(disk: &FailingDisk, other: &PartitionLog) -> Pending {
+    disk.faults.hold_syncs();
+    let held = other.submit(batch(0..1), Ack::Durable).await.unwrap();
+    while other.offsets().log_end == offset(0) {
+        tokio::task::yield_now().await;
+    }
+    held
+}
 
 #[tokio::test]
 async fn nothing_is_seen_or_acknowledged_as_durable_before_the_sync() {
@@ -190,12 +202,7 @@ async fn a_batch_is_refused_with_those_that_it_follows() {
     let log =
         store.open_partition("t", 0, LogConfig { segment_bytes: 100, ..config() }, Absent::Create).unwrap();
     let other = store.open_partition("t", 1, config(), Absent::Create).unwrap();
-    // The writer waits here, so that the two batches that follow are one group.
-    disk.faults.hold_syncs();
-    let held = other.submit(batch(0..1), Ack::Durable).await.unwrap();
-    while other.offsets().log_end == offset(0) {
-        tokio::task::yield_now().await;
-    }
+    let held = hold_writer(&disk, &other).await;
     let first = log.submit(producer_batch(0, 0, "value 0"), Ack::Durable).await.unwrap();
     let second = log.submit(producer_batch(0, 1, "value 1"), Ack::Durable).await.unwrap();
     disk.faults.next_write_fails.store(true, Ordering::SeqCst);
@@ -220,12 +227,7 @@ async fn what_was_refused_is_gone_for_good() {
     let store = open_on(Arc::new(disk.clone()), dir.path());
     let log = store.open_partition("t", 0, config(), Absent::Create).unwrap();
     let other = store.open_partition("t", 1, config(), Absent::Create).unwrap();
-    // The writer waits here, so that the two batches that follow are one group.
-    disk.faults.hold_syncs();
-    let held = other.submit(batch(0..1), Ack::Durable).await.unwrap();
-    while other.offsets().log_end == offset(0) {
-        tokio::task::yield_now().await;
-    }
+    let held = hold_writer(&disk, &other).await;
     let first = log.submit(batch(0..1), Ack::Written).await.unwrap();
     let second = log.submit(batch(1..2), Ack::Written).await.unwrap();
     disk.faults.next_write_fails.store(true, Ordering::SeqCst);
