@@ -87,7 +87,7 @@ impl Kind {
                 let (header, items) = decode_head(0, bytes)?;
                 let head_bytes = header.head_bytes as usize;
                 let payload_bytes = header.len_bytes as usize - head_bytes;
-                let mut entry = encode_head(0, header.sequence, header.oldest, &items, payload_bytes);
+                let (mut entry, _) = encode_head(0, header.sequence, header.oldest, &items, payload_bytes);
                 entry.extend_from_slice(bytes.get(head_bytes..header.len_bytes as usize)?);
                 entry.resize(entry.len().next_multiple_of(SECTOR_BYTES as usize), 0);
                 let (again, items_again) = decode_head(0, &entry).expect("what was written can be read");

@@ -118,14 +118,14 @@ pub(crate) fn entry_bytes(item_bytes: usize, payload_bytes: usize) -> u64 {
     ((FIXED_BYTES + item_bytes + payload_bytes) as u64).next_multiple_of(SECTOR_BYTES)
 }
 
-/// An entry's bytes up to its payload. Topics' names have at most 255 bytes.
+/// An entry's bytes up to its payload, and how many bytes it has with that. Topics' names have at most 255 bytes.
 pub(crate) fn encode_head(
     key: u64,
     sequence: u64,
     oldest: u64,
     items: &[Item],
     payload_bytes: usize,
-) -> Vec<u8> {
+) -> (Vec<u8>, u64) {
     let mut head = Vec::with_capacity(FIXED_BYTES + items.len() * (RUN_BYTES + 32));
     head.put_u32_le(ENTRY_MAGIC);
     head.put_bytes(0, 4);
@@ -159,7 +159,7 @@ pub(crate) fn encode_head(
     head[28..32].copy_from_slice(&head_bytes.to_le_bytes());
     let crc = checksum(key, &head[8..]);
     head[4..8].copy_from_slice(&crc.to_le_bytes());
-    head
+    (head, len)
 }
 
 fn checksum(key: u64, bytes: &[u8]) -> u32 {
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_back_and_any_change_to_its_head_is_seen() {
-        let head = encode_head(7, 42, 40, &items(), 5);
+        let (head, _) = encode_head(7, 42, 40, &items(), 5);
         let mut bytes = head.clone();
         bytes.resize(SECTOR_BYTES as usize, 0);
         let (header, read) = decode_head(7, &bytes).unwrap();
@@ -254,7 +254,8 @@ mod tests {
         let item_bytes = Item::run_bytes("orders") + Item::forgotten_bytes("old");
         for payload_bytes in 0..2 * SECTOR_BYTES as usize {
             let foreseen = entry_bytes(item_bytes, payload_bytes);
-            let mut bytes = encode_head(7, 42, 40, &items(), payload_bytes);
+            let (mut bytes, len_bytes) = encode_head(7, 42, 40, &items(), payload_bytes);
+            assert_eq!(len_bytes, foreseen);
             assert_eq!(
                 (bytes.len() + payload_bytes).next_multiple_of(SECTOR_BYTES as usize) as u64,
                 foreseen

@@ -309,10 +309,9 @@ impl Ring {
         let oldest = self.oldest();
         let active = self.active.as_mut().expect("entries are written to an active file");
         let payload_bytes = payload.iter().map(|part| part.len()).sum();
-        let head = encode_head(active.file.header.key, self.next_sequence, oldest, items, payload_bytes);
-        let used_bytes = head.len() + payload_bytes;
-        let len_bytes = used_bytes.next_multiple_of(SECTOR_BYTES as usize);
-        let padding = &ZEROS[..len_bytes - used_bytes];
+        let (head, len_bytes) =
+            encode_head(active.file.header.key, self.next_sequence, oldest, items, payload_bytes);
+        let padding = &ZEROS[..len_bytes as usize - head.len() - payload_bytes];
         let mut parts = Vec::with_capacity(payload.len() + 2);
         parts.push(&head[..]);
         parts.extend(payload);
@@ -326,7 +325,7 @@ impl Ring {
         };
         let synced = active.file.file.sync_data().or_else(again);
         synced.map_err(|error| fault(FaultCause::SyncFailed(Arc::new(error))))?;
-        active.at += len_bytes as u64;
+        active.at += len_bytes;
         self.announced = oldest;
         self.next_sequence += 1;
         Ok(())
