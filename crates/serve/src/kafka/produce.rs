@@ -290,8 +290,9 @@ async fn join(
     let transactions = door.broker.transactions();
     let id = id.unwrap_or_default();
     let asked = |how| Join { id, producer, epoch, partitions: partitions.clone(), how };
-    if version >= 12 {
-        return Ok(match transactions.join_in_turn(asked(How::Add(TransactionVersion::V2))).await {
+    let rules = version_of(version);
+    if rules == TransactionVersion::V2 {
+        return Ok(match transactions.join_in_turn(asked(How::Add(rules))).await {
             Ok(joining) => {
                 let part = Some(joining.part());
                 InTransaction { part, joining: Some(joining), ..Default::default() }
