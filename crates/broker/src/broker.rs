@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_core::engine::Description;
 use anabranch_core::seam::{
     Clock, Disk, Machine, OsRandom, Random, RealDisk, Space, SystemClock, Threads, Workers,
 };
@@ -45,7 +46,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) memory: Memory,
-    pub(crate) cluster_id: String,
+    pub(crate) description: Description,
     pub(crate) store: Store,
     pub(crate) journal: Journal,
     /// Protects the pointer to the newest snapshot; held to copy or replace it only.
@@ -183,7 +184,7 @@ impl Broker {
     /// Names this data directory for ever: 22 characters of base64, as Kafka's cluster ids are.
     #[must_use]
     pub fn cluster_id(&self) -> &str {
-        &self.0.cluster_id
+        &self.0.description.cluster
     }
 
     /// This node's id.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::TopicPartition;
 use anabranch_core::engine::{EngineError, GroupEvent, GroupMember, Position};
+use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::Isolation;
 
 use crate::broker::Broker;
-use crate::engine::{offset, position};
 use crate::group::event::Commit;
 use crate::member::Member;
 use crate::read::{Consumed, Reader};
@@ -89,11 +88,11 @@ impl Consumer {
                 biased;
                 event = self.member.next_event() => match event? {
                     GroupEvent::Assigned(partitions) => self.take(partitions),
-                    GroupEvent::Revoked(partitions) => self.give_up(&partitions),
+                    GroupEvent::Revoked(partitions) | GroupEvent::Lost(partitions) => self.give_up(&partitions),
                 },
                 consumed = self.reader.next() => match consumed {
                     Ok(consumed) => {
-                        self.handed_out.insert(consumed.partition.clone(), position(consumed.offset.plus(1)));
+                        self.handed_out.insert(consumed.partition.clone(), consumed.offset.plus(1).into());
                         return Ok(consumed);
                     }
                     // Its topic was deleted; the group's leader will notice. The other partitions go on.
@@ -138,7 +137,7 @@ impl Consumer {
         for (at, committed) in partitions {
             // A topic that was deleted since is noticed by the group's leader.
             let Some(partition) = self.broker.partition(&at) else { continue };
-            let start = committed.map_or(partition.offsets().log_start, offset);
+            let start = committed.map_or(partition.offsets().log_start, Offset::from);
             self.reader.add(partition, start);
         }
     }

@@ -3,20 +3,23 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anabranch_core::batch::BatchHeader;
+use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use anabranch_core::engine::{
-    self, Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, GroupPositions, Place,
-    Position, ReadLimits, Support, TopicSpec, Transactions,
+    self, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError, Ensured,
+    Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader, Support,
+    TopicSpec, Transactions,
 };
 use anabranch_core::{Offset, TopicPartition};
-use anabranch_log::{Ack, AppendError, Isolation, ReadError, ReadSlice, Waiter};
+use anabranch_log::{Ack, AppendError, Isolation, ReadError, ReadSlice, UpkeepError, Waiter};
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::broker::Broker;
 use crate::config::Apply;
-use crate::error::{FetchError, ProduceError, TopicError, TransactionalError};
+use crate::config::broker::BrokerConfig;
+use crate::error::{DeleteRecordsError, FetchError, ProduceError, TopicError, TransactionalError};
 use crate::group::GroupError;
+use crate::maintenance::Before;
 use crate::member::Member;
 use crate::partition::{At, Partition};
 use crate::read::Shown;
@@ -27,19 +30,8 @@ use crate::transactional::{TransactionOptions, TransactionalProducer};
 
 #[async_trait]
 impl Engine for Broker {
-    fn name(&self) -> &'static str {
-        "embedded"
-    }
-
-    fn support(&self, capability: Capability) -> Support {
-        match capability {
-            Capability::PartitionOrder
-            | Capability::Replay
-            | Capability::Groups
-            | Capability::IdempotentAppend
-            | Capability::Transactions
-            | Capability::Compaction => Support::Native,
-        }
+    fn description(&self) -> &Description {
+        &self.0.description
     }
 
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
@@ -69,36 +61,119 @@ impl Engine for Broker {
     async fn append(
         &self,
         to: &TopicPartition,
-        batch: Bytes,
-        durability: Durability,
-    ) -> Result<Position, EngineError> {
-        let ack = match durability {
+        what: Payload,
+        how: AppendOptions,
+    ) -> Result<Appended, EngineError> {
+        if how.expected.is_some() {
+            self.require(&[Capability::ConditionalAppend])?;
+        }
+        if how.id.is_some() {
+            self.require(&[Capability::AppendIds])?;
+        }
+        let ack = match how.durability {
             Durability::Written => Ack::Written,
             Durability::Durable => Ack::Durable,
         };
+        let batch = what.into_batch()?;
+        let span = span(&batch)?;
         let produced = self.partition_of(to)?.produce(batch, ack).await;
-        Ok(position(produced.map_err(|error| self.refusal(to, error))?.base_offset))
+        Ok(appended(produced.map_err(|error| self.refusal(to, error))?.base_offset, span))
     }
 
-    async fn read(
-        &self,
-        partition: &TopicPartition,
-        from: Position,
-        limits: ReadLimits,
-    ) -> Result<Fetched, EngineError> {
-        let log = self.partition_of(partition)?;
-        let from = offset(from);
+    async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
+        Ok(self.find(&self.partition_of(partition)?, place, Isolation::Committed).await?.into())
+    }
+
+    async fn reader(&self, at: &TopicPartition, from: Position) -> Result<Box<dyn Reader>, EngineError> {
+        let log = self.partition_of(at)?;
+        Ok(Box::new(PartitionReader { broker: self.clone(), at: at.clone(), log, next: from }))
+    }
+
+    async fn trim(&self, at: &TopicPartition, before: Position) -> Result<Position, EngineError> {
+        match self.delete_records(at, Before::Offset(before.into())).await {
+            Ok(start) => Ok(start.into()),
+            Err(DeleteRecordsError::Unknown(at)) => Err(EngineError::NotFound(at)),
+            Err(DeleteRecordsError::OutOfRange { end, .. }) => Err(EngineError::OutOfRange {
+                partition: at.clone(),
+                position: before,
+                earliest: self.partition_of(at)?.offsets().log_start.into(),
+                latest: end.into(),
+            }),
+            Err(error @ (DeleteRecordsError::Internal(_) | DeleteRecordsError::Policy(_))) => {
+                Err(EngineError::Refused { topic: at.topic.clone(), reason: error.to_string() })
+            }
+            Err(
+                DeleteRecordsError::Append(AppendError::Closed)
+                | DeleteRecordsError::Log(UpkeepError::Closed),
+            ) => Err(self.gone(at)),
+            Err(error) => Err(EngineError::Failed(Box::new(error))),
+        }
+    }
+
+    async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
+        Ok(Box::new(Member::new(self.clone(), group, topics)?))
+    }
+
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        Broker::close(self).await;
+    }
+}
+
+/// What a record takes in a batch of its own, beside its key and value.
+const RECORD_OVERHEAD_BYTES: u64 = BATCH_HEADER_BYTES as u64 + 40;
+
+/// What the embedded engine is, opened with `config`.
+pub(crate) fn describe(cluster: &str, config: &BrokerConfig) -> Description {
+    let record_bytes_max =
+        config.number("message.max.bytes").unsigned_abs().saturating_sub(RECORD_OVERHEAD_BYTES);
+    let relaxed = config.number("log.flush.interval.messages") != 1;
+    let limits =
+        Limits { record_bytes_max, append_bytes_max: record_bytes_max, append_records_max: u32::MAX };
+    let support = |capability| match capability {
+        Capability::AppendIds => Support::absent("a transaction's end says what became of it"),
+        Capability::ConditionalAppend => Support::absent("a transactional id keeps other writers out"),
+        Capability::SurvivesNodeLoss => Support::absent("it is one machine"),
+        Capability::SurvivesPowerLoss if relaxed => {
+            Support::absent("log.flush.interval.messages is not 1, so it answers before it has synced")
+        }
+        _ => Support::Native,
+    };
+    Description::new("embedded", env!("CARGO_PKG_VERSION"), cluster, 1, limits, support)
+}
+
+/// Reads one partition.
+#[derive(Debug)]
+struct PartitionReader {
+    broker: Broker,
+    at: TopicPartition,
+    log: Partition,
+    next: Position,
+}
+
+#[async_trait]
+impl Reader for PartitionReader {
+    fn position(&self) -> Position {
+        self.next
+    }
+
+    async fn read(&mut self, limits: ReadLimits) -> Result<Fetched, EngineError> {
+        let from = Offset::from(self.next);
         let give_up = tokio::time::sleep(limits.wait_max);
         tokio::pin!(give_up);
         loop {
             // Registered before looking, so that nothing that comes in between is missed.
             let waiter = Waiter::new();
-            log.register(&waiter);
-            let searched = log.clone();
+            self.log.register(&waiter);
+            let searched = self.log.clone();
             let reading = move || read(&searched, from, limits.bytes_max, Isolation::Committed);
-            let slice = blocking(log.workers(), reading).await;
-            let fetched = fetched(slice.map_err(|error| self.blame(partition, error))?, from)?;
-            if fetched.next > position(from) || limits.wait_max.is_zero() {
+            let slice = blocking(self.log.workers(), reading).await;
+            let fetched = fetched(slice.map_err(|error| self.broker.blame(&self.at, error))?, from)?;
+            if fetched.next > self.next || limits.wait_max.is_zero() {
+                self.next = fetched.next;
                 return Ok(fetched);
             }
             tokio::select! {
@@ -108,16 +183,8 @@ impl Engine for Broker {
         }
     }
 
-    async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
-        Ok(position(self.find(&self.partition_of(partition)?, place, Isolation::Committed).await?))
-    }
-
-    async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
-        Ok(Box::new(Member::new(self.clone(), group, topics)?))
-    }
-
-    fn transactions(&self) -> Option<&dyn Transactions> {
-        Some(self)
+    fn seek(&mut self, to: Position) {
+        self.next = to;
     }
 }
 
@@ -139,22 +206,27 @@ impl Transactions for Broker {
 impl engine::TransactionalProducer for TransactionalProducer {
     async fn commit(
         &mut self,
-        appends: Vec<(TopicPartition, Bytes)>,
+        appends: Vec<(TopicPartition, Payload)>,
         positions: Option<GroupPositions>,
-    ) -> Result<Vec<Position>, EngineError> {
+    ) -> Result<Vec<Appended>, EngineError> {
         let broker = self.broker().clone();
+        let prepare = |(to, what): (TopicPartition, Payload)| {
+            let batch = what.into_batch()?;
+            Ok((to, span(&batch)?, batch))
+        };
+        let batches = appends.into_iter().map(prepare).collect::<Result<Vec<_>, EngineError>>()?;
         let committed = async {
             let mut transaction = self.begin().await?;
-            let mut appended = Vec::with_capacity(appends.len());
-            for (to, batch) in appends {
-                appended.push(position(transaction.produce(&to, batch).await?.base_offset));
+            let mut stored = Vec::with_capacity(batches.len());
+            for (to, span, batch) in batches {
+                stored.push(appended(transaction.produce(&to, batch).await?.base_offset, span));
             }
             if let Some(GroupPositions { group, positions }) = positions {
-                let offsets: Vec<_> = positions.into_iter().map(|(at, next)| (at, offset(next))).collect();
+                let offsets: Vec<_> = positions.into_iter().map(|(at, next)| (at, next.into())).collect();
                 transaction.commit_offsets(&group, &offsets).await?;
             }
             transaction.commit().await?;
-            Ok(appended)
+            Ok(stored)
         };
         committed.await.map_err(|error| broker.abortion(error))
     }
@@ -193,9 +265,9 @@ impl Broker {
         match error {
             FetchError::Log(ReadError::OutOfRange { asked, start, end }) => EngineError::OutOfRange {
                 partition: partition.clone(),
-                position: position(asked),
-                earliest: position(start),
-                latest: position(end),
+                position: asked.into(),
+                earliest: start.into(),
+                latest: end.into(),
             },
             FetchError::Log(ReadError::Closed) => self.gone(partition),
             FetchError::Unknown(partition) => EngineError::NotFound(partition),
@@ -208,6 +280,12 @@ impl Broker {
         match error {
             ProduceError::Batch(error) => EngineError::Batch(error),
             ProduceError::Unknown(partition) => EngineError::NotFound(partition),
+            ProduceError::TooLarge { bytes, max_bytes }
+            | ProduceError::LargerThanSegment { bytes, max_bytes } => EngineError::TooLarge {
+                partition: partition.clone(),
+                bytes: bytes as u64,
+                max: max_bytes as u64,
+            },
             ProduceError::Log(AppendError::Closed) => self.gone(partition),
             ProduceError::Log(AppendError::Stopped(_) | AppendError::WriteFailed(_)) => {
                 EngineError::Failed(Box::new(error))
@@ -247,6 +325,16 @@ impl Broker {
     }
 }
 
+/// Offsets that the batch takes up.
+fn span(batch: &[u8]) -> Result<i64, EngineError> {
+    let header = BatchHeader::parse(batch)?;
+    Ok(header.next_offset().0 - header.base_offset.0)
+}
+
+fn appended(first: Offset, span: i64) -> Appended {
+    Appended { first: first.into(), next: first.plus(span).into(), duplicate: false }
+}
+
 /// Reads, and fails where there is nothing to wait for. Blocks on the disk.
 pub(crate) fn read(
     partition: &Partition,
@@ -282,15 +370,9 @@ fn fetched(slice: ReadSlice, from: Offset) -> Result<Fetched, EngineError> {
         [run] => slice.batches.slice(run.clone()),
         runs => runs.iter().map(|run| &slice.batches[run.clone()]).collect::<Vec<_>>().concat().into(),
     };
-    Ok(Fetched { batches, next: position(next), latest: position(slice.offsets.last_stable) })
-}
-
-/// Offsets of records are never negative.
-pub(crate) fn position(offset: Offset) -> Position {
-    Position(offset.0.unsigned_abs())
-}
-
-/// A position that no offset can have is past every end.
-pub(crate) fn offset(position: Position) -> Offset {
-    Offset(i64::try_from(position.0).unwrap_or(i64::MAX))
+    Ok(Fetched {
+        block: Block::Batches(batches),
+        next: next.into(),
+        latest: slice.offsets.last_stable.into(),
+    })
 }

@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::TopicPartition;
 use anabranch_core::engine::{EngineError, GroupEvent, GroupMember, Position};
+use anabranch_core::{Offset, TopicPartition};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
-use crate::engine::{offset, position};
 use crate::group::consumer_protocol::{
     Assignment, RANGE, Subscriber, Subscription, assign_ranges, subscribed_topics,
 };
@@ -36,7 +35,7 @@ pub(crate) struct Member {
     me: Arc<Identity>,
     phase: Phase,
     generation: i32,
-    /// What it reads now.
+    /// What it reads now, or has until it joins again.
     owned: BTreeSet<TopicPartition>,
 }
 
@@ -104,7 +103,7 @@ impl Member {
         let Membership { generation, assigned, seen } = membership;
         let asked: Vec<(String, i32)> = assigned.iter().map(|at| (at.topic.clone(), at.partition)).collect();
         let committed = self.me.broker.groups().fetch_offsets(&self.me.group, &asked, false).await;
-        let place = |offset: i64| position(anabranch_core::Offset(offset.max(0)));
+        let place = |offset: i64| Offset(offset.max(0)).into();
         let positions =
             committed.into_iter().map(|found| found.ok().flatten().map(|found| place(found.offset)));
         self.generation = generation;
@@ -119,7 +118,10 @@ impl GroupMember for Member {
     async fn next_event(&mut self) -> Result<GroupEvent, EngineError> {
         loop {
             match &mut self.phase {
-                Phase::Outside => self.phase = Phase::Joining(tokio::spawn(Arc::clone(&self.me).enter())),
+                Phase::Outside => {
+                    self.owned.clear();
+                    self.phase = Phase::Joining(tokio::spawn(Arc::clone(&self.me).enter()));
+                }
                 Phase::Joining(joining) => {
                     let joined = joining.await;
                     self.phase = Phase::Outside;
@@ -132,10 +134,16 @@ impl GroupMember for Member {
                     let over = beating.await;
                     self.phase = Phase::Outside;
                     tracing::debug!(group = self.me.group, ?over, "a member's generation is over");
-                    if !self.owned.is_empty() {
-                        let revoked = std::mem::take(&mut self.owned);
-                        return Ok(GroupEvent::Revoked(revoked.into_iter().collect()));
+                    if self.owned.is_empty() {
+                        continue;
                     }
+                    // While the group waits for its members to join again, it takes their commits.
+                    return match over {
+                        Ok(GroupError::RebalanceInProgress) => {
+                            Ok(GroupEvent::Revoked(self.owned.iter().cloned().collect()))
+                        }
+                        _ => Ok(GroupEvent::Lost(std::mem::take(&mut self.owned).into_iter().collect())),
+                    };
                 }
             }
         }
@@ -345,7 +353,7 @@ fn commit_offset(at: &TopicPartition, next: Position) -> CommitOffset {
     CommitOffset {
         topic: at.topic.clone(),
         partition: at.partition,
-        offset: offset(next).0,
+        offset: Offset::from(next).0,
         leader_epoch: crate::partition::LEADER_EPOCH.0,
         metadata: String::new(),
     }

@@ -99,6 +99,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     refused.extend(left);
     // A path that was opened a moment ago has an absolute one.
     let root = std::path::absolute(&builder.root).unwrap_or(builder.root);
+    let description = crate::engine::describe(&cluster_id, &builder.config);
     let shared = Arc::new(Shared {
         root,
         disk: builder.disk,
@@ -106,7 +107,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         clock: builder.clock,
         random: builder.random,
         memory,
-        cluster_id,
+        description,
         store,
         journal: catalogue,
         catalogue: newest,

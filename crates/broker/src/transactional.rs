@@ -16,7 +16,6 @@ use bytes::Bytes;
 use crate::append::Appended;
 use crate::broker::Broker;
 use crate::consumer::Consumer;
-use crate::engine::position;
 use crate::error::{ProduceError, TransactionalError};
 use crate::group::GroupError;
 use crate::group::event::{Commit, InTransaction};
@@ -248,7 +247,7 @@ impl Transaction<'_> {
         offsets: &[(TopicPartition, Offset)],
     ) -> Result<(), TransactionalError> {
         self.take_whole()?;
-        let positions: Vec<_> = offsets.iter().map(|(at, next)| (at.clone(), position(*next))).collect();
+        let positions: Vec<_> = offsets.iter().map(|(at, next)| (at.clone(), (*next).into())).collect();
         self.try_commit(commit_of(group, &positions)).await?;
         self.is_whole = true;
         Ok(())

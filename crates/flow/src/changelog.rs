@@ -5,9 +5,9 @@
 //! where the store stands, or from the beginning where that cannot be trusted.
 
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::{BatchError, Record, RecordAt, split_batches};
+use anabranch_core::batch::{BatchError, Record, RecordAt};
 use anabranch_core::engine::{
-    Capability, Engine, Place, Position, ReadLimits, Support, TopicSpec, TransactionalProducer,
+    Capability, Engine, Place, Position, ReadLimits, Reader, TopicSpec, TransactionalProducer,
 };
 use anabranch_core::seam::Clock;
 use bytes::Bytes;
@@ -64,12 +64,12 @@ impl Changelog {
         let at = TopicPartition::new(&opening.topic, 0);
         let start = engine.locate(&at, Place::Earliest).await?;
         let end = engine.locate(&at, Place::Latest).await?;
-        let reader = Reader { engine, at: at.clone(), next: start, end };
-        let Some(first) = reader.clone().first().await? else {
+        let span = Span { engine, at: at.clone(), start, end };
+        let Some(first) = span.read_from(start).await?.first().await? else {
             return Self::begin(at, opening, store).await;
         };
         let made_ms = made_ms(&at, &first, opening.identity)?;
-        let restore = Restore { changelog: Self { at, made_ms }, reader, now_ms };
+        let restore = Restore { changelog: Self { at, made_ms }, span, now_ms };
         let (store, progress) = restore.run(store).await?;
         Ok((restore.changelog, store, progress))
     }
@@ -84,8 +84,9 @@ impl Changelog {
         let changelog = Self { at: at.clone(), made_ms };
         let records = [Origin { identity, made_ms }.to_record()?, beginning.to_record()?];
         let batches = changelog.batches(&records)?.into_iter();
-        let appended = producer.commit(batches.map(|batch| (at.clone(), batch)).collect(), None).await?;
-        let position = appended.last().expect("a position comes for each batch").0;
+        let appended =
+            producer.commit(batches.map(|batch| (at.clone(), batch.into())).collect(), None).await?;
+        let position = appended.last().expect("each batch has its place").first.0;
         let (store, beginning) = blocking(move || {
             store.forget()?;
             let mut changes = store.changes();
@@ -112,7 +113,7 @@ impl Changelog {
 
 async fn ensure_topic(engine: &dyn Engine, topic: &str) -> Result<(), FlowError> {
     let mut spec = TopicSpec::new(topic, 1);
-    if engine.support(Capability::Compaction) != Support::Absent {
+    if engine.description().has(Capability::Compaction) {
         let tombstones_kept_ms = TOMBSTONES_KEPT_MS.to_string();
         let configs = [
             ("cleanup.policy", "compact"),
@@ -142,8 +143,7 @@ fn made_ms(at: &TopicPartition, first: &Record, identity: String) -> Result<i64,
 /// Brings a store to the end of its changelog.
 struct Restore<'a> {
     changelog: Changelog,
-    /// At the beginning.
-    reader: Reader<'a>,
+    span: Span<'a>,
     /// Before its end was looked for.
     now_ms: i64,
 }
@@ -174,7 +174,7 @@ impl Restore<'_> {
                     "a flow's state is made anew from its changelog, because {why}"
                 );
                 let store = blocking(move || store.forget().map(|()| store)).await??;
-                let (position, written_ms) = (self.reader.next.0, self.now_ms);
+                let (position, written_ms) = (self.span.start.0, self.now_ms);
                 self.follow(store, Mark { made_ms: self.changelog.made_ms, position, written_ms }).await?
             }
         };
@@ -193,9 +193,9 @@ impl Restore<'_> {
         if mark.made_ms != self.changelog.made_ms {
             return Ok(Standing::Useless("the local copy is of another changelog"));
         }
-        let mut reader = Reader { next: Position(mark.position), ..self.reader.clone() };
-        let newest = match reader.next >= self.reader.next {
-            true => reader.newest_step().await?,
+        let stands = Position(mark.position);
+        let newest = match stands >= self.span.start {
+            true => self.span.read_from(stands).await?.newest_step().await?,
             false => None,
         };
         let known = known.map_or(0, |known| known.step);
@@ -212,10 +212,10 @@ impl Restore<'_> {
 
     /// Reads on from `mark`, which keeps its time until the end is reached.
     async fn follow(&self, mut store: Store, mut mark: Mark) -> Result<(Store, Mark), FlowError> {
-        let mut reader = Reader { next: Position(mark.position), ..self.reader.clone() };
-        while let Some(records) = reader.next().await? {
+        let mut reading = self.span.read_from(Position(mark.position)).await?;
+        while let Some(records) = reading.next().await? {
             let newest = records.iter().rfind(|at| Progress::is_in(&at.record));
-            mark.position = newest.map_or(reader.next.0, |at| at.offset.0.cast_unsigned());
+            mark.position = newest.map_or(reading.reader.position().0, |at| at.offset.0.cast_unsigned());
             let topic = self.changelog.at.topic.clone();
             store = blocking(move || {
                 let mut changes = store.changes();
@@ -232,32 +232,39 @@ impl Restore<'_> {
     }
 }
 
-/// Reads the changelog up to where it ended at the start.
-#[derive(Debug, Clone)]
-struct Reader<'a> {
+/// The changelog as it was at the start.
+struct Span<'a> {
     engine: &'a dyn Engine,
     at: TopicPartition,
-    next: Position,
+    start: Position,
     end: Position,
 }
 
-impl Reader<'_> {
+impl Span<'_> {
+    async fn read_from(&self, from: Position) -> Result<Reading, FlowError> {
+        let reader = self.engine.reader(&self.at, from).await?;
+        Ok(Reading { reader, at: self.at.clone(), end: self.end })
+    }
+}
+
+/// Reads to the end of a span.
+struct Reading {
+    reader: Box<dyn Reader>,
+    at: TopicPartition,
+    end: Position,
+}
+
+impl Reading {
     /// The records that come next, which may be none; `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<RecordAt>>, FlowError> {
-        if self.next >= self.end {
+        let from = self.reader.position();
+        if from >= self.end {
             return Ok(None);
         }
-        let from = self.next;
-        let fetched = self.engine.read(&self.at, from, ReadLimits::default()).await?;
+        let fetched = self.reader.read(ReadLimits::default()).await?;
         let damaged =
             |source: BatchError| FlowError::Damaged { partition: self.at.clone(), position: from, source };
-        let mut records = Vec::new();
-        for batch in split_batches(fetched.batches) {
-            let found = batch.and_then(|batch| batch.records()).map_err(damaged)?;
-            records.extend(found.into_iter().filter(|at| at.offset.0.cast_unsigned() >= from.0));
-        }
-        self.next = fetched.next;
-        Ok(Some(records))
+        fetched.block.into_records(from).map(Some).map_err(damaged)
     }
 
     async fn first(mut self) -> Result<Option<Record>, FlowError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{Record, RecordAt};
-use anabranch_core::engine::{Capability, Engine, EngineError, Place, Position, Support, TopicSpec};
+use anabranch_core::engine::{Capability, Engine, EngineError, Place, Position, TopicSpec};
 use anabranch_core::seam::Clock;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -234,10 +234,9 @@ where
         clock: Arc<dyn Clock>,
     ) -> Result<OpenFlow, FlowError> {
         self.check()?;
-        engine.require(&[Capability::PartitionOrder, Capability::Replay])?;
-        if !self.at_least_once {
-            engine.require(&[Capability::Transactions])?;
-        }
+        let mut needs = vec![Capability::PartitionOrder, Capability::Replay];
+        needs.extend((!self.at_least_once).then_some(Capability::Transactions));
+        engine.require(&needs).map_err(EngineError::Unsuitable)?;
         let mut sources = Vec::new();
         let mut partitions_max = 0;
         for topic in self.topics() {
@@ -254,7 +253,10 @@ where
         options.changelog = changelog;
         let now = clock.monotonic();
         let commit_interval = self.commit_interval;
-        let positions = progress.positions.iter().copied().map(Position).collect();
+        let mut readers = Vec::with_capacity(sources.len());
+        for (source, position) in sources.iter().zip(&progress.positions) {
+            readers.push(engine.reader(source, Position(*position)).await?);
+        }
         let worker = self.into_worker(options, sources.clone(), Table::new(store), progress, now);
         let metrics = Arc::new(Metrics::default());
         metrics.update(|snapshot| worker.report(snapshot));
@@ -262,7 +264,7 @@ where
             engine,
             clock,
             sources,
-            positions,
+            readers,
             commit_interval,
             last_commit: now,
             metrics,
@@ -295,14 +297,13 @@ where
             return Ok(State { store, progress, delivery: Delivery::AtLeastOnce, changelog: None });
         }
         let topic = changelog_of(self.name());
-        let absent = || EngineError::Absent { engine: engine.name(), capability: Capability::Transactions };
-        let transactions = engine.transactions().ok_or_else(absent)?;
+        let transactions = engine.transactions().expect("it was required");
         let beginning = beginning(&**engine, sources).await?;
         let mut producer = transactions.producer(&topic, TRANSACTION_TIMEOUT).await?;
         let opening =
             Opening { engine: &**engine, producer: &mut *producer, clock, topic, identity, beginning };
         let (changelog, store, progress) = Changelog::open(opening, store).await?;
-        let has_groups = engine.support(Capability::Groups) != Support::Absent;
+        let has_groups = engine.description().has(Capability::Groups);
         let delivery = Delivery::ExactlyOnce {
             producer,
             changelog: changelog.at.clone(),
@@ -331,7 +332,7 @@ where
 
     async fn options(&self, engine: &dyn Engine, partitions: i32) -> Result<Options, FlowError> {
         let mut sink = TopicSpec::new(&self.sink, partitions);
-        if engine.support(Capability::Compaction) != Support::Absent {
+        if engine.description().has(Capability::Compaction) {
             // Results are upserts: the newest per key is enough.
             sink.configs.push(("cleanup.policy".into(), "compact".into()));
         }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{
-    Durability, Engine, Fetched, GroupPositions, Place, Position, ReadLimits, TransactionalProducer,
+    AppendOptions, Block, Engine, Fetched, GroupPositions, Place, Position, ReadLimits, Reader,
+    TransactionalProducer,
 };
 use anabranch_core::seam::Clock;
 use futures::future::{BoxFuture, try_join_all};
@@ -36,8 +37,8 @@ pub struct OpenFlow {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sources: Vec<TopicPartition>,
-    /// The record that is read next, per source.
-    pub(crate) positions: Vec<Position>,
+    /// One per source. They are where the worker is to go on.
+    pub(crate) readers: Vec<Box<dyn Reader>>,
     pub(crate) commit_interval: Duration,
     pub(crate) last_commit: Duration,
     pub(crate) metrics: Arc<Metrics>,
@@ -60,8 +61,12 @@ pub(crate) enum Delivery {
     AtLeastOnce,
 }
 
-/// What a read brought, and from which partition.
-type Arrival = (usize, Result<Fetched, FlowError>);
+/// What a read brought from which source, and what to read on with.
+struct Arrival {
+    source: usize,
+    reader: Box<dyn Reader>,
+    fetched: Result<Fetched, FlowError>,
+}
 
 impl OpenFlow {
     /// How the flow is doing; valid, and kept up to date, for as long as anyone holds it.
@@ -115,14 +120,15 @@ impl OpenFlow {
         self.commit().await?;
         let mut reads = FuturesUnordered::new();
         let mut chunks = Vec::new();
-        for (partition, &next) in self.positions.iter().enumerate() {
+        for (partition, reader) in std::mem::take(&mut self.readers).into_iter().enumerate() {
+            let next = reader.position();
             match end_of(partition) {
                 // (A position after the end is the engine's to refuse.)
                 Some(end) if next == end => {
-                    let fetched = Fetched { batches: bytes::Bytes::new(), next, latest: end };
+                    let fetched = Fetched { block: Block::EMPTY, next, latest: end };
                     chunks.push(Chunk { partition, fetched, end: Some(end) });
                 }
-                _ => reads.push(self.read(partition)),
+                _ => reads.push(self.read(partition, reader)),
             }
         }
         loop {
@@ -139,12 +145,11 @@ impl OpenFlow {
                 break;
             }
             chunks = Vec::with_capacity(arrivals.len());
-            for (partition, fetched) in arrivals {
+            for Arrival { source: partition, reader, fetched } in arrivals {
                 let fetched = fetched?;
                 let end = end_of(partition);
-                self.positions[partition] = fetched.next;
                 if end.is_none_or(|end| fetched.next < end) {
-                    reads.push(self.read(partition));
+                    reads.push(self.read(partition, reader));
                 }
                 chunks.push(Chunk { partition, fetched, end });
             }
@@ -152,15 +157,16 @@ impl OpenFlow {
         self.commit().await
     }
 
-    fn read(&self, partition: usize) -> BoxFuture<'static, Arrival> {
-        let engine = Arc::clone(&self.engine);
-        let source = self.sources[partition].clone();
-        let from = self.positions[partition];
+    fn read(&self, source: usize, mut reader: Box<dyn Reader>) -> BoxFuture<'static, Arrival> {
         let limits = ReadLimits {
             bytes_max: (READ_BYTES / self.sources.len()).clamp(READ_BYTES_MIN, READ_BYTES_MAX),
             wait_max: self.commit_interval.clamp(READ_WAIT_MIN, READ_WAIT_MAX),
         };
-        async move { (partition, engine.read(&source, from, limits).err_into().await) }.boxed()
+        let read = async move {
+            let fetched = reader.read(limits).err_into().await;
+            Arrival { source, reader, fetched }
+        };
+        read.boxed()
     }
 
     /// Works on `chunks`, with as many commits in between as it takes.
@@ -206,15 +212,16 @@ impl OpenFlow {
             append_all(&*self.engine, outgoing).await?;
             return Ok(None);
         };
-        let outgoing =
-            outgoing.into_iter().flat_map(|(to, batches)| batches.into_iter().map(move |b| (to.clone(), b)));
-        let logged = logged.into_iter().map(|batch| (changelog.clone(), batch));
+        let outgoing = outgoing
+            .into_iter()
+            .flat_map(|(to, batches)| batches.into_iter().map(move |b| (to.clone(), b.into())));
+        let logged = logged.into_iter().map(|batch| (changelog.clone(), batch.into()));
         let stands = positions.into_iter().map(|(source, next)| (self.sources[source].clone(), next));
         let positions: Vec<_> = stands.collect();
         let positions =
             group.clone().filter(|_| !positions.is_empty()).map(|group| GroupPositions { group, positions });
         let appended = producer.commit(outgoing.chain(logged).collect(), positions).await?;
-        Ok(appended.last().copied())
+        Ok(appended.last().map(|last| last.first))
     }
 
     /// Lets the worker work where it may block, and reports how things stand then.
@@ -255,7 +262,7 @@ async fn arrived(reads: &mut FuturesUnordered<BoxFuture<'static, Arrival>>) -> V
 async fn append_all(engine: &dyn Engine, outgoing: Outgoing) -> Result<(), FlowError> {
     let append = |(to, batches): (TopicPartition, Vec<bytes::Bytes>)| async move {
         for batch in batches {
-            engine.append(&to, batch, Durability::Durable).await?;
+            engine.append(&to, batch.into(), AppendOptions::default()).await?;
         }
         Ok::<(), FlowError>(())
     };

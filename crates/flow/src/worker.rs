@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::{BatchError, Record, RecordAt, split_batch};
+use anabranch_core::batch::{BatchError, Record, RecordAt};
 use anabranch_core::engine::{Fetched, Position};
 use bytes::Bytes;
 use serde::Serialize;
@@ -230,12 +230,10 @@ where
                     return Ok(Some(record));
                 }
             }
-            if fetched.batches.is_empty() {
-                return Ok(None);
+            match fetched.block.take_records().map_err(damaged)? {
+                None => return Ok(None),
+                Some(records) => inflow.records = records.into_iter(),
             }
-            let (batch, rest) = split_batch(&fetched.batches).map_err(damaged)?;
-            fetched.batches = rest;
-            inflow.records = batch.records().map_err(damaged)?.into_iter();
         }
     }
 
@@ -498,7 +496,7 @@ where
         for chunk in chunks {
             let Chunk { partition, fetched, .. } = &chunk;
             self.latest[*partition] = fetched.latest.0;
-            if !fetched.batches.is_empty() {
+            if !fetched.block.is_empty() {
                 self.watermarks.heard(*partition, now);
             } else if fetched.next >= fetched.latest {
                 self.watermarks.quiet(*partition, now);

@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use anabranch_broker::Broker;
-use anabranch_core::TopicPartition;
-use anabranch_core::batch::{Record, split_batches};
-use anabranch_core::engine::{Engine, Place, ReadLimits};
+use anabranch_core::batch::{Record, RecordAt};
+use anabranch_core::engine::{Engine, for_each_record};
 use anyhow::Context;
 use serde::Serialize;
 
@@ -33,27 +31,27 @@ pub(super) struct Totals {
 
 impl Totals {
     /// Counts what the topics hold.
-    pub(super) async fn read(broker: &Broker) -> anyhow::Result<Self> {
+    pub(super) async fn read(engine: &dyn Engine) -> anyhow::Result<Self> {
         let mut totals = Self::default();
-        for_each(broker, FLIGHTS, |record| {
+        for_each_record(engine, FLIGHTS, |RecordAt { record, .. }| {
             *totals.rows.entry(decode::<Flight>(&record)?.origin).or_default() += 1;
-            Ok(())
+            Ok::<_, anyhow::Error>(())
         })
         .await?;
-        for_each(broker, LATE, |record| {
+        for_each_record(engine, LATE, |RecordAt { record, .. }| {
             let flight: Flight = decode(&record)?;
             *totals.late.entry(flight.origin).or_default() += 1;
             totals.delay_minutes += flight.dep_delay.unwrap_or(0);
             totals.without_delay += u64::from(flight.dep_delay.is_none());
-            Ok(())
+            Ok::<_, anyhow::Error>(())
         })
         .await?;
         // Results are upserts: the newest record per key counts.
         let mut results = HashMap::new();
-        for_each(broker, RESULTS, |record| {
+        for_each_record(engine, RESULTS, |RecordAt { record, .. }| {
             let result: Departures = decode(&record)?;
             results.insert(record.key, result);
-            Ok(())
+            Ok::<_, anyhow::Error>(())
         })
         .await?;
         totals.windows = results.len() as u64;
@@ -69,28 +67,6 @@ impl Totals {
 fn decode<'a, T: serde::Deserialize<'a>>(record: &'a Record) -> anyhow::Result<T> {
     serde_json::from_slice(record.value.as_deref().unwrap_or_default())
         .context("a record is not what the demo wrote")
-}
-
-/// Every record that `topic` holds now.
-async fn for_each(
-    broker: &Broker,
-    topic: &str,
-    mut each: impl FnMut(Record) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let limits = ReadLimits { bytes_max: 4 << 20, wait_max: Duration::ZERO };
-    for partition in 0..broker.partition_count(topic).await? {
-        let partition = TopicPartition::new(topic, partition);
-        let mut position = broker.locate(&partition, Place::Earliest).await?;
-        let end = broker.locate(&partition, Place::Latest).await?;
-        while position < end {
-            let fetched = broker.read(&partition, position, limits).await?;
-            for batch in split_batches(fetched.batches) {
-                batch?.records()?.into_iter().try_for_each(|at| each(at.record))?;
-            }
-            position = fetched.next;
-        }
-    }
-    Ok(())
 }
 
 /// One total.

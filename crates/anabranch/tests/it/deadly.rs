@@ -10,11 +10,10 @@ use anabranch::Broker;
 use anabranch::core::seam::{Disk, DiskFile, Entry, Lock, Open, RealDisk, Space};
 use anabranch::{Engine, EngineError, Place, TopicPartition};
 use anabranch_core::engine::{
-    Capability, Durability, Ensured, Fetched, GroupMember, GroupPositions, Position, ReadLimits, Support,
+    AppendOptions, Appended, Description, Ensured, GroupMember, GroupPositions, Payload, Position, Reader,
     TopicSpec, TransactionalProducer, Transactions,
 };
 use async_trait::async_trait;
-use bytes::Bytes;
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Counts calls that change something, once it burns.
@@ -152,12 +151,8 @@ pub(crate) struct DeadlyEngine {
 
 #[async_trait]
 impl Engine for DeadlyEngine {
-    fn name(&self) -> &'static str {
-        self.broker.name()
-    }
-
-    fn support(&self, capability: Capability) -> Support {
-        self.broker.support(capability)
+    fn description(&self) -> &Description {
+        self.broker.description()
     }
 
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
@@ -171,19 +166,18 @@ impl Engine for DeadlyEngine {
     async fn append(
         &self,
         to: &TopicPartition,
-        batch: Bytes,
-        durability: Durability,
-    ) -> Result<Position, EngineError> {
-        Engine::append(&self.broker, to, batch, durability).await
+        what: Payload,
+        how: AppendOptions,
+    ) -> Result<Appended, EngineError> {
+        Engine::append(&self.broker, to, what, how).await
     }
 
-    async fn read(
-        &self,
-        partition: &TopicPartition,
-        from: Position,
-        limits: ReadLimits,
-    ) -> Result<Fetched, EngineError> {
-        self.broker.read(partition, from, limits).await
+    async fn reader(&self, at: &TopicPartition, from: Position) -> Result<Box<dyn Reader>, EngineError> {
+        self.broker.reader(at, from).await
+    }
+
+    async fn trim(&self, at: &TopicPartition, before: Position) -> Result<Position, EngineError> {
+        self.broker.trim(at, before).await
     }
 
     async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
@@ -196,6 +190,10 @@ impl Engine for DeadlyEngine {
 
     fn transactions(&self) -> Option<&dyn Transactions> {
         Some(self)
+    }
+
+    async fn close(&self) {
+        self.broker.close().await;
     }
 }
 
@@ -221,9 +219,9 @@ struct DeadlyProducer {
 impl TransactionalProducer for DeadlyProducer {
     async fn commit(
         &mut self,
-        appends: Vec<(TopicPartition, Bytes)>,
+        appends: Vec<(TopicPartition, Payload)>,
         positions: Option<GroupPositions>,
-    ) -> Result<Vec<Position>, EngineError> {
+    ) -> Result<Vec<Appended>, EngineError> {
         self.fuse.burn();
         let appended = self.producer.commit(appends, positions).await?;
         self.fuse.burn();

@@ -11,11 +11,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anabranch::core::batch::{RecordAt, split_batches};
+use anabranch::core::batch::RecordAt;
 use anabranch::core::seam::SystemClock;
 use anabranch::flow::{Count, Definition, Disorder, Flow, FlowError, Late, Sum, Tumbling, Undecodable};
-use anabranch::{Ack, Apply, Broker, Engine, EngineError, NewTopic, Place, Record, TopicPartition};
-use anabranch_core::engine::ReadLimits;
+use anabranch::{Ack, Apply, Broker, EngineError, NewTopic, Record};
+use anabranch_core::engine::for_each_record;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::deadly::{DeadlyDisk, DeadlyEngine, Fuse};
@@ -359,20 +359,11 @@ fn check(root: &Path, work: Work) {
 /// Every committed record of a topic.
 async fn rows_of(broker: &Broker, topic: &str) -> Vec<(String, String)> {
     let mut rows = Vec::new();
-    for partition in 0..broker.partition_count(topic).await.unwrap() {
-        let partition = TopicPartition::new(topic, partition);
-        let mut position = broker.locate(&partition, Place::Earliest).await.unwrap();
-        let end = broker.locate(&partition, Place::Latest).await.unwrap();
-        while position < end {
-            let fetched = broker.read(&partition, position, ReadLimits::default()).await.unwrap();
-            for at in split_batches(fetched.batches).flat_map(|batch| batch.unwrap().records().unwrap()) {
-                let text = |bytes: Option<bytes::Bytes>| {
-                    String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap()
-                };
-                rows.push((text(at.record.key), text(at.record.value)));
-            }
-            position = fetched.next;
-        }
-    }
+    let text = |bytes: Option<bytes::Bytes>| String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap();
+    let collect = |RecordAt { record, .. }| {
+        rows.push((text(record.key), text(record.value)));
+        Ok::<_, EngineError>(())
+    };
+    for_each_record(broker, topic, collect).await.unwrap();
     rows
 }

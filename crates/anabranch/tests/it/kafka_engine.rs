@@ -1,15 +1,14 @@
 //! A Kafka cluster as an engine, by librdkafka: as much of it as a flow needs, so that a flow can run in a process of its own.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch::core::batch::{BatchBuilder, Compression, Record, check_batch};
+use anabranch::core::batch::{BatchBuilder, Compression, Record};
 use anabranch::{Engine, EngineError, Place, TopicPartition};
 use anabranch_core::engine::{
-    Capability, Durability, Ensured, Fetched, GroupMember, GroupPositions, Position, ReadLimits, Support,
-    TopicSpec, TransactionalProducer, Transactions,
+    AppendOptions, Appended, Block, Description, Ensured, Fetched, GroupMember, GroupPositions, Limits,
+    Payload, Position, ReadLimits, Reader, Support, TopicSpec, TransactionalProducer, Transactions,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,10 +25,16 @@ use crate::kill9::{client, group_client};
 
 pub(crate) struct KafkaEngine {
     addr: String,
-    cursors: Mutex<HashMap<TopicPartition, Arc<Mutex<Cursor>>>>,
+    description: Description,
 }
 
 /// Reads one partition.
+struct KafkaReader {
+    cursor: Arc<Mutex<Cursor>>,
+    at: TopicPartition,
+    next: Position,
+}
+
 struct Cursor {
     consumer: BaseConsumer,
     /// Where the consumer goes on by itself.
@@ -38,18 +43,18 @@ struct Cursor {
 
 impl KafkaEngine {
     pub(crate) fn new(addr: &str) -> Self {
-        Self { addr: addr.to_owned(), cursors: Mutex::default() }
+        let limits =
+            Limits { record_bytes_max: 1 << 20, append_bytes_max: 1 << 20, append_records_max: u32::MAX };
+        let description = Description::new("kafka", "4", addr, 1, limits, |_| Support::Native);
+        Self { addr: addr.to_owned(), description }
     }
 
-    fn cursor(&self, at: &TopicPartition) -> Arc<Mutex<Cursor>> {
-        let cursor =
-            || Arc::new(Mutex::new(Cursor { consumer: group_client(&self.addr, "reads"), next: None }));
-        Arc::clone(self.cursors.lock().entry(at.clone()).or_insert_with(cursor))
+    fn consumer(&self) -> BaseConsumer {
+        group_client(&self.addr, "reads")
     }
 
     fn count(&self, topic: &str) -> Result<i32, EngineError> {
-        let cursor = self.cursor(&TopicPartition::new(topic, 0));
-        let metadata = cursor.lock().consumer.fetch_metadata(Some(topic), DEADLINE).map_err(failed)?;
+        let metadata = self.consumer().fetch_metadata(Some(topic), DEADLINE).map_err(failed)?;
         Ok(metadata.topics()[0].partitions().len() as i32)
     }
 }
@@ -66,12 +71,8 @@ fn failed(error: KafkaError) -> EngineError {
 
 #[async_trait]
 impl Engine for KafkaEngine {
-    fn name(&self) -> &'static str {
-        "kafka"
-    }
-
-    fn support(&self, _: Capability) -> Support {
-        Support::Native
+    fn description(&self) -> &Description {
+        &self.description
     }
 
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
@@ -95,24 +96,26 @@ impl Engine for KafkaEngine {
         }
     }
 
-    async fn append(&self, _: &TopicPartition, _: Bytes, _: Durability) -> Result<Position, EngineError> {
+    async fn append(
+        &self,
+        _: &TopicPartition,
+        _: Payload,
+        _: AppendOptions,
+    ) -> Result<Appended, EngineError> {
         unimplemented!("a flow appends in transactions")
     }
 
-    async fn read(
-        &self,
-        partition: &TopicPartition,
-        from: Position,
-        limits: ReadLimits,
-    ) -> Result<Fetched, EngineError> {
-        let (cursor, at) = (self.cursor(partition), partition.clone());
-        tokio::task::spawn_blocking(move || cursor.lock().read(&at, from, limits)).await.unwrap()
+    async fn reader(&self, at: &TopicPartition, from: Position) -> Result<Box<dyn Reader>, EngineError> {
+        let cursor = Arc::new(Mutex::new(Cursor { consumer: self.consumer(), next: None }));
+        Ok(Box::new(KafkaReader { cursor, at: at.clone(), next: from }))
+    }
+
+    async fn trim(&self, _: &TopicPartition, _: Position) -> Result<Position, EngineError> {
+        unimplemented!("no flow trims")
     }
 
     async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
-        let cursor = self.cursor(partition);
-        let cursor = cursor.lock();
-        let found = cursor.consumer.fetch_watermarks(&partition.topic, partition.partition, DEADLINE);
+        let found = self.consumer().fetch_watermarks(&partition.topic, partition.partition, DEADLINE);
         let (earliest, latest) = found.map_err(failed)?;
         match place {
             Place::Earliest => Ok(Position(earliest as u64)),
@@ -127,6 +130,33 @@ impl Engine for KafkaEngine {
 
     fn transactions(&self) -> Option<&dyn Transactions> {
         Some(self)
+    }
+
+    async fn close(&self) {}
+}
+
+impl fmt::Debug for KafkaReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaReader").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Reader for KafkaReader {
+    fn position(&self) -> Position {
+        self.next
+    }
+
+    async fn read(&mut self, limits: ReadLimits) -> Result<Fetched, EngineError> {
+        let (cursor, at, from) = (Arc::clone(&self.cursor), self.at.clone(), self.next);
+        let read =
+            tokio::task::spawn_blocking(move || cursor.lock().read(&at, from, limits)).await.unwrap()?;
+        self.next = read.next;
+        Ok(read)
+    }
+
+    fn seek(&mut self, to: Position) {
+        self.next = to;
     }
 }
 
@@ -175,7 +205,7 @@ impl Cursor {
         }
         self.next = Some(Position(next));
         Ok(Fetched {
-            batches: batches.into(),
+            block: Block::Batches(batches.into()),
             next: Position(next),
             latest: Position(next.max(latest as u64)),
         })
@@ -243,14 +273,14 @@ impl KafkaProducer {
 impl TransactionalProducer for KafkaProducer {
     async fn commit(
         &mut self,
-        appends: Vec<(TopicPartition, Bytes)>,
+        appends: Vec<(TopicPartition, Payload)>,
         positions: Option<GroupPositions>,
-    ) -> Result<Vec<Position>, EngineError> {
+    ) -> Result<Vec<Appended>, EngineError> {
         self.blocking(Producer::begin_transaction).await?;
         let mut sent = Vec::new();
-        for (to, batch) in appends {
-            for (index, at) in check_batch(&batch)?.records()?.into_iter().enumerate() {
-                let Record { key, value, .. } = at.record;
+        for (to, what) in appends {
+            for (index, record) in what.into_records()?.into_iter().enumerate() {
+                let Record { key, value, .. } = record;
                 let mut record = FutureRecord::to(&to.topic).partition(to.partition);
                 (record.key, record.payload) = (key.as_deref(), value.as_deref());
                 let future = self.producer.send_result(record).map_err(|(error, _)| self.blame(error))?;
@@ -277,7 +307,8 @@ impl TransactionalProducer for KafkaProducer {
         let mut appended = Vec::new();
         for future in sent {
             let delivered = future.await.expect("it is committed").map_err(|(error, _)| self.blame(error))?;
-            appended.push(Position(delivered.offset as u64));
+            let first = Position(delivered.offset as u64);
+            appended.push(Appended { first, next: first, duplicate: false });
         }
         Ok(appended)
     }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anabranch_broker::{Apply, Broker, NewTopic, Record, TransactionOptions};
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::{BatchBuilder, Compression, split_batches};
+use anabranch_core::batch::{BatchBuilder, Compression};
 use anabranch_core::engine::{
-    Capability, Durability, Engine, EngineError, Ensured, GroupPositions, Place, Position, ReadLimits,
-    TopicSpec,
+    AppendOptions, Appended, Block, Capability, Durability, Engine, EngineError, Ensured, Fetched,
+    GroupPositions, Payload, Place, Position, ReadLimits, TopicSpec,
 };
+
+use bytes::Bytes;
 
 use crate::{batch, broker_with, open, soon};
 
@@ -19,6 +21,20 @@ fn at(topic: &str) -> TopicPartition {
 
 const NO_WAIT: ReadLimits = ReadLimits { bytes_max: 1 << 20, wait_max: Duration::ZERO };
 const LONG: ReadLimits = ReadLimits { bytes_max: 1 << 20, wait_max: Duration::from_secs(3600) };
+
+async fn read(
+    engine: &dyn Engine,
+    topic: &str,
+    from: u64,
+    limits: ReadLimits,
+) -> Result<Fetched, EngineError> {
+    engine.reader(&at(topic), Position(from)).await?.read(limits).await
+}
+
+fn values(fetched: &Fetched, from: u64) -> Vec<String> {
+    let records = fetched.block.clone().into_records(Position(from)).unwrap();
+    records.into_iter().map(|at| String::from_utf8(at.record.value.unwrap().to_vec()).unwrap()).collect()
+}
 
 async fn engine_with(path: &std::path::Path) -> (Broker, Arc<dyn Engine>) {
     let broker = broker_with(path, NewTopic::new("t")).await;
@@ -30,19 +46,16 @@ async fn what_is_appended_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let (_, engine) = engine_with(dir.path()).await;
     for (values, durability) in [(&["a", "b"][..], Durability::Written), (&["c"][..], Durability::Durable)] {
-        engine.append(&at("t"), batch(values), durability).await.unwrap();
+        engine.append(&at("t"), batch(values).into(), AppendOptions::new(durability)).await.unwrap();
     }
-    let fetched = engine.read(&at("t"), Position(1), NO_WAIT).await.unwrap();
-    assert_eq!((fetched.next, fetched.latest), (Position(3), Position(3)));
-    let values: Vec<_> = split_batches(fetched.batches)
-        .flat_map(|batch| batch.unwrap().records().unwrap())
-        .filter(|record| record.offset.0 >= 1)
-        .map(|record| record.record.value.unwrap())
-        .collect();
-    assert_eq!(values, ["b", "c"]);
-    let nothing = engine.read(&at("t"), Position(3), NO_WAIT).await.unwrap();
-    assert!(nothing.batches.is_empty() && nothing.next == Position(3));
-    let first = engine.read(&at("t"), Position(0), ReadLimits { bytes_max: 1, ..NO_WAIT }).await.unwrap();
+    let mut reader = engine.reader(&at("t"), Position(1)).await.unwrap();
+    let fetched = reader.read(NO_WAIT).await.unwrap();
+    assert_eq!((fetched.next, fetched.latest, reader.position()), (Position(3), Position(3), Position(3)));
+    assert_eq!(values(&fetched, 1), ["b", "c"]);
+    let nothing = reader.read(NO_WAIT).await.unwrap();
+    assert!(nothing.block.is_empty() && nothing.next == Position(3));
+    reader.seek(Position(0));
+    let first = reader.read(ReadLimits { bytes_max: 1, ..NO_WAIT }).await.unwrap();
     assert_eq!(first.next, Position(2), "the first batch comes whole");
 }
 
@@ -50,12 +63,12 @@ async fn what_is_appended_is_read() {
 async fn a_read_waits_for_what_comes() {
     let dir = tempfile::tempdir().unwrap();
     let (broker, engine) = engine_with(dir.path()).await;
-    let reading = tokio::spawn(async move { engine.read(&at("t"), Position(0), LONG).await });
+    let reading = tokio::spawn(async move { read(&*engine, "t", 0, LONG).await });
     broker.topic("t").unwrap().append(Record::keyless("x")).await.unwrap();
     assert_eq!(soon(reading).await.unwrap().unwrap().next, Position(1));
 
     let waiting = broker.clone();
-    let reading = tokio::spawn(async move { waiting.read(&at("t"), Position(1), LONG).await });
+    let reading = tokio::spawn(async move { read(&waiting, "t", 1, LONG).await });
     tokio::task::yield_now().await;
     broker.delete_topic("t").await.unwrap();
     assert!(
@@ -101,14 +114,16 @@ async fn topics_are_ensured() {
 async fn failures_say_whose_fault_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let (broker, engine) = engine_with(dir.path()).await;
-    let missing = engine.append(&at("none"), batch(&["a"]), Durability::Durable).await.unwrap_err();
+    let missing =
+        engine.append(&at("none"), batch(&["a"]).into(), AppendOptions::default()).await.unwrap_err();
     assert!(matches!(missing, EngineError::NotFound(_)));
-    let garbage = engine.append(&at("t"), "garbage".into(), Durability::Durable).await.unwrap_err();
+    let garbage =
+        engine.append(&at("t"), Bytes::from("garbage").into(), AppendOptions::default()).await.unwrap_err();
     assert!(matches!(garbage, EngineError::Batch(_)));
-    let beyond = engine.read(&at("t"), Position(5), NO_WAIT).await.unwrap_err();
+    let beyond = read(&*engine, "t", 5, NO_WAIT).await.unwrap_err();
     assert!(matches!(beyond, EngineError::OutOfRange { position: Position(5), latest: Position(0), .. }));
     broker.close().await;
-    let closed = engine.append(&at("t"), batch(&["a"]), Durability::Durable).await.unwrap_err();
+    let closed = engine.append(&at("t"), batch(&["a"]).into(), AppendOptions::default()).await.unwrap_err();
     assert!(matches!(closed, EngineError::Closed));
     assert!(matches!(engine.ensure_topic(&TopicSpec::new("v", 1)).await, Err(EngineError::Closed)));
 }
@@ -128,7 +143,7 @@ async fn a_damaged_partition_stops_and_the_others_go_on() {
     std::fs::write(&path, &bytes).unwrap();
 
     let broker = open(dir.path()).await;
-    assert!(soon(broker.read(&at("t"), Position(0), LONG)).await.is_err(), "it does not wait in vain");
+    assert!(soon(read(&broker, "t", 0, LONG)).await.is_err(), "it does not wait in vain");
     assert!(broker.topic("t").unwrap().append(Record::keyless("y")).await.is_err());
     broker.topic("u").unwrap().append(Record::keyless("y")).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
@@ -158,28 +173,30 @@ async fn committed_records_are_read_and_nothing_else_of_transactions() {
     let mut transaction = producer.begin().await.unwrap();
     transaction.append("t", Record::keyless("8").at(now_ms + 60_000)).await.unwrap();
     append("9").await;
-    let read = async |from: u64| {
-        let fetched = engine.read(&at("t"), Position(from), NO_WAIT).await.unwrap();
-        let batches = split_batches(fetched.batches).flat_map(|batch| batch.unwrap().records().unwrap());
-        let values = batches.map(|at| String::from_utf8(at.record.value.unwrap().to_vec()).unwrap());
-        (values.collect::<Vec<_>>().join(" "), fetched.next.0, fetched.latest.0)
+    let shown = async |from: u64| {
+        let fetched = read(&*engine, "t", from, NO_WAIT).await.unwrap();
+        (values(&fetched, from).join(" "), fetched.next.0, fetched.latest.0)
     };
     // 0, 1 aborted at 2, 2 committed at 4, 3 aborted at 6, 7, and what is open.
-    assert_eq!(read(0).await, ("0 2 7".into(), 8, 8));
-    assert_eq!(read(1).await, ("2 7".into(), 8, 8));
-    assert_eq!(read(5).await, ("7".into(), 8, 8));
-    let small = engine.read(&at("t"), Position(5), ReadLimits { bytes_max: 1, ..LONG }).await.unwrap();
-    assert_eq!((small.batches.len(), small.next), (0, Position(6)), "it goes on behind what is not shown");
+    assert_eq!(shown(0).await, ("0 2 7".into(), 8, 8));
+    assert_eq!(shown(1).await, ("2 7".into(), 8, 8));
+    assert_eq!(shown(5).await, ("7".into(), 8, 8));
+    let small = read(&*engine, "t", 5, ReadLimits { bytes_max: 1, ..LONG }).await.unwrap();
+    assert_eq!(
+        (&small.block, small.next),
+        (&Block::Batches(Bytes::new()), Position(6)),
+        "it goes on behind what is not shown"
+    );
     for place in [Place::Latest, Place::AtTime(now_ms + 60_000)] {
         assert_eq!(engine.locate(&at("t"), place).await.unwrap(), Position(8), "{place:?}");
     }
     let waiting = tokio::spawn({
         let engine = engine.clone();
-        async move { engine.read(&at("t"), Position(8), LONG).await }
+        async move { read(&*engine, "t", 8, LONG).await }
     });
     transaction.commit().await.unwrap();
     assert!(soon(waiting).await.unwrap().unwrap().next > Position(8), "an end wakes readers");
-    assert_eq!(read(8).await, ("8 9".into(), 11, 11));
+    assert_eq!(shown(8).await, ("8 9".into(), 11, 11));
 }
 
 #[tokio::test]
@@ -187,30 +204,32 @@ async fn batches_and_positions_are_committed_together_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let (broker, engine) = engine_with(dir.path()).await;
     broker.create_topic(NewTopic::new("u"), Apply::Now).await.unwrap();
-    engine.require(&Capability::ALL).unwrap();
+    engine.require(&[Capability::Transactions]).unwrap();
     let minute = Duration::from_secs(60);
     let transactions = engine.transactions().unwrap();
     let mut old = transactions.producer("id", minute).await.unwrap();
     let stands =
         |next| Some(GroupPositions { group: "g".to_owned(), positions: vec![(at("t"), Position(next))] });
-    let read = async |topic: &str| {
-        let fetched = engine.read(&at(topic), Position(0), NO_WAIT).await.unwrap();
-        let records = split_batches(fetched.batches).flat_map(|batch| batch.unwrap().records().unwrap());
-        let values = records.map(|at| String::from_utf8(at.record.value.unwrap().to_vec()).unwrap());
-        values.collect::<Vec<_>>().join(" ")
-    };
+    let shown = async |topic| values(&read(&*engine, topic, 0, NO_WAIT).await.unwrap(), 0).join(" ");
     let everything = async || {
         let stands = broker.groups().fetch_offsets("g", &[("t".to_owned(), 0)], true).await.remove(0);
-        (read("t").await, read("u").await, stands.unwrap().map(|committed| committed.offset))
+        (shown("t").await, shown("u").await, stands.unwrap().map(|committed| committed.offset))
     };
     let fresh = |value: &str| {
         let mut builder = BatchBuilder::new(Compression::Zstd);
-        builder.push(&Record::new("key", value.to_owned()).at(broker.clock().now_ms())).build().unwrap()
+        let batch = builder.push(&Record::new("key", value.to_owned()).at(broker.clock().now_ms())).build();
+        Payload::Batch(batch.unwrap())
     };
     let appends =
         |value: &str| vec![(at("t"), fresh(value)), (at("u"), fresh(value)), (at("t"), fresh(value))];
     let appended = old.commit(appends("1"), stands(1)).await.unwrap();
-    assert_eq!(appended, [Position(0), Position(0), Position(1)]);
+    let places = [(0, 1), (0, 1), (1, 2)];
+    let places = places.map(|(first, next)| Appended {
+        first: Position(first),
+        next: Position(next),
+        duplicate: false,
+    });
+    assert_eq!(appended, places);
     old.commit(Vec::new(), stands(2)).await.unwrap();
     old.commit(Vec::new(), None).await.unwrap();
     assert_eq!(everything().await, ("1 1".into(), "1".into(), Some(2)));
@@ -219,7 +238,7 @@ async fn batches_and_positions_are_committed_together_or_not_at_all() {
     missing.push((at("none"), fresh("2")));
     assert!(matches!(old.commit(missing, stands(3)).await, Err(EngineError::NotFound(_))));
     let mut garbage = appends("2");
-    garbage.push((at("u"), "garbage".into()));
+    garbage.push((at("u"), Bytes::from("garbage").into()));
     assert!(matches!(old.commit(garbage, stands(3)).await, Err(EngineError::Batch(_))));
     let mut new = transactions.producer("id", minute).await.unwrap();
     let fenced = old.commit(appends("2"), stands(3)).await;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anabranch_core::batch::{BatchBuilder, Compression, Record, RecordAt, check_batch, split_batches};
 use anabranch_core::engine::{
-    self, Capability, Durability, Engine, EngineError, Ensured, Fetched, GroupMember, GroupPositions, Place,
-    Position, ReadLimits, Support, TopicSpec, TransactionalProducer,
+    self, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError, Ensured,
+    Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader, Support,
+    TopicSpec, TransactionalProducer,
 };
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use async_trait::async_trait;
@@ -38,7 +39,7 @@ enum Call {
     Other,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MemoryEngine {
     me: Weak<Self>,
     partitions: Mutex<BTreeMap<TopicPartition, Partition>>,
@@ -46,7 +47,7 @@ pub(crate) struct MemoryEngine {
     grown: Notify,
     /// Batches that one read returns.
     pub(crate) batches_per_read: usize,
-    has_transactions: bool,
+    description: Description,
     /// A mistake, planted: readers are shown what is not committed.
     shows_all: AtomicBool,
     failpoint: Mutex<Option<Failure>>,
@@ -108,7 +109,18 @@ impl MemoryEngine {
     }
 
     fn with(batches_per_read: usize, has_transactions: bool) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self { me: me.clone(), batches_per_read, has_transactions, ..Self::default() })
+        let description = describe(has_transactions);
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            description,
+            batches_per_read,
+            partitions: Mutex::default(),
+            transactions: Mutex::default(),
+            grown: Notify::default(),
+            failpoint: Mutex::default(),
+            calls_left: AtomicI64::default(),
+            shows_all: AtomicBool::default(),
+        })
     }
 
     pub(crate) fn create(&self, topic: &str, partitions: i32) {
@@ -214,7 +226,7 @@ impl MemoryEngine {
         to: &TopicPartition,
         batch: &Bytes,
         transaction: Option<usize>,
-    ) -> Result<Position, EngineError> {
+    ) -> Result<Appended, EngineError> {
         let mut all = self.partitions.lock();
         let partition = all.get_mut(to).ok_or_else(|| EngineError::NotFound(to.clone()))?;
         check_batch(batch)?.check_records()?;
@@ -225,7 +237,11 @@ impl MemoryEngine {
         partition.latest = entry.next;
         partition.entries.push(entry);
         self.grown.notify_waiters();
-        Ok(Position(base as u64))
+        Ok(Appended {
+            first: Position(base as u64),
+            next: Position(partition.latest as u64),
+            duplicate: false,
+        })
     }
 
     /// Ends a transaction, with a marker in every partition that it wrote.
@@ -288,13 +304,28 @@ impl MemoryEngine {
         for entry in partition.entries[first..].iter().take_while(|entry| (entry.base as u64) < latest.0) {
             let Some(batch) = entry.bytes.as_ref().filter(|_| is_shown(entry)) else { continue };
             if count == self.batches_per_read || count > 0 && batches.len() + batch.len() > bytes_max {
-                return Ok(Fetched { batches: batches.into(), next: Position(entry.base as u64), latest });
+                return Ok(fetched(batches, Position(entry.base as u64), latest));
             }
             batches.extend_from_slice(batch);
             count += 1;
         }
-        Ok(Fetched { batches: batches.into(), next: latest, latest })
+        Ok(fetched(batches, latest, latest))
     }
+}
+
+fn fetched(batches: Vec<u8>, next: Position, latest: Position) -> Fetched {
+    Fetched { block: Block::Batches(batches.into()), next, latest }
+}
+
+fn describe(has_transactions: bool) -> Description {
+    let limits =
+        Limits { record_bytes_max: u64::MAX, append_bytes_max: u64::MAX, append_records_max: u32::MAX };
+    let support = |capability| match capability {
+        Capability::PartitionOrder | Capability::Replay | Capability::Groups => Support::Native,
+        Capability::Transactions if has_transactions => Support::Native,
+        _ => Support::absent("no flow needs it"),
+    };
+    Description::new("memory", "0", "a test", 1, limits, support)
 }
 
 fn failed() -> EngineError {
@@ -303,16 +334,8 @@ fn failed() -> EngineError {
 
 #[async_trait]
 impl Engine for MemoryEngine {
-    fn name(&self) -> &'static str {
-        "memory"
-    }
-
-    fn support(&self, capability: Capability) -> Support {
-        match capability {
-            Capability::PartitionOrder | Capability::Replay | Capability::Groups => Support::Native,
-            Capability::Transactions if self.has_transactions => Support::Native,
-            _ => Support::Absent,
-        }
+    fn description(&self) -> &Description {
+        &self.description
     }
 
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
@@ -342,34 +365,20 @@ impl Engine for MemoryEngine {
     async fn append(
         &self,
         to: &TopicPartition,
-        batch: Bytes,
-        durability: Durability,
-    ) -> Result<Position, EngineError> {
-        assert_eq!(durability, Durability::Durable, "state must not run ahead of its results");
-        self.call(Call::Other, || self.put(to, &batch, None))
+        what: Payload,
+        how: AppendOptions,
+    ) -> Result<Appended, EngineError> {
+        assert_eq!(how.durability, Durability::Durable, "state must not run ahead of its results");
+        self.call(Call::Other, || self.put(to, &what.into_batch()?, None))
     }
 
-    async fn read(
-        &self,
-        partition: &TopicPartition,
-        from: Position,
-        limits: ReadLimits,
-    ) -> Result<Fetched, EngineError> {
-        self.call(Call::Other, || Ok(()))?;
-        let wait_for_records = async {
-            loop {
-                let grown = self.grown.notified();
-                let fetched = self.take(partition, from, limits.bytes_max)?;
-                if fetched.next > from {
-                    return Ok(fetched);
-                }
-                grown.await;
-            }
-        };
-        match timeout(limits.wait_max, wait_for_records).await {
-            Ok(fetched) => fetched,
-            Err(_) => self.take(partition, from, limits.bytes_max),
-        }
+    async fn reader(&self, at: &TopicPartition, from: Position) -> Result<Box<dyn Reader>, EngineError> {
+        let engine = self.me.upgrade().expect("it is there");
+        Ok(Box::new(MemoryReader { engine, at: at.clone(), next: from }))
+    }
+
+    async fn trim(&self, _: &TopicPartition, _: Position) -> Result<Position, EngineError> {
+        unimplemented!("no flow trims")
     }
 
     async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {
@@ -389,7 +398,48 @@ impl Engine for MemoryEngine {
     }
 
     fn transactions(&self) -> Option<&dyn engine::Transactions> {
-        self.has_transactions.then_some(self)
+        self.description.has(Capability::Transactions).then_some(self)
+    }
+
+    async fn close(&self) {}
+}
+
+#[derive(Debug)]
+struct MemoryReader {
+    engine: Arc<MemoryEngine>,
+    at: TopicPartition,
+    next: Position,
+}
+
+#[async_trait]
+impl Reader for MemoryReader {
+    fn position(&self) -> Position {
+        self.next
+    }
+
+    async fn read(&mut self, limits: ReadLimits) -> Result<Fetched, EngineError> {
+        self.engine.call(Call::Other, || Ok(()))?;
+        let take = || self.engine.take(&self.at, self.next, limits.bytes_max);
+        let wait_for_records = async {
+            loop {
+                let grown = self.engine.grown.notified();
+                let fetched = take()?;
+                if fetched.next > self.next {
+                    return Ok::<_, EngineError>(fetched);
+                }
+                grown.await;
+            }
+        };
+        let fetched = match timeout(limits.wait_max, wait_for_records).await {
+            Ok(fetched) => fetched?,
+            Err(_) => take()?,
+        };
+        self.next = fetched.next;
+        Ok(fetched)
+    }
+
+    fn seek(&mut self, to: Position) {
+        self.next = to;
     }
 }
 
@@ -435,9 +485,9 @@ impl Producer {
 impl TransactionalProducer for Producer {
     async fn commit(
         &mut self,
-        appends: Vec<(TopicPartition, Bytes)>,
+        appends: Vec<(TopicPartition, Payload)>,
         positions: Option<GroupPositions>,
-    ) -> Result<Vec<Position>, EngineError> {
+    ) -> Result<Vec<Appended>, EngineError> {
         let number = self.current(|transactions| {
             let number = transactions.outcomes.len();
             transactions.outcomes.push(Outcome::Open);
@@ -445,10 +495,10 @@ impl TransactionalProducer for Producer {
             number
         })?;
         let mut appended = Vec::new();
-        for (to, batch) in appends {
+        for (to, what) in appends {
             let append = || {
                 self.current(|_| ())?;
-                self.engine.put(&to, &batch, Some(number))
+                self.engine.put(&to, &what.into_batch()?, Some(number))
             };
             appended.push(self.engine.call(Call::Other, append)?);
             tokio::task::yield_now().await;

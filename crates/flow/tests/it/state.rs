@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::batch::Record;
-use anabranch_core::engine::EngineError;
+use anabranch_core::engine::{Capability, EngineError};
 use anabranch_core::seam::ManualClock;
 use anabranch_flow::{Aggregate, Disorder, Flow, FlowError, Late, Tumbling, Undecodable};
 use tempfile::TempDir;
@@ -258,11 +258,9 @@ async fn an_engine_without_transactions_is_refused_unless_less_is_enough() {
     engine.write("input", 0, &[event("k", 1, 1).to_record()]);
     let state = tempfile::tempdir().unwrap();
     let error = run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap_err();
-    let absent = FlowError::Engine(EngineError::Absent {
-        engine: "memory",
-        capability: anabranch_core::engine::Capability::Transactions,
-    });
-    assert_eq!(error.to_string(), absent.to_string());
+    let FlowError::Engine(EngineError::Unsuitable(unsuitable)) = error else { panic!("{error}") };
+    assert_eq!(unsuitable.missing.len(), 1);
+    assert_eq!(unsuitable.missing[0].capability, Capability::Transactions);
     let less = || flow(Kind::Tumbling, Late::Drop).at_least_once();
     run_to_end(less(), &engine, &state).await.unwrap();
     let end = run_to_end(less(), &engine, &state).await.unwrap();

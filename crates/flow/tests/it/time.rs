@@ -49,7 +49,8 @@ async fn a_silent_partition_does_not_hold_the_rest_back_for_ever() {
     let limits = ReadLimits { wait_max: Duration::from_millis(20), ..ReadLimits::default() };
     let output = TopicPartition::new("output", 0);
     let result = async {
-        while engine.read(&output, Position(0), limits).await.unwrap().next == Position(0) {
+        let mut reader = engine.reader(&output, Position(0)).await.unwrap();
+        while reader.read(limits).await.unwrap().next == Position(0) {
             // The flow may have committed at this very moment, before it found the partition silent; the next commit
             // comes by the clock.
             clock.advance_ms(10);
@@ -87,7 +88,8 @@ async fn early_results_come_with_the_commit_interval() {
     assert_eq!(engine.records("output").len(), 0);
     clock.advance_ms(10);
     let limits = ReadLimits { wait_max: DEADLINE, ..ReadLimits::default() };
-    engine.read(&TopicPartition::new("output", 0), Position(0), limits).await.unwrap();
+    let mut reader = engine.reader(&TopicPartition::new("output", 0), Position(0)).await.unwrap();
+    reader.read(limits).await.unwrap();
     assert_eq!(engine.table("output"), [("k [0, 10)".to_owned(), "1, 1".to_owned())].into());
     stop.send(()).unwrap();
     timeout(DEADLINE, running).await.unwrap().unwrap().unwrap();

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_broker::{Ack, Apply, Broker, NewTopic, Record};
-use anabranch_core::TopicPartition;
-use anabranch_core::batch::{RecordAt, split_batches};
-use anabranch_core::engine::{Engine, Place, ReadLimits};
+use anabranch_core::batch::RecordAt;
+use anabranch_core::engine::{EngineError, for_each_record};
 use anabranch_core::seam::{Machine, SeededRandom};
 use anabranch_flow::{
     Aggregate, Count, Definition, Disorder, Flow, FlowError, Late, Sum, Tumbling, Undecodable,
@@ -143,22 +142,12 @@ impl Run {
     fn rows(&mut self) -> Vec<(String, String)> {
         self.live(async |_, broker| {
             let mut rows = Vec::new();
-            for partition in 0..broker.partition_count("sums").await.unwrap() {
-                let partition = TopicPartition::new("sums", partition);
-                let mut position = broker.locate(&partition, Place::Earliest).await.unwrap();
-                let end = broker.locate(&partition, Place::Latest).await.unwrap();
-                while position < end {
-                    let fetched = broker.read(&partition, position, ReadLimits::default()).await.unwrap();
-                    for at in
-                        split_batches(fetched.batches).flat_map(|batch| batch.unwrap().records().unwrap())
-                    {
-                        let text =
-                            |bytes: Option<bytes::Bytes>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
-                        rows.push((text(at.record.key), text(at.record.value)));
-                    }
-                    position = fetched.next;
-                }
-            }
+            let text = |bytes: Option<bytes::Bytes>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+            let collect = |RecordAt { record, .. }| {
+                rows.push((text(record.key), text(record.value)));
+                Ok::<_, EngineError>(())
+            };
+            for_each_record(&broker, "sums", collect).await.unwrap();
             rows.sort_unstable();
             rows
         })
