@@ -16,11 +16,11 @@ use anabranch::core::seam::SystemClock;
 use anabranch::flow::{Count, Definition, Disorder, Flow, FlowError, Late, Sum, Tumbling, Undecodable};
 use anabranch::{Ack, Apply, Broker, EngineError, NewTopic, Record};
 use anabranch_core::engine::for_each_record;
+use anabranch_engine_kafka::{KafkaEngine, KafkaSettings};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::deadly::{DeadlyDisk, DeadlyEngine, Fuse};
 use crate::harness::Server;
-use crate::kafka_engine::KafkaEngine;
 use crate::kill9::{Dice, from_environment};
 
 /// Names the data directory to the process that runs the flow.
@@ -208,7 +208,8 @@ fn a_flow_that_is_killed_at_a_step_has_done_it_or_not() {
 fn flow_client_process() {
     let (Some(addr), Some(state)) = (std::env::var_os(SERVER), std::env::var_os(CHILD)) else { return };
     runtime().block_on(async {
-        let engine = Arc::new(KafkaEngine::new(addr.to_str().unwrap()));
+        let settings = KafkaSettings::new(addr.to_str().unwrap());
+        let engine = Arc::new(KafkaEngine::open(settings, &[]).await.unwrap());
         let open =
             CLIENTS.flow().open(engine, Path::new(&state), Arc::new(SystemClock::new())).await.unwrap();
         println!("running");

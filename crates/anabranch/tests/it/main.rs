@@ -10,7 +10,6 @@ mod flow_kill;
 mod full_disk;
 mod harness;
 mod help;
-mod kafka_engine;
 mod kill9;
 mod serve;
 mod transactions_kill;

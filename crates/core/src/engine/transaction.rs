@@ -23,8 +23,9 @@ pub trait Transactions: Send + Sync + fmt::Debug {
 /// Writes transactions, each with one call: none is ever half open above the seam.
 #[async_trait]
 pub trait TransactionalProducer: Send + fmt::Debug {
-    /// Appends in this order, and stores where a group stands: durable and visible together when it returns, and not at
-    /// all after an error other than [`EngineError::Failed`]. When the future is dropped, either may be; the next call
+    /// Appends in this order, and stores where a group stands: durable together when it returns, and not at all after an
+    /// error other than [`EngineError::Failed`]. Readers see it when it returns, or a moment later (Kafka marks partitions
+    /// one after the other). When the future is dropped, either may be; the next call
     /// comes after it. Per append it tells where the records are.
     async fn commit(
         &mut self,

@@ -57,6 +57,12 @@ const ALLOWED: &[Allowed] = &[
         why: "it lives above the waterline: a flow, and its tests, must run on any engine",
     },
     Allowed {
+        room: "anabranch-engine-kafka",
+        uses: &["anabranch-core"],
+        tests_use: &[],
+        why: "an engine is a neighbour of the embedded one, and needs nothing of it",
+    },
+    Allowed {
         room: "anabranch",
         uses: &[
             "anabranch-core",
@@ -65,6 +71,7 @@ const ALLOWED: &[Allowed] = &[
             "anabranch-broker",
             "anabranch-serve",
             "anabranch-flow",
+            "anabranch-engine-kafka",
         ],
         tests_use: &[],
         why: "it is the face that knows every room, but no chores",

@@ -1,0 +1,470 @@
+//! The engine itself: topics, places, and the way to everything else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::batch::{NO_TIMESTAMP, Record};
+use anabranch_core::engine::{
+    AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember, Limits,
+    Payload, Place, Position, Reader, Support, TopicSpec, TransactionalProducer, Transactions,
+};
+use anabranch_core::{Offset, TopicPartition};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::watch;
+
+use crate::append::{Appender, RECORD_OVERHEAD_BYTES, len_bytes};
+use crate::error::{KAFKA, away, blame, failed};
+use crate::fetch::{Fetchers, KafkaReader};
+use crate::group::KafkaMember;
+use crate::settings::KafkaSettings;
+use crate::transaction::KafkaProducer;
+use crate::watch::Watch;
+
+/// What a batch may have where the cluster does not tell (`message.max.bytes`).
+const MESSAGE_BYTES_MAX: u64 = 1_048_588;
+/// How long closing waits for what is under way.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// A Kafka cluster as an engine.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use anabranch_core::engine::{Capability, Engine};
+/// use anabranch_engine_kafka::KafkaEngine;
+///
+/// let settings = "kafka://localhost:9092".parse()?;
+/// let engine = KafkaEngine::open(settings, &[Capability::Transactions]).await?;
+/// println!("{} nodes", engine.description().nodes);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct KafkaEngine(Arc<Cluster>);
+
+/// What everything of one engine shares.
+pub(crate) struct Cluster {
+    pub(crate) settings: KafkaSettings,
+    description: Description,
+    /// Asks, and is assigned nothing.
+    client: Arc<BaseConsumer<Watch>>,
+    admin: AdminClient<Watch>,
+    pub(crate) fetchers: Fetchers,
+    /// Made when it is needed first, and again when one has failed for good. Held to look or to replace only.
+    appender: Mutex<Option<Arc<Appender>>>,
+    /// Numbers of partitions, as they were found last. They grow only, unless a topic is deleted. Held to look or to note.
+    topics: Mutex<HashMap<String, i32>>,
+    is_closed: watch::Sender<bool>,
+}
+
+impl KafkaEngine {
+    /// Connects to a cluster, and looks at what it is.
+    ///
+    /// # Errors
+    /// [`EngineError::Away`] when nobody answers, [`EngineError::Unauthorised`], [`EngineError::Unsuitable`] when the cluster,
+    /// as it is set up, lacks something of `needs`.
+    pub async fn open(settings: KafkaSettings, needs: &[Capability]) -> Result<Self, EngineError> {
+        let refused = |error: KafkaError| EngineError::Refused {
+            topic: settings.bootstrap().to_owned(),
+            reason: error.to_string(),
+        };
+        let watch = Watch::default();
+        let mut config = settings.client();
+        config.set("isolation.level", "read_committed");
+        let client: BaseConsumer<Watch> = config.create_with_context(watch.clone()).map_err(refused)?;
+        let admin: AdminClient<Watch> =
+            settings.client().create_with_context(watch.clone()).map_err(refused)?;
+        let client = Arc::new(client);
+        let description = describe(&settings, &client, &watch, &admin).await?;
+        description.require(needs)?;
+        Ok(Self(Arc::new(Cluster {
+            fetchers: Fetchers::new(settings.clone()),
+            settings,
+            description,
+            client,
+            admin,
+            appender: Mutex::default(),
+            topics: Mutex::default(),
+            is_closed: watch::Sender::new(false),
+        })))
+    }
+}
+
+async fn describe(
+    settings: &KafkaSettings,
+    client: &Arc<BaseConsumer<Watch>>,
+    watch: &Watch,
+    admin: &AdminClient<Watch>,
+) -> Result<Description, EngineError> {
+    let (asked, patience) = (Arc::clone(client), settings.request_max());
+    let found = blocking(move || {
+        // Of a topic that need not be there: what is wanted are the brokers.
+        let metadata = asked.fetch_metadata(Some("anabranch"), patience)?;
+        Ok::<_, KafkaError>((
+            metadata.brokers().len() as u32,
+            metadata.orig_broker_id(),
+            asked.client().fetch_cluster_id(patience),
+        ))
+    });
+    let (nodes, broker, cluster) = found.await?.map_err(|error| match watch.away() {
+        Some(reason) => away(reason),
+        None => blame(&TopicPartition::new("the cluster", 0), &error),
+    })?;
+    let options = AdminOptions::new().request_timeout(Some(patience));
+    let asked = admin.describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
+    let configs = asked.ok().and_then(|mut answers| answers.pop()?.ok());
+    Ok(description(settings, nodes, cluster.unwrap_or_default(), configs.as_ref()))
+}
+
+/// What a cluster is, by its brokers' settings, if they can be seen.
+fn description(
+    settings: &KafkaSettings,
+    nodes: u32,
+    cluster: String,
+    configs: Option<&ConfigResource>,
+) -> Description {
+    let number = |name: &str| configs.and_then(|all| all.get(name)?.value.as_ref()?.parse::<i64>().ok());
+    let replicas = settings.replicas().map(i64::from).or_else(|| number("default.replication.factor"));
+    let in_sync = number("min.insync.replicas");
+    let unseen =
+        || Support::absent("the brokers' settings cannot be seen (it takes DescribeConfigs on the cluster)");
+    let support = |capability| match capability {
+        Capability::AppendIds => Support::absent("a transaction's end says what became of it"),
+        Capability::AtomicAppend => {
+            Support::absent("an append may become several batches: use a transaction")
+        }
+        Capability::ConditionalAppend => Support::absent("a transactional id keeps other writers out"),
+        Capability::VerbatimBatches => {
+            Support::absent("librdkafka takes and gives records, and makes batches of its own")
+        }
+        Capability::SurvivesNodeLoss => match (replicas, in_sync) {
+            (Some(replicas), Some(in_sync)) if replicas.min(nodes.into()) >= 2 && in_sync >= 2 => {
+                Support::Native
+            }
+            (Some(replicas), Some(in_sync)) => Support::absent(format!(
+                "new topics have {replicas} replicas on {nodes} nodes, of which {in_sync} must have a record before it is \
+                 acknowledged (min.insync.replicas): it takes 2"
+            )),
+            _ => unseen(),
+        },
+        Capability::SurvivesPowerLoss => match number("log.flush.interval.messages") {
+            Some(1) => Support::Native,
+            Some(_)
+                if replicas.is_some_and(|replicas| replicas >= 3)
+                    && in_sync.is_some_and(|in_sync| in_sync >= 2) =>
+            {
+                Support::emulated("by copies on nodes that must not lose power together: they do not sync")
+            }
+            Some(_) => {
+                Support::absent("brokers acknowledge before they sync (log.flush.interval.messages is not 1)")
+            }
+            None => unseen(),
+        },
+        _ => Support::Native,
+    };
+    let record_bytes_max = number("message.max.bytes").map_or(MESSAGE_BYTES_MAX, i64::unsigned_abs);
+    let limits = Limits {
+        record_bytes_max: record_bytes_max.saturating_sub(RECORD_OVERHEAD_BYTES as u64),
+        append_bytes_max: u64::MAX,
+        append_records_max: u32::MAX,
+    };
+    Description::new(KAFKA, "not told by Kafka's protocol", cluster, nodes, limits, support)
+}
+
+#[async_trait]
+impl Engine for KafkaEngine {
+    fn description(&self) -> &Description {
+        &self.0.description
+    }
+
+    async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
+        self.0.check_open()?;
+        let replication = TopicReplication::Fixed(self.0.settings.replicas().unwrap_or(-1)); // -1: the cluster's default
+        let mut topic = NewTopic::new(&spec.name, spec.partitions, replication);
+        for (name, value) in &spec.configs {
+            topic = topic.set(name, value);
+        }
+        let at = TopicPartition::new(&spec.name, 0);
+        let options = AdminOptions::new().request_timeout(Some(self.0.settings.request_max()));
+        let options = options.operation_timeout(Some(self.0.settings.request_max()));
+        let created =
+            self.0.admin.create_topics([&topic], &options).await.map_err(|error| blame(&at, &error))?;
+        match created.into_iter().next().expect("one was asked for") {
+            Ok(_) => {
+                self.0.await_topic(&spec.name, spec.partitions).await?;
+                Ok(Ensured::Created)
+            }
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => match self.partition_count(&spec.name).await? {
+                actual if actual == spec.partitions => Ok(Ensured::Existed),
+                actual => {
+                    Err(EngineError::Different { topic: spec.name.clone(), actual, asked: spec.partitions })
+                }
+            },
+            Err((_, code)) => Err(blame(&at, &KafkaError::AdminOp(code))),
+        }
+    }
+
+    async fn partition_count(&self, topic: &str) -> Result<i32, EngineError> {
+        self.0.look_up(topic).await
+    }
+
+    async fn append(
+        &self,
+        to: &TopicPartition,
+        what: Payload,
+        how: AppendOptions,
+    ) -> Result<Appended, EngineError> {
+        self.0.check_open()?;
+        if how.expected.is_some() {
+            self.require(&[Capability::ConditionalAppend])?;
+        }
+        if how.id.is_some() {
+            self.require(&[Capability::AppendIds])?;
+        }
+        let records = self.0.records(to, what)?;
+        self.0.check_partition(to).await?;
+        // All are acknowledged by every replica in sync: more than `Durability::Written` asks for.
+        let appender = self.0.appender()?;
+        let sent = appender.send(to, records).await.map_err(|error| blame(to, &error))?;
+        sent.appended(to).await
+    }
+
+    async fn locate(&self, at: &TopicPartition, place: Place) -> Result<Position, EngineError> {
+        self.0.check_open()?;
+        self.0.check_partition(at).await?;
+        match place {
+            Place::Earliest => Ok(self.0.ends(at).await?.0),
+            Place::Latest => Ok(self.0.ends(at).await?.1),
+            Place::AtTime(ms) => self.0.at_time(at, ms).await,
+        }
+    }
+
+    async fn reader(&self, at: &TopicPartition, from: Position) -> Result<Box<dyn Reader>, EngineError> {
+        self.0.check_open()?;
+        self.0.check_partition(at).await?;
+        Ok(Box::new(KafkaReader::new(Arc::clone(&self.0), at.clone(), from)))
+    }
+
+    async fn trim(&self, at: &TopicPartition, before: Position) -> Result<Position, EngineError> {
+        self.0.check_open()?;
+        self.0.check_partition(at).await?;
+        let (earliest, latest) = self.0.ends(at).await?;
+        if before > latest {
+            return Err(EngineError::OutOfRange {
+                partition: at.clone(),
+                position: before,
+                earliest,
+                latest,
+            });
+        }
+        let mut list = TopicPartitionList::new();
+        let offset = rdkafka::Offset::Offset(Offset::from(before).0);
+        list.add_partition_offset(&at.topic, at.partition, offset).map_err(|error| blame(at, &error))?;
+        let options = AdminOptions::new().request_timeout(Some(self.0.settings.request_max()));
+        let trimmed =
+            self.0.admin.delete_records(&list, &options).await.map_err(|error| blame(at, &error))?;
+        let elements = trimmed.elements();
+        let element = elements.first().ok_or_else(|| failed("the answer tells of no partition"))?;
+        element.error().map_err(|error| blame(at, &error))?;
+        match element.offset() {
+            rdkafka::Offset::Offset(start) => Ok(Offset(start).into()),
+            other => Err(failed(format!("the answer tells of {other:?}"))),
+        }
+    }
+
+    async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
+        self.0.check_open()?;
+        Ok(Box::new(KafkaMember::join(Arc::clone(&self.0), group, topics)?))
+    }
+
+    fn transactions(&self) -> Option<&dyn Transactions> {
+        Some(self)
+    }
+
+    async fn close(&self) {
+        if self.0.is_closed.send_replace(true) {
+            return;
+        }
+        let (appender, cluster) = (self.0.appender.lock().take(), Arc::clone(&self.0));
+        let closed = blocking(move || {
+            if let Some(appender) = appender {
+                appender.flush(CLOSE_MAX);
+            }
+            cluster.fetchers.close();
+        });
+        let _ = closed.await; // nothing is left to do about it
+    }
+}
+
+#[async_trait]
+impl Transactions for KafkaEngine {
+    async fn producer(
+        &self,
+        id: &str,
+        timeout: Duration,
+    ) -> Result<Box<dyn TransactionalProducer>, EngineError> {
+        self.0.check_open()?;
+        Ok(Box::new(KafkaProducer::open(Arc::clone(&self.0), id, timeout).await?))
+    }
+}
+
+impl Cluster {
+    pub(crate) fn check_open(&self) -> Result<(), EngineError> {
+        match *self.is_closed.borrow() {
+            true => Err(EngineError::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns when the engine is closed.
+    pub(crate) async fn closed(&self) {
+        let _ = self.is_closed.subscribe().wait_for(|is_closed| *is_closed).await;
+    }
+
+    /// Asks the cluster for a topic's partitions.
+    async fn look_up(&self, topic: &str) -> Result<i32, EngineError> {
+        self.check_open()?;
+        let at = TopicPartition::new(topic, 0);
+        let (client, name, patience) =
+            (Arc::clone(&self.client), topic.to_owned(), self.settings.request_max());
+        let found = blocking(move || {
+            let metadata = client.fetch_metadata(Some(&name), patience)?;
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+            match topic.map(|topic| (topic.error(), topic.partitions().len())) {
+                Some((None, count)) if count > 0 => Ok(count as i32),
+                Some((Some(error), _)) => Err(KafkaError::MetadataFetch(error.into())),
+                _ => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
+            }
+        });
+        let found = found.await?.map_err(|error| blame(&at, &error));
+        let mut topics = self.topics.lock();
+        match &found {
+            Ok(count) => topics.insert(topic.to_owned(), *count),
+            Err(_) => topics.remove(topic),
+        };
+        found
+    }
+
+    /// Fails unless there is such a partition. It asks where it has not seen the partition before.
+    pub(crate) async fn check_partition(&self, at: &TopicPartition) -> Result<(), EngineError> {
+        let known = self.topics.lock().get(&at.topic).copied();
+        let is_there = |count: i32| (0..count).contains(&at.partition);
+        if known.is_some_and(is_there) || is_there(self.look_up(&at.topic).await?) {
+            return Ok(());
+        }
+        Err(EngineError::NotFound(at.clone()))
+    }
+
+    /// Waits until a new topic can be used: brokers hear of it one after the other.
+    async fn await_topic(&self, topic: &str, partitions: i32) -> Result<(), EngineError> {
+        let until = tokio::time::Instant::now() + self.settings.request_max();
+        loop {
+            match self.look_up(topic).await {
+                Ok(count) if count == partitions => return Ok(()),
+                Ok(_) | Err(EngineError::NotFound(_) | EngineError::Away { .. })
+                    if tokio::time::Instant::now() < until => {}
+                Ok(_) => return Err(away(format!("the cluster has not made all of topic {topic} in time"))),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The oldest kept record, and after the newest visible one.
+    pub(crate) async fn ends(&self, at: &TopicPartition) -> Result<(Position, Position), EngineError> {
+        let (client, asked, patience) = (Arc::clone(&self.client), at.clone(), self.settings.request_max());
+        let found = blocking(move || client.fetch_watermarks(&asked.topic, asked.partition, patience));
+        let (low, high) = found.await?.map_err(|error| blame(at, &error))?;
+        Ok((Offset(low).into(), Offset(high).into()))
+    }
+
+    async fn at_time(&self, at: &TopicPartition, ms: i64) -> Result<Position, EngineError> {
+        let latest = self.ends(at).await?.1;
+        let (client, asked, patience) = (Arc::clone(&self.client), at.clone(), self.settings.request_max());
+        let found = blocking(move || {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&asked.topic, asked.partition, rdkafka::Offset::Offset(ms.max(0)))?;
+            let found = client.offsets_for_times(list, patience)?;
+            let element = found.elements().first().map(|element| element.error().map(|()| element.offset()));
+            element.unwrap_or(Err(KafkaError::Global(RDKafkaErrorCode::UnknownPartition)))
+        });
+        match found.await?.map_err(|error| blame(at, &error))? {
+            rdkafka::Offset::Offset(found) => Ok(Position::from(Offset(found)).min(latest)),
+            _ => Ok(latest),
+        }
+    }
+
+    fn appender(&self) -> Result<Arc<Appender>, EngineError> {
+        let mut appender = self.appender.lock();
+        self.check_open()?;
+        match &*appender {
+            Some(living) if !living.is_dead() => Ok(Arc::clone(living)),
+            _ => {
+                let mut config = self.settings.client();
+                config
+                    .set("acks", "all")
+                    .set("enable.idempotence", "true")
+                    .set("linger.ms", "1")
+                    .set("message.max.bytes", self.message_bytes_max())
+                    .set("message.timeout.ms", self.settings.delivery_max().as_millis().to_string());
+                let made = Appender::new(&config).map_err(|error| failed(error.to_string()))?;
+                Ok(Arc::clone(appender.insert(Arc::new(made))))
+            }
+        }
+    }
+
+    /// What the library may put into one batch: what the brokers take, at least its own least.
+    pub(crate) fn message_bytes_max(&self) -> String {
+        let most = self.description.limits.record_bytes_max + RECORD_OVERHEAD_BYTES as u64;
+        most.clamp(1000, 1_000_000_000).to_string()
+    }
+
+    /// The records of `what`, if all of them can be stored as they are.
+    pub(crate) fn records(&self, to: &TopicPartition, what: Payload) -> Result<Vec<Record>, EngineError> {
+        let records = what.into_records()?;
+        let refused =
+            |reason: &str| EngineError::Refused { topic: to.topic.clone(), reason: reason.to_owned() };
+        if records.is_empty() {
+            return Err(refused("there is no record to append"));
+        }
+        let max = self.description.limits.record_bytes_max;
+        for record in &records {
+            let bytes = len_bytes(record) as u64;
+            if bytes > max {
+                return Err(EngineError::TooLarge { partition: to.clone(), bytes, max });
+            }
+            if record.timestamp_ms <= 0 && record.timestamp_ms != NO_TIMESTAMP {
+                return Err(refused(
+                    "librdkafka takes no timestamp of 0 or before 1970: it would give such a record the present time",
+                ));
+            }
+            let is_name = |key: &[u8]| str::from_utf8(key).is_ok() && !key.contains(&0);
+            if !record.headers.iter().all(|header| is_name(&header.key)) {
+                return Err(refused("a header's name is not UTF-8, or has a NUL in it"));
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Runs what waits for an answer of the library, off the async threads.
+pub(crate) async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, EngineError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => EngineError::Closed,
+    })
+}

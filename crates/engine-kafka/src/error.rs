@@ -1,0 +1,58 @@
+//! What librdkafka says, in the engine's words.
+
+use anabranch_core::TopicPartition;
+use anabranch_core::engine::EngineError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+/// The engine's name.
+pub(crate) const KAFKA: &str = "kafka";
+
+/// A failure whose outcome nobody knows.
+pub(crate) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> EngineError {
+    EngineError::Failed(error.into())
+}
+
+/// Why something about `at` did not work, where nothing has been done if the cluster cannot be reached.
+pub(crate) fn blame(at: &TopicPartition, error: &KafkaError) -> EngineError {
+    let Some(code) = error.rdkafka_error_code() else { return failed(error.to_string()) };
+    let refused = || EngineError::Refused { topic: at.topic.clone(), reason: error.to_string() };
+    match code {
+        Code::UnknownTopicOrPartition
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::UnknownTopicId => EngineError::NotFound(at.clone()),
+        Code::BrokerTransportFailure
+        | Code::AllBrokersDown
+        | Code::Resolve
+        | Code::OperationTimedOut
+        | Code::RequestTimedOut
+        | Code::LeaderNotAvailable
+        | Code::CoordinatorNotAvailable
+        | Code::CoordinatorLoadInProgress
+        | Code::NotCoordinator
+        | Code::NetworkException => away(error.to_string()),
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed
+        | Code::SaslAuthenticationFailed
+        | Code::Authentication
+        | Code::SSL => EngineError::Unauthorised { engine: KAFKA, reason: error.to_string() },
+        Code::InvalidTopic
+        | Code::InvalidPartitions
+        | Code::InvalidReplicationFactor
+        | Code::InvalidConfig
+        | Code::PolicyViolation
+        | Code::InvalidGroupId
+        | Code::InvalidRecord
+        | Code::InvalidRequest
+        | Code::InvalidTransactionTimeout
+        | Code::InvalidTimestamp => refused(),
+        _ => failed(error.to_string()),
+    }
+}
+
+/// The cluster cannot be reached.
+pub(crate) fn away(reason: impl Into<String>) -> EngineError {
+    EngineError::Away { engine: KAFKA, reason: reason.into() }
+}

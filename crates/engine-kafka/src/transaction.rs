@@ -1,0 +1,220 @@
+//! Transactions, each with one call.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_core::batch::Record;
+use anabranch_core::engine::{Appended, EngineError, GroupPositions, Payload, TransactionalProducer};
+use anabranch_core::{Offset, TopicPartition};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::producer::Producer;
+
+use crate::append::Appender;
+use crate::engine::{Cluster, blocking};
+use crate::error::{blame, failed};
+use crate::watch::Watch;
+
+/// The one producer of a transactional id.
+#[derive(Debug)]
+pub(crate) struct KafkaProducer {
+    cluster: Arc<Cluster>,
+    /// Locked by one commit at a time, which goes on when its future is dropped.
+    session: Arc<Mutex<Session>>,
+}
+
+struct Session {
+    id: String,
+    appender: Appender,
+    patience: Duration,
+    cluster: Arc<Cluster>,
+    /// The group whose positions were stored last, and a consumer of its name, which joins nothing.
+    group: Option<(String, BaseConsumer<Watch>)>,
+    /// Why it cannot go on.
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone)]
+enum End {
+    Fenced,
+    Failed(String),
+}
+
+impl KafkaProducer {
+    pub(crate) async fn open(
+        cluster: Arc<Cluster>,
+        id: &str,
+        timeout: Duration,
+    ) -> Result<Self, EngineError> {
+        let refused = |reason: String| EngineError::Refused { topic: id.to_owned(), reason };
+        if id.is_empty() {
+            return Err(refused("a transactional id is not empty".into()));
+        }
+        let patience = cluster.settings.delivery_max();
+        let mut config = cluster.settings.client();
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", timeout.as_millis().to_string())
+            .set("message.timeout.ms", patience.min(timeout).as_millis().max(1).to_string())
+            .set("message.max.bytes", cluster.message_bytes_max())
+            .set("linger.ms", "1");
+        let session = Session {
+            appender: Appender::new(&config).map_err(|error| refused(error.to_string()))?,
+            id: id.to_owned(),
+            patience,
+            cluster: Arc::clone(&cluster),
+            group: None,
+            end: None,
+        };
+        let session = blocking(move || session.begin()).await??;
+        Ok(Self { cluster, session: Arc::new(Mutex::new(session)) })
+    }
+}
+
+#[async_trait]
+impl TransactionalProducer for KafkaProducer {
+    async fn commit(
+        &mut self,
+        appends: Vec<(TopicPartition, Payload)>,
+        positions: Option<GroupPositions>,
+    ) -> Result<Vec<Appended>, EngineError> {
+        self.cluster.check_open()?;
+        let mut records = Vec::with_capacity(appends.len());
+        for (to, what) in appends {
+            let of_it = self.cluster.records(&to, what)?;
+            self.cluster.check_partition(&to).await?;
+            records.push((to, of_it));
+        }
+        if records.is_empty() && positions.is_none() {
+            return Ok(Vec::new());
+        }
+        let (session, runtime) = (Arc::clone(&self.session), tokio::runtime::Handle::current());
+        blocking(move || session.lock().commit(records, positions, &runtime)).await?
+    }
+}
+
+impl Session {
+    /// Fences older producers of the id, and ends what they had open.
+    fn begin(mut self) -> Result<Self, EngineError> {
+        match self.again(|session, left| session.producer().init_transactions(left)) {
+            Ok(()) => Ok(self),
+            Err(error) => Err(self.blame(&error)),
+        }
+    }
+
+    fn producer(&self) -> &impl Producer<crate::append::Deliveries> {
+        self.appender.producer()
+    }
+
+    fn commit(
+        &mut self,
+        records: Vec<(TopicPartition, Vec<Record>)>,
+        positions: Option<GroupPositions>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Vec<Appended>, EngineError> {
+        match &self.end {
+            Some(End::Fenced) => return Err(EngineError::ProducerFenced { id: self.id.clone() }),
+            Some(End::Failed(reason)) => return Err(failed(reason.clone())),
+            None => {}
+        }
+        self.producer().begin_transaction().map_err(|error| self.blame(&error))?;
+        let mut sent = Vec::with_capacity(records.len());
+        for (to, records) in records {
+            match self.appender.hand_over(&to, records, None) {
+                Ok(waiting) => sent.push((to, waiting)),
+                Err(error) => {
+                    let error = blame(&to, &error);
+                    return Err(self.abort(error));
+                }
+            }
+        }
+        if let Some(positions) = positions
+            && let Err(error) = self.store(positions)
+        {
+            return Err(self.give_up(&error));
+        }
+        if let Err(error) = self.again(|session, left| session.producer().commit_transaction(left)) {
+            return Err(self.give_up(&error));
+        }
+        sent.into_iter().map(|(to, waiting)| runtime.block_on(waiting.appended(&to))).collect()
+    }
+
+    fn store(&mut self, GroupPositions { group, positions }: GroupPositions) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for (at, next) in positions {
+            list.add_partition_offset(
+                &at.topic,
+                at.partition,
+                rdkafka::Offset::Offset(Offset::from(next).0),
+            )?;
+        }
+        if self.group.as_ref().is_none_or(|(name, _)| *name != group) {
+            let mut config = self.cluster.settings.client();
+            config.set("group.id", &group).set("enable.auto.commit", "false");
+            self.group = Some((group, config.create_with_context(Watch::default())?));
+        }
+        let consumer = &self.group.as_ref().expect("it was put there").1;
+        let metadata = consumer.group_metadata().expect("it names a group");
+        self.again(|session, left| session.producer().send_offsets_to_transaction(&list, &metadata, left))
+    }
+
+    /// Tries as long as that may help.
+    fn again(&self, what: impl Fn(&Self, Duration) -> KafkaResult<()>) -> KafkaResult<()> {
+        let until = Instant::now() + self.patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match what(self, left) {
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && !left.is_zero() => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// What to do about a transaction that did not come through.
+    fn give_up(&mut self, error: &KafkaError) -> EngineError {
+        match error {
+            KafkaError::Transaction(why) if why.txn_requires_abort() => {
+                let aborted = EngineError::Aborted { id: self.id.clone(), reason: error.to_string() };
+                self.abort(aborted)
+            }
+            // Whether it was committed is not known, and the library cannot go on from there.
+            error => self.blame(error),
+        }
+    }
+
+    /// Aborts, so that the next transaction can begin; the answer is `why`.
+    fn abort(&mut self, why: EngineError) -> EngineError {
+        match self.again(|session, left| session.producer().abort_transaction(left)) {
+            Ok(()) => why,
+            Err(error) => self.blame(&error),
+        }
+    }
+
+    /// Nothing goes on after `error`.
+    fn blame(&mut self, error: &KafkaError) -> EngineError {
+        let fatal = self.producer().client().fatal_error().map(|(code, _)| code);
+        match fatal.or(error.rdkafka_error_code()) {
+            Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
+                self.end = Some(End::Fenced);
+                EngineError::ProducerFenced { id: self.id.clone() }
+            }
+            _ => {
+                self.end = Some(End::Failed(format!("the producer of {:?} ended before: {error}", self.id)));
+                match blame(&TopicPartition::new(&self.id, 0), error) {
+                    EngineError::NotFound(_) => failed(error.to_string()),
+                    other => other,
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).field("end", &self.end).finish_non_exhaustive()
+    }
+}
