@@ -1,7 +1,7 @@
 //! What measures, one command each; `cargo xtask bench` runs them and makes tables of what they print.
 //!
 //! * `produce`, `fetch`, `tail`, `transactions`: a client that does as little as a client can, so that the server is the limit.
-//!   `librdkafka` is a real one. `sink` is a server that does nothing, and shows what the client's own limit is. `groups` and
+//!   `librdkafka` is a real one, and `engine` the same with and without the Engine seam. `sink` is a server that does nothing, and shows what the client's own limit is. `groups` and
 //!   `many-groups` are members of consumer groups.
 //! * `disk`, `loopback`: what the machine can do without us.
 //! * `append`, `fill`, `open`: the broker in process.
@@ -12,6 +12,8 @@
 mod append;
 mod directory;
 mod disk;
+#[cfg(feature = "librdkafka")]
+mod engine;
 mod fetch;
 mod groups;
 mod latency;
@@ -42,6 +44,9 @@ enum Command {
     /// Produces with librdkafka
     #[cfg(feature = "librdkafka")]
     Librdkafka(librdkafka::Options),
+    /// Produces or consumes through an engine, or with the client below it
+    #[cfg(feature = "librdkafka")]
+    Engine(engine::Options),
     /// Answers every produce request at once, and keeps nothing
     Sink(sink::Options),
     /// Joins a group with many members, of which one leaves, comes back, and dies
@@ -76,6 +81,8 @@ fn main() -> anyhow::Result<()> {
         Command::Transactions(options) => serde_json::to_value(transactions::run(&options)?),
         #[cfg(feature = "librdkafka")]
         Command::Librdkafka(options) => serde_json::to_value(librdkafka::run(&options)?),
+        #[cfg(feature = "librdkafka")]
+        Command::Engine(options) => serde_json::to_value(engine::run(&options)?),
         Command::Sink(options) => return sink::run(&options),
         Command::Groups(options) => serde_json::to_value(groups::run(&options)?),
         Command::ManyGroups(options) => return groups::many::make(&options),

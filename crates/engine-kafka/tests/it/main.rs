@@ -1,5 +1,7 @@
 //! Against a real cluster: `ANABRANCH_KAFKA=host:port` names it. What every engine has to do is the conformance suite's.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

@@ -84,7 +84,13 @@ const ALLOWED: &[Allowed] = &[
     },
     Allowed {
         room: "anabranch-bench",
-        uses: &["anabranch-core", "anabranch-wire", "anabranch-broker", "anabranch-serve"],
+        uses: &[
+            "anabranch-core",
+            "anabranch-wire",
+            "anabranch-broker",
+            "anabranch-serve",
+            "anabranch-engine-kafka",
+        ],
         tests_use: &[],
         why: "it measures these rooms, each by itself; nothing is built on it",
     },
