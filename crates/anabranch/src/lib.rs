@@ -74,6 +74,7 @@
 //! # Where things are
 //! * [`Broker`] and what stands beside it here: topics, records, groups. Async, on tokio.
 //! * [`blocking`]: the same for programs without a runtime.
+//! * [`engine`]: the same topics in this process or on a Kafka cluster, by an address.
 //! * [`flow`]: continuous computations over topics, exactly once: windows in event time, keyed state, aggregates.
 //! * [`serve`]: the doors: Kafka's protocol, and HTTP for health and metrics.
 //! * [`core`]: record batches, the [`Engine`] seam that flows are written against, disk and clock.
@@ -83,8 +84,12 @@
 //! Damage on the disk is told and never served. One process owns a directory at a time.
 //!
 //! # Features
+//! `kafka`, on by default, is the engine for Kafka clusters, and `kafka-tls` those that want TLS or SCRAM.
+//!
 //! `cli`, on by default, is for the `anabranch` command. A program that embeds the broker does without its dependencies:
 //! `default-features = false`.
+
+pub mod engine;
 
 pub use anabranch_broker::{
     Ack, Appended, Apply, Broker, BrokerBuilder, BrokerConfig, BrokerError, ConfigError, ConfigOp, Consumed,

@@ -123,7 +123,7 @@ pub(super) fn connect(server: &str) -> io::Result<TcpStream> {
 }
 
 /// Warnings go to standard error, and what librdkafka says if it is an error.
-fn start_logging() {
+pub(super) fn start_logging() {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,librdkafka=error"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

@@ -2,6 +2,7 @@
 //!
 //! * `serve`, `check`, `dump` and `demo` work on a data directory;
 //! * `topic`, `produce`, `consume` and `group` are clients of any Kafka (`client`), by librdkafka;
+//! * `engine` opens any engine, by its address;
 //! * `completions` and `man` describe the command line itself.
 //!
 //! Data goes to standard output (`output`), everything else to standard error, and failures say what failed, on what,
@@ -12,6 +13,7 @@ mod client;
 mod completions;
 mod consume;
 mod dump;
+mod engine;
 mod failure;
 mod format;
 mod group;
@@ -80,6 +82,7 @@ enum Command {
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     Group(group::GroupArgs),
+    Engine(engine::EngineArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -97,6 +100,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Produce(args) => produce::run(&args, &mut output),
         Command::Consume(args) => done(consume::run(&args, &mut output)),
         Command::Group(args) => done(group::run(&args, &mut output)),
+        Command::Engine(args) => done(engine::run(&args, &mut output)),
         Command::Completions(args) => done(completions::run(&args, &mut output)),
         Command::Man(args) => done(man::run(&args, &mut output)),
     };

@@ -1,0 +1,121 @@
+//! `anabranch engine`
+
+use anabranch::engine::{self, Capability, Description, OpenError, Support};
+use anabranch_broker::BrokerError;
+use anyhow::Context;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::failure::{Advise, usage};
+use super::output::Output;
+use super::{Column, grouped};
+
+/// What the engines are that an application can run on
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true, subcommand_required = true)]
+pub(super) struct EngineArgs {
+    #[command(subcommand)]
+    command: EngineCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum EngineCommand {
+    Describe(DescribeArgs),
+}
+
+/// Open an engine, and show what it can do as it is set up
+#[derive(Debug, clap::Args)]
+struct DescribeArgs {
+    /// embedded:DIR or kafka://HOST:PORT?PROPERTY=VALUE
+    #[arg(value_name = "ENGINE")]
+    url: String,
+}
+
+pub(super) fn run(args: &EngineArgs, output: &mut Output) -> anyhow::Result<()> {
+    let EngineCommand::Describe(DescribeArgs { url }) = &args.command;
+    super::client::start_logging();
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let description = runtime.block_on(async {
+        let engine = open(url).await?;
+        let description = engine.description().clone();
+        engine.close().await;
+        anyhow::Ok(description)
+    })?;
+    match output.is_json() {
+        true => output.json(&as_json(&description))?,
+        false => show(&description, output)?,
+    }
+    output.flush()
+}
+
+/// Opens the engine that a user has named.
+async fn open(url: &str) -> anyhow::Result<std::sync::Arc<dyn engine::Engine>> {
+    match engine::open(url, &[]).await {
+        Ok(engine) => Ok(engine),
+        Err(error @ OpenError::Address { .. }) => Err(usage(error.to_string())),
+        Err(error @ OpenError::Broker(BrokerError::Open(_))) => {
+            let advice = "A directory has one owner at a time: while `anabranch serve` has it, ask that one, by kafka://HOST:PORT.";
+            Err::<_, OpenError>(error).context("cannot open the embedded engine").advise(advice)
+        }
+        Err(error) => Err(error).context("cannot open the engine"),
+    }
+}
+
+fn show(description: &Description, output: &mut Output) -> anyhow::Result<()> {
+    let Description { engine, version, cluster, nodes, limits, .. } = description;
+    output.line(format!("engine:   {engine} ({version})"))?;
+    output.line(format!("cluster:  {cluster}, {} node{}", nodes, if *nodes == 1 { "" } else { "s" }))?;
+    output.line(format!("a record: up to {} bytes", grouped(limits.record_bytes_max)))?;
+    if limits.append_records_max < u32::MAX {
+        output.line(format!("an append: up to {} records", grouped(limits.append_records_max)))?;
+    }
+    output.line("")?;
+    let rows = Capability::ALL.into_iter().map(|capability| {
+        let (support, words) = match description.support(capability) {
+            Support::Native => ("native", String::new()),
+            Support::Emulated { cost } => ("emulated", cost.to_string()),
+            Support::Absent { why } => ("absent", format!("{why}{}", others(capability, engine))),
+        };
+        vec![capability.name().to_owned(), support.to_owned(), words]
+    });
+    output.table(
+        &[Column::Text("CAPABILITY"), Column::Text("SUPPORT"), Column::Text("COST, OR WHY NOT")],
+        rows.collect(),
+    )
+}
+
+/// Which engines have what this one lacks.
+fn others(capability: Capability, engine: &str) -> String {
+    let others: Vec<_> = capability.had_by().iter().filter(|other| **other != engine).copied().collect();
+    if others.is_empty() { String::new() } else { format!(" ({} can have it)", others.join(" and ")) }
+}
+
+fn as_json(description: &Description) -> Value {
+    let Description { engine, version, cluster, nodes, limits, .. } = description;
+    let capabilities = Capability::ALL.into_iter().map(|capability| {
+        let (support, words) = match description.support(capability) {
+            Support::Native => ("native", None),
+            Support::Emulated { cost } => ("emulated", Some(("cost", cost))),
+            Support::Absent { why } => ("absent", Some(("why", why))),
+        };
+        let mut value = json!({
+            "capability": capability.name(),
+            "support": support,
+            "had_by": capability.had_by(),
+        });
+        if let Some((name, text)) = words {
+            value[name] = json!(text);
+        }
+        value
+    });
+    json!({
+        "engine": engine,
+        "version": version,
+        "cluster": cluster,
+        "nodes": nodes,
+        "record_bytes_max": limits.record_bytes_max,
+        "append_bytes_max": limits.append_bytes_max,
+        "append_records_max": limits.append_records_max,
+        "capabilities": capabilities.collect::<Vec<_>>(),
+    })
+}
