@@ -1,8 +1,8 @@
 //! Appending records from inside the process.
 
-use anabranch_core::Offset;
 use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchBuilder, Compression, Header, NO_TIMESTAMP, Record};
 use anabranch_core::budget::{OverBudget, Permit};
+use anabranch_core::{Offset, partition_of};
 use anabranch_log::Ack;
 use bytes::Bytes;
 
@@ -59,8 +59,7 @@ impl Topic {
     #[must_use]
     pub fn partition_of(&self, key: Option<&[u8]>) -> i32 {
         match key {
-            // Kafka's DefaultPartitioner: the sign bit is dropped, not the sign.
-            Some(key) => (murmur2(key) & 0x7fff_ffff) as i32 % self.partition_count,
+            Some(key) => partition_of(key, self.partition_count),
             None => self.next_keyless(),
         }
     }
@@ -101,43 +100,4 @@ fn bytes_max(record: &Record) -> usize {
     let of_header = |header: &Header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len) + 10;
     let own = record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len);
     own + record.headers.iter().map(of_header).sum::<usize>() + 30
-}
-
-/// MurmurHash2, 32 bits (Austin Appleby, public domain), with the seed of Kafka's clients.
-fn murmur2(bytes: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c ^ bytes.len() as u32;
-    let mut words = bytes.chunks_exact(4);
-    for word in &mut words {
-        let word = u32::from_le_bytes(word.try_into().expect("a chunk has four bytes")).wrapping_mul(M);
-        hash = hash.wrapping_mul(M) ^ (word ^ (word >> 24)).wrapping_mul(M);
-    }
-    let rest = words.remainder();
-    if !rest.is_empty() {
-        let tail = rest.iter().rev().fold(0, |tail, byte| tail << 8 | u32::from(*byte));
-        hash = (hash ^ tail).wrapping_mul(M);
-    }
-    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
-    hash ^ (hash >> 15)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_hash_as_in_kafkas_clients() {
-        // Kafka's own test values (UtilsTest.testMurmur2).
-        let known = [
-            ("21", -973_932_308),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
-            ("abc", 479_470_107),
-        ];
-        for (key, expected) in known {
-            assert_eq!(murmur2(key.as_bytes()) as i32, expected, "{key}");
-        }
-    }
 }

@@ -24,7 +24,9 @@ pub mod batch;
 pub mod budget;
 pub mod engine;
 mod ids;
+mod partitioner;
 pub mod planted;
 pub mod seam;
 
 pub use ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
+pub use partitioner::partition_of;

@@ -30,6 +30,8 @@ use crate::watch::Watch;
 
 /// What a batch may have where the cluster does not tell (`message.max.bytes`).
 const MESSAGE_BYTES_MAX: u64 = 1_048_588;
+/// How long it waits before it asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// How long closing waits for what is under way.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
@@ -327,22 +329,49 @@ impl Cluster {
         let _ = self.is_closed.subscribe().wait_for(|is_closed| *is_closed).await;
     }
 
+    /// Asks the cluster about `at`, again where a partition is changing its leader.
+    async fn ask<R: Send + 'static>(
+        &self,
+        at: &TopicPartition,
+        question: impl Fn(&BaseConsumer<Watch>, &TopicPartition, Duration) -> Result<R, KafkaError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<R, EngineError> {
+        let patience = self.settings.request_max();
+        let until = tokio::time::Instant::now() + patience;
+        let question = Arc::new(question);
+        loop {
+            self.check_open()?;
+            let (client, asked, question) = (Arc::clone(&self.client), at.clone(), Arc::clone(&question));
+            let error = match blocking(move || question(&client, &asked, patience)).await? {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let is_passing = matches!(
+                error.rdkafka_error_code(),
+                Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+            );
+            if !is_passing || tokio::time::Instant::now() >= until {
+                return Err(blame(at, &error));
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
     /// Asks the cluster for a topic's partitions.
     async fn look_up(&self, topic: &str) -> Result<i32, EngineError> {
-        self.check_open()?;
         let at = TopicPartition::new(topic, 0);
-        let (client, name, patience) =
-            (Arc::clone(&self.client), topic.to_owned(), self.settings.request_max());
-        let found = blocking(move || {
-            let metadata = client.fetch_metadata(Some(&name), patience)?;
-            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let found = self.ask(&at, |client, asked, patience| {
+            let metadata = client.fetch_metadata(Some(&asked.topic), patience)?;
+            let topic = metadata.topics().iter().find(|topic| topic.name() == asked.topic);
             match topic.map(|topic| (topic.error(), topic.partitions().len())) {
                 Some((None, count)) if count > 0 => Ok(count as i32),
                 Some((Some(error), _)) => Err(KafkaError::MetadataFetch(error.into())),
                 _ => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
             }
         });
-        let found = found.await?.map_err(|error| blame(&at, &error));
+        let found = found.await;
         let mut topics = self.topics.lock();
         match &found {
             Ok(count) => topics.insert(topic.to_owned(), *count),
@@ -372,29 +401,29 @@ impl Cluster {
                 Ok(_) => return Err(away(format!("the cluster has not made all of topic {topic} in time"))),
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
     /// The oldest kept record, and after the newest visible one.
     pub(crate) async fn ends(&self, at: &TopicPartition) -> Result<(Position, Position), EngineError> {
-        let (client, asked, patience) = (Arc::clone(&self.client), at.clone(), self.settings.request_max());
-        let found = blocking(move || client.fetch_watermarks(&asked.topic, asked.partition, patience));
-        let (low, high) = found.await?.map_err(|error| blame(at, &error))?;
+        let found = self.ask(at, |client, asked, patience| {
+            client.fetch_watermarks(&asked.topic, asked.partition, patience)
+        });
+        let (low, high) = found.await?;
         Ok((Offset(low).into(), Offset(high).into()))
     }
 
     async fn at_time(&self, at: &TopicPartition, ms: i64) -> Result<Position, EngineError> {
         let latest = self.ends(at).await?.1;
-        let (client, asked, patience) = (Arc::clone(&self.client), at.clone(), self.settings.request_max());
-        let found = blocking(move || {
+        let found = self.ask(at, move |client, asked, patience| {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(&asked.topic, asked.partition, rdkafka::Offset::Offset(ms.max(0)))?;
             let found = client.offsets_for_times(list, patience)?;
             let element = found.elements().first().map(|element| element.error().map(|()| element.offset()));
             element.unwrap_or(Err(KafkaError::Global(RDKafkaErrorCode::UnknownPartition)))
         });
-        match found.await?.map_err(|error| blame(at, &error))? {
+        match found.await? {
             rdkafka::Offset::Offset(found) => Ok(Position::from(Offset(found)).min(latest)),
             _ => Ok(latest),
         }

@@ -56,7 +56,6 @@ mod flow;
 pub mod header;
 mod metrics;
 mod outbox;
-mod partitioner;
 mod policy;
 mod run;
 mod state;

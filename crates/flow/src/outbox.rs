@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::TopicPartition;
 use anabranch_core::batch::{BatchBuilder, BatchError, Compression, Record};
+use anabranch_core::{TopicPartition, partition_of};
 use bytes::Bytes;
 
 use crate::FlowError;
-use crate::partitioner::partition_of;
 
 /// A batch is closed when it has grown to this; Kafka's topics take about 1 MiB unless told otherwise.
 const BATCH_BYTES: usize = 256 << 10;

@@ -1,23 +1,31 @@
-//! The flights go in as any application's records would: by an idempotent librdkafka producer, over the Kafka protocol.
+//! The flights go in as any application's records would, by an engine: in the demo of the embedded broker by that of Kafka,
+//! through the broker's door.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use rdkafka::ClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use anabranch_core::batch::Record;
+use anabranch_core::engine::{AppendOptions, Engine, EngineError};
+use anabranch_core::{TopicPartition, partition_of};
+use anyhow::Context;
+use futures::stream::{FuturesUnordered, StreamExt};
 
-use super::FLIGHTS;
 use super::flights::Flight;
+use super::{FLIGHTS, PARTITIONS};
+
+/// Flights that are handed over at once, in an append for each partition.
+const FLIGHTS_AT_ONCE: usize = 600;
+/// How often flights are handed over when the replay is slowed down.
+const PACE: Duration = Duration::from_millis(50);
+/// Appends that wait for their answers.
+const APPENDS_OPEN: usize = 48;
 
 /// What was sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fed {
-    /// Records that the broker acknowledged as durable.
+    /// Records that the engine acknowledged as durable.
     pub(super) records: u64,
     /// Bytes of their keys and values.
     pub(super) bytes: u64,
@@ -27,75 +35,63 @@ pub(super) struct Fed {
 
 /// How far it is: records acknowledged.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Acknowledged(Arc<Counters>);
-
-#[derive(Debug, Default)]
-struct Counters {
-    delivered: AtomicU64,
-    failed: AtomicU64,
-}
+pub(super) struct Acknowledged(Arc<AtomicU64>);
 
 impl Acknowledged {
     pub(super) fn records(&self) -> u64 {
-        self.0.delivered.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 }
 
-impl ClientContext for Acknowledged {}
-
-impl ProducerContext for Acknowledged {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let counter = if result.is_ok() { &self.0.delivered } else { &self.0.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-const FLUSH_MAX: Duration = Duration::from_secs(60);
-
-/// Sends all flights, keyed by aircraft, at `rate` records a second or as fast as they go, and waits until the broker has
-/// acknowledged them. Blocks.
-pub(super) fn feed(
-    bootstrap: &str,
+/// Sends all flights, keyed by aircraft, at `rate` records a second or as fast as they go, and waits until the engine has
+/// acknowledged them.
+pub(super) async fn feed(
+    engine: &dyn Engine,
     flights: &[Flight],
     rate: Option<u32>,
     acknowledged: &Acknowledged,
 ) -> anyhow::Result<Fed> {
-    let producer: ThreadedProducer<Acknowledged> = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("client.id", "anabranch-demo")
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
-        .set("compression.type", "lz4")
-        // As Kafka's Java client chooses partitions, so that any other client finds an aircraft's flights together.
-        .set("partitioner", "murmur2_random")
-        .create_with_context(acknowledged.clone())
-        .context("cannot make a producer")?;
+    let paced = rate.map(|rate| (f64::from(rate) * PACE.as_secs_f64()) as usize);
+    let at_once = paced.unwrap_or(FLIGHTS_AT_ONCE).clamp(1, FLIGHTS_AT_ONCE);
     let started = Instant::now();
-    let mut bytes = 0;
-    for (sent, flight) in flights.iter().enumerate() {
+    let (mut sent, mut bytes) = (0, 0);
+    // Appends to a partition keep the order in which they are begun.
+    let mut open = FuturesUnordered::new();
+    for flights in flights.chunks(at_once) {
         if let Some(rate) = rate {
             let due = started + Duration::from_secs_f64(sent as f64 / f64::from(rate));
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            tokio::time::sleep_until(due.into()).await;
         }
-        let key = flight.tailnum.as_deref().unwrap_or("unknown");
-        let value = serde_json::to_vec(flight).context("cannot encode a flight")?;
-        bytes += (key.len() + value.len()) as u64;
-        let mut record = BaseRecord::to(FLIGHTS).key(key).payload(&value).timestamp(flight.left_ms());
-        // A full queue is the broker's pace: wait for it.
-        while let Err((error, unsent)) = producer.send(record) {
-            if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
-                return Err(error).context("cannot send a flight");
-            }
-            std::thread::sleep(Duration::from_millis(1));
-            record = unsent;
+        sent += flights.len();
+        let mut by_partition: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
+        for flight in flights {
+            let key = flight.tailnum.as_deref().unwrap_or("unknown").to_owned();
+            let value = serde_json::to_vec(flight).context("cannot encode a flight")?;
+            bytes += (key.len() + value.len()) as u64;
+            let partition = partition_of(key.as_bytes(), PARTITIONS);
+            by_partition.entry(partition).or_default().push(Record::new(key, value).at(flight.left_ms()));
+        }
+        for (partition, records) in by_partition {
+            open.push(append(engine, TopicPartition::new(FLIGHTS, partition), records, acknowledged));
+        }
+        while open.len() > APPENDS_OPEN {
+            open.next().await.expect("some are open").context("cannot send a flight")?;
         }
     }
-    producer.flush(FLUSH_MAX).context("the last flights were not acknowledged")?;
-    let failed = acknowledged.0.failed.load(Ordering::Relaxed);
-    if failed > 0 {
-        bail!("{failed} flights were refused");
+    while let Some(appended) = open.next().await {
+        appended.context("the last flights were not acknowledged")?;
     }
     Ok(Fed { records: acknowledged.records(), bytes, elapsed: started.elapsed() })
+}
+
+async fn append(
+    engine: &dyn Engine,
+    to: TopicPartition,
+    records: Vec<Record>,
+    acknowledged: &Acknowledged,
+) -> Result<(), EngineError> {
+    let count = records.len() as u64;
+    engine.append(&to, records.into(), AppendOptions::default()).await?;
+    acknowledged.0.fetch_add(count, Ordering::Relaxed);
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! `anabranch demo`: a year of real flights, through the Kafka protocol, into a table of windows.
 //!
-//! Everything is real: a broker in a directory, its Kafka door, a librdkafka producer, a flow on the engine. At the end
-//! the totals are compared with what is known of the data, and once more after the directory was opened again.
+//! Everything is real: a broker in a directory, its Kafka door, a librdkafka producer, a flow on the engine; or, with
+//! `--engine`, the same on whatever engine is named. At the end the totals are compared with what is known of the data, and
+//! once more after the engine was opened again.
 
 mod feed;
 mod flights;
@@ -14,11 +15,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch::engine::{self, KafkaEngine, KafkaSettings};
 use anabranch::flow::{
     Count, Definition, Disorder, Flow, Late, Max, Mean, Sum, Tumbling, Undecodable, Window,
 };
-use anabranch_broker::{Apply, Broker, NewTopic, Record};
+use anabranch_broker::{Broker, Record};
 use anabranch_core::batch::RecordAt;
+use anabranch_core::engine::{Capability, Engine, EngineError, TopicSpec};
 use anabranch_core::seam::SystemClock;
 use anabranch_serve::{ServeConfig, ServeError, Server};
 use anyhow::{Context, bail};
@@ -41,6 +44,9 @@ pub(crate) struct DemoArgs {
     /// The data directory; a fresh temporary one unless given
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Another engine than the one in this process, such as kafka://HOST:PORT
+    #[arg(long, value_name = "ENGINE", conflicts_with_all = ["data", "keep"])]
+    pub(crate) engine: Option<String>,
     /// Print JSON; set from the option that all commands share.
     #[arg(skip)]
     pub(crate) json: bool,
@@ -95,31 +101,56 @@ async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     };
     let root = args.data.clone().or_else(|| Some(temporary.as_ref()?.path().to_owned()));
     let root = root.expect("a directory is given or made");
-    let view = View::new(args.json);
+    let through = args.engine.as_ref().map_or("the Kafka protocol", |_| "the engine");
+    let view = View::new(args.json, through);
     view.say(format!("Replaying the {} departures of New York's airports in 2013.", grouped(FLIGHTS_TOTAL)));
-    view.say(format!("Data directory: {}", root.display()));
 
     let flights = flights::load().context("the flights that come with this program cannot be read")?;
-    let replay = replay(&root, &args, &view, flights).await?;
+    let replay = match &args.engine {
+        Some(url) => {
+            let engine = open(url).await?;
+            let description = engine.description();
+            view.say(format!("Engine: {}, {} node(s)\n", description.engine, description.nodes));
+            let replay = replay(&engine, &*engine, &root, &args, &view, &flights).await?;
+            engine.close().await;
+            replay
+        }
+        None => replay_here(&root, &args, &view, &flights).await?,
+    };
 
-    // The proof that it is durable: another broker, over what the first one left.
+    // The proof that it is durable: another engine, over what the first one left.
     let reopened = Instant::now();
-    let broker = Broker::open(&root).await.context("cannot open the data directory again")?;
+    let (engine, broker): (Arc<dyn Engine>, _) = match &args.engine {
+        Some(url) => (open(url).await?, None),
+        None => {
+            let broker = Broker::open(&root).await.context("cannot open the data directory again")?;
+            (Arc::new(broker.clone()), Some(broker))
+        }
+    };
     let open_ms = reopened.elapsed().as_millis();
-    let again = Totals::read(&broker).await?;
+    let again = Totals::read(&*engine).await?;
     view.say(format!("Closed, opened again in {open_ms} ms, and counted again."));
     let report = totals::Report::new(&replay.totals, &again, &replay.fed, started.elapsed());
     let right = view.report(&report)?;
-    if args.keep {
-        keep(broker, &root, &view).await?;
-        if let Some(temporary) = temporary {
-            let _ = temporary.keep();
+    match broker {
+        Some(broker) if args.keep => {
+            keep(broker, &root, &view).await?;
+            if let Some(temporary) = temporary {
+                let _ = temporary.keep();
+            }
         }
-    } else {
-        broker.close().await;
-        view.what_next(args.data.as_deref());
+        Some(_) => {
+            engine.close().await;
+            view.what_next(args.data.as_deref());
+        }
+        None => engine.close().await,
     }
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn open(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
+    let needs = [Capability::PartitionOrder, Capability::Replay, Capability::Transactions];
+    engine::open(url, &needs).await.context("cannot open the engine")
 }
 
 struct Replay {
@@ -127,38 +158,59 @@ struct Replay {
     totals: Totals,
 }
 
-/// Broker, door, flow and producer, from the first record to the last result.
-async fn replay(root: &Path, args: &DemoArgs, view: &View, flights: Vec<Flight>) -> anyhow::Result<Replay> {
+/// On a broker in this process, whose producer comes through its Kafka door.
+async fn replay_here(
+    root: &Path,
+    args: &DemoArgs,
+    view: &View,
+    flights: &[Flight],
+) -> anyhow::Result<Replay> {
+    view.say(format!("Data directory: {}", root.display()));
     let broker = Broker::open(root).await.with_context(|| format!("cannot open {}", root.display()))?;
-    if broker.topics().get(FLIGHTS).is_some() {
-        bail!("{} has a topic {FLIGHTS:?} already: give the demo a new directory", root.display());
+    let server = start(&broker, 0).await?;
+    view.say(format!("Kafka clients: {}\n", server.kafka_addr()));
+    let settings = KafkaSettings::new(server.kafka_addr().to_string()).property("compression.type", "lz4");
+    let producer = KafkaEngine::open(settings, &[]).await.context("cannot reach the Kafka door")?;
+    let engine: Arc<dyn Engine> = Arc::new(broker.clone());
+    let replay = replay(&engine, &producer, root, args, view, flights).await;
+    producer.close().await;
+    server.shutdown().await;
+    drop(engine);
+    broker.close().await;
+    replay
+}
+
+/// Flow and producer, from the first record to the last result.
+async fn replay(
+    engine: &Arc<dyn Engine>,
+    producer: &dyn Engine,
+    root: &Path,
+    args: &DemoArgs,
+    view: &View,
+    flights: &[Flight],
+) -> anyhow::Result<Replay> {
+    match engine.partition_count(FLIGHTS).await {
+        Err(EngineError::NotFound(_)) => {}
+        Ok(_) => {
+            bail!("there is a topic {FLIGHTS:?} already: the demo counts what is in it, and wants it new")
+        }
+        Err(error) => return Err(error).context("cannot look at the topics"),
     }
     for (topic, partitions) in [(FLIGHTS, PARTITIONS), (LATE, PARTITIONS), (RESULTS, 1)] {
         // The records are of 2013: any retention by time would be over.
-        let configs = vec![("retention.ms".to_owned(), "-1".to_owned())];
-        let new = NewTopic { partitions, configs, ..NewTopic::new(topic) };
-        broker
-            .create_topic(new, Apply::Now)
-            .await
-            .with_context(|| format!("cannot create the topic {topic}"))?;
+        let spec = TopicSpec::new(topic, partitions).config("retention.ms", "-1");
+        engine.ensure_topic(&spec).await.with_context(|| format!("cannot create the topic {topic}"))?;
     }
-    let server = start(&broker, 0).await?;
-    view.say(format!("Kafka clients: {}\n", server.kafka_addr()));
-
     let state = root.join("flows").join("departures");
-    let engine = Arc::new(broker.clone());
     let flow = departures().open(engine.clone(), &state, Arc::new(SystemClock::new())).await?;
     let metrics = flow.metrics();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(flow.run(async {
         let _ = stopped.await;
     }));
-    let live = view.watch(&broker, &metrics).await?;
+    let live = view.watch(&**engine, &metrics).await?;
 
-    let bootstrap = server.kafka_addr().to_string();
-    let (rate, progress) = (args.rate, view.progress());
-    let fed = tokio::task::spawn_blocking(move || feed::feed(&bootstrap, &flights, rate, &progress));
-    let fed = fed.await.context("the producer's task failed")??;
+    let fed = feed::feed(producer, flights, args.rate, &view.progress()).await?;
     let deadline = Instant::now() + CATCH_UP_MAX;
     while metrics.snapshot().counts.records_in < fed.records && !running.is_finished() {
         if Instant::now() > deadline {
@@ -172,12 +224,7 @@ async fn replay(root: &Path, args: &DemoArgs, view: &View, flights: Vec<Flight>)
     let flow = departures().open(engine.clone(), &state, Arc::new(SystemClock::new())).await?;
     flow.run_until_end().await?;
     live.finish();
-
-    let totals = Totals::read(&broker).await?;
-    server.shutdown().await;
-    drop(engine);
-    broker.close().await;
-    Ok(Replay { fed, totals })
+    Ok(Replay { fed, totals: Totals::read(&**engine).await? })
 }
 
 /// Departures, mean and worst delay per airport and hour of scheduled departure.

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch::flow::Metrics;
-use anabranch_broker::{Broker, Place};
+use anabranch_core::TopicPartition;
+use anabranch_core::batch::RecordAt;
+use anabranch_core::engine::{Engine, Position, ReadLimits};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use parking_lot::Mutex;
@@ -28,12 +30,14 @@ const RECORDS_PER_LINE: u64 = 50_000;
 #[derive(Debug)]
 pub(super) struct View {
     json: bool,
+    /// What the flights go through.
+    through: &'static str,
     acknowledged: Acknowledged,
 }
 
 impl View {
-    pub(super) fn new(json: bool) -> Self {
-        Self { json, acknowledged: Acknowledged::default() }
+    pub(super) fn new(json: bool, through: &'static str) -> Self {
+        Self { json, through, acknowledged: Acknowledged::default() }
     }
 
     /// Tells a person something.
@@ -49,16 +53,20 @@ impl View {
     }
 
     /// Shows progress and the newest results until told to stop.
-    pub(super) async fn watch(&self, broker: &Broker, metrics: &Arc<Metrics>) -> anyhow::Result<Live> {
+    pub(super) async fn watch(&self, engine: &dyn Engine, metrics: &Arc<Metrics>) -> anyhow::Result<Live> {
         let newest = Arc::new(Mutex::new(Newest::new()));
-        let mut results = broker.tail(RESULTS, Place::Earliest).await?;
+        let mut results = engine.reader(&TopicPartition::new(RESULTS, 0), Position(0)).await?;
         let reader = tokio::spawn({
             let newest = Arc::clone(&newest);
             async move {
-                while let Some(Ok(consumed)) = results.next().await {
-                    let value = consumed.record.value.unwrap_or_default();
-                    if let Ok(result) = serde_json::from_slice::<Departures>(&value) {
-                        newest.lock().insert(result.airport.clone(), result);
+                loop {
+                    let from = results.position();
+                    let Ok(fetched) = results.read(ReadLimits::default()).await else { return };
+                    for RecordAt { record, .. } in fetched.block.into_records(from).unwrap_or_default() {
+                        let value = record.value.unwrap_or_default();
+                        if let Ok(result) = serde_json::from_slice::<Departures>(&value) {
+                            newest.lock().insert(result.airport.clone(), result);
+                        }
                     }
                 }
             }
@@ -98,9 +106,10 @@ impl View {
         };
         println!("\n{}\n", table(&columns, report.checks.iter().map(row).collect()));
         println!(
-            "{} flights ({:.1} MB) through the Kafka protocol in {:.1} s: {} a second, all durable.",
+            "{} flights ({:.1} MB) through {} in {:.1} s: {} a second, all acknowledged.",
             grouped(report.records),
             report.bytes as f64 / 1e6,
+            self.through,
             report.produce_seconds,
             grouped(report.records_per_second as u64),
         );

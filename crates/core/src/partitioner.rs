@@ -1,7 +1,8 @@
 //! Which partition a key belongs to, as Kafka's own producers decide it, so that all writers of a topic agree.
 
 /// The partition of `key` among `partitions` (Kafka's `BuiltInPartitioner`: murmur2, made positive, modulo).
-pub(crate) fn partition_of(key: &[u8], partitions: i32) -> i32 {
+#[must_use]
+pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
     (murmur2(key) & 0x7fff_ffff) as i32 % partitions
 }
 
