@@ -61,6 +61,8 @@ impl KafkaProducer {
             .set("transaction.timeout.ms", timeout.as_millis().to_string())
             .set("message.timeout.ms", patience.min(timeout).as_millis().max(1).to_string())
             .set("message.max.bytes", cluster.message_bytes_max())
+            // A transaction that begins while the one before is being marked is told to come again.
+            .set("retry.backoff.ms", "5")
             .set("linger.ms", "1");
         let session = Session {
             appender: Appender::new(&config).map_err(|error| refused(error.to_string()))?,
@@ -137,10 +139,13 @@ impl Session {
         {
             return Err(self.give_up(&error));
         }
+        // The library would look for the acknowledgements every 100 ms only. Where one says no, so does the commit.
+        let appended: Vec<_> =
+            sent.into_iter().map(|(to, waiting)| runtime.block_on(waiting.appended(&to))).collect();
         if let Err(error) = self.again(|session, left| session.producer().commit_transaction(left)) {
             return Err(self.give_up(&error));
         }
-        sent.into_iter().map(|(to, waiting)| runtime.block_on(waiting.appended(&to))).collect()
+        appended.into_iter().collect()
     }
 
     fn store(&mut self, GroupPositions { group, positions }: GroupPositions) -> KafkaResult<()> {
