@@ -8,6 +8,7 @@
 mod client;
 pub(crate) mod contender;
 mod embedded;
+mod engines;
 mod goal;
 pub(crate) mod ground;
 mod groups;
@@ -70,6 +71,8 @@ pub(crate) enum Command {
     Limits(limits::Options),
     /// Appending in process
     Embedded(embedded::Options),
+    /// Through the Engine seam, beside the same client without it
+    Engines(engines::Options),
     /// Opening a directory, and the memory of a server that does nothing
     Open(open::Options),
     /// What a record costs in one partition and in ten thousand
@@ -123,6 +126,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Nats(options) => run_part(options),
         Command::Limits(options) => run_part(options),
         Command::Embedded(options) => run_part(options),
+        Command::Engines(options) => run_part(options),
         Command::Open(options) => run_part(options),
         Command::Partitions(options) => run_part(options),
         Command::Transactions(options) => run_part(options),
