@@ -165,6 +165,8 @@ async fn produce(options: &Options, engine: &KafkaEngine) -> anyhow::Result<()> 
 fn consume_raw(options: &Options) -> anyhow::Result<()> {
     let mut config = client(options);
     config.set("group.id", "raw").set("enable.auto.commit", "false").set("check.crcs", "true");
+    // As the engine has them, lest settings be compared.
+    config.set("queued.max.messages.kbytes", "65536").set("fetch.queue.backoff.ms", "2");
     let consumer: BaseConsumer = config.create()?;
     let mut list = TopicPartitionList::new();
     for partition in 0..options.partitions {

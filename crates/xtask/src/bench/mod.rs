@@ -183,6 +183,7 @@ fn run_all(options: &AllOptions) -> anyhow::Result<ExitCode> {
     run_of::<partitions::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<groups::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<nats::Options>(&arguments, &mut goals, &mut failed)?;
+    run_of::<engines::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<load::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<transactions::Options>(&arguments, &mut goals, &mut failed)?;
     run_of::<kafka::Options>(&arguments, &mut goals, &mut failed)?;
