@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{Record, RecordAt};
-use anabranch_core::engine::{Capability, Engine, EngineError, Place, Position, TopicSpec};
+use anabranch_core::engine::{Capability, Engine, EngineError, Position};
 use anabranch_core::seam::Clock;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -15,20 +15,17 @@ use serde::de::DeserializeOwned;
 
 use crate::FlowError;
 use crate::aggregate::Aggregate;
-use crate::changelog::{Changelog, Opening, changelog_of};
-use crate::metrics::{Counts, Metrics};
-use crate::outbox::Outlet;
+use crate::frame::{Frame, State};
+use crate::metrics::Metrics;
 use crate::policy::{Disorder, Late, Undecodable};
-use crate::run::{Delivery, OpenFlow, blocking};
-use crate::state::{Progress, Role, Store, Table};
-use crate::watermark::{NO_WATERMARK, Watermarks};
+use crate::run::OpenFlow;
+use crate::state::{Progress, Table};
+use crate::watermark::Watermarks;
 use crate::window::{Window, WindowKind};
-use crate::worker::{Aside, Decode, Encode, Logic, Options, Work, Worker};
+use crate::worker::{Decode, Encode, Logic, Options, Work, Worker};
 
 const COMMIT_RECORDS_DEFAULT: u64 = 20_000;
 const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
-/// What a step takes longer than this is given up, so that readers of its topics need not wait: as in Kafka's clients.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The beginning of a flow: its name.
 #[derive(Debug, Clone)]
@@ -233,19 +230,20 @@ where
         state_dir: impl Into<PathBuf>,
         clock: Arc<dyn Clock>,
     ) -> Result<OpenFlow, FlowError> {
-        self.check()?;
+        let frame = self.frame();
+        frame.check()?;
         let mut needs = vec![Capability::PartitionOrder, Capability::Replay];
         needs.extend((!self.at_least_once).then_some(Capability::Transactions));
         engine.require(&needs).map_err(EngineError::Unsuitable)?;
         let mut sources = Vec::new();
         let mut partitions_max = 0;
-        for topic in self.topics() {
+        for topic in &frame.topics {
             let partitions = engine.partition_count(topic).await?;
             partitions_max = partitions_max.max(partitions);
             sources.extend((0..partitions).map(|partition| TopicPartition::new(topic, partition)));
         }
-        let mut options = self.options(&*engine, partitions_max).await?;
-        let opened = self.open_state(&engine, &sources, state_dir.into(), &*clock).await?;
+        let mut options = frame.options(&*engine, partitions_max).await?;
+        let opened = frame.open_state(&engine, &sources, state_dir.into(), &*clock).await?;
         let State { store, progress, delivery, changelog } = opened;
         if progress.positions.len() != sources.len() {
             return Err(store.damaged("its positions are not the sources'"));
@@ -273,43 +271,22 @@ where
         })
     }
 
-    /// The state as it was committed last, when nobody else writes it any more.
-    async fn open_state(
-        &self,
-        engine: &Arc<dyn Engine>,
-        sources: &[TopicPartition],
-        path: PathBuf,
-        clock: &dyn Clock,
-    ) -> Result<State, FlowError> {
-        let identity = self.identity(sources);
-        let role = if self.at_least_once { Role::Only } else { Role::Cache };
-        // Its lock comes first: a second flow of this directory must not fence the first.
-        let (store, identity) =
-            blocking(move || Store::open(&path, &identity, role).map(|store| (store, identity))).await??;
-        if self.at_least_once {
-            tracing::warn!(flow = self.name(), "delivers at least once: a crash may repeat its results");
-            let (store, known) =
-                blocking(move || store.progress().map(|progress| (store, progress))).await??;
-            let progress = match known {
-                Some(progress) => progress,
-                None => beginning(&**engine, sources).await?,
-            };
-            return Ok(State { store, progress, delivery: Delivery::AtLeastOnce, changelog: None });
+    /// All but the functions.
+    pub(crate) fn frame(&self) -> Frame {
+        let Aggregated { windowed, aggregate } = &self.aggregated;
+        let records = &windowed.keyed.timed.records;
+        Frame {
+            name: records.source.name.clone(),
+            topics: records.source.topics.clone(),
+            undecodable: records.undecodable.clone(),
+            late: windowed.late.clone(),
+            windows: windowed.windows.describe(),
+            aggregate: aggregate.name(),
+            sink: self.sink.clone(),
+            emit_early: self.emit_early,
+            at_least_once: self.at_least_once,
+            commit_records: self.commit_records,
         }
-        let topic = changelog_of(self.name());
-        let transactions = engine.transactions().expect("it was required");
-        let beginning = beginning(&**engine, sources).await?;
-        let mut producer = transactions.producer(&topic, TRANSACTION_TIMEOUT).await?;
-        let opening =
-            Opening { engine: &**engine, producer: &mut *producer, clock, topic, identity, beginning };
-        let (changelog, store, progress) = Changelog::open(opening, store).await?;
-        let has_groups = engine.description().has(Capability::Groups);
-        let delivery = Delivery::ExactlyOnce {
-            producer,
-            changelog: changelog.at.clone(),
-            group: has_groups.then(|| self.name().to_owned()),
-        };
-        Ok(State { store, progress, delivery, changelog: Some(changelog) })
     }
 
     fn into_worker(
@@ -329,126 +306,4 @@ where
             Logic { decode: records.decode, event_time, key, windows, aggregate, encode: self.encode };
         Worker::new(logic, options, sources, table, watermarks, progress)
     }
-
-    async fn options(&self, engine: &dyn Engine, partitions: i32) -> Result<Options, FlowError> {
-        let mut sink = TopicSpec::new(&self.sink, partitions);
-        if engine.description().has(Capability::Compaction) {
-            // Results are upserts: the newest per key is enough.
-            sink.configs.push(("cleanup.policy".into(), "compact".into()));
-        }
-        let windowed = &self.aggregated.windowed;
-        let undecodable = match &windowed.keyed.timed.records.undecodable {
-            Undecodable::Fail => Aside::Fail,
-            Undecodable::Drop => Aside::Drop,
-            Undecodable::ToTopic(topic) => {
-                Aside::Send(outlet(engine, TopicSpec::new(topic, partitions)).await?)
-            }
-        };
-        let late = match &windowed.late {
-            Late::Drop | Late::Admit { .. } => Aside::Drop,
-            Late::ToTopic(topic) => Aside::Send(outlet(engine, TopicSpec::new(topic, partitions)).await?),
-        };
-        Ok(Options {
-            sink: outlet(engine, sink).await?,
-            undecodable,
-            late,
-            allowed_lateness_ms: windowed.late.allowed_ms(),
-            emit_early: self.emit_early,
-            commit_records: self.commit_records,
-            changelog: None,
-        })
-    }
-
-    fn topics(&self) -> &[String] {
-        &self.aggregated.windowed.keyed.timed.records.source.topics
-    }
-
-    fn name(&self) -> &str {
-        &self.aggregated.windowed.keyed.timed.records.source.name
-    }
-
-    fn check(&self) -> Result<(), FlowError> {
-        let topics = self.topics();
-        let wrong = |reason| Err(FlowError::Definition { flow: self.name().to_owned(), reason });
-        if topics.is_empty() {
-            return wrong("it has no source");
-        }
-        if topics.iter().enumerate().any(|(index, topic)| topics[..index].contains(topic)) {
-            return wrong("it names a source twice");
-        }
-        let windowed = &self.aggregated.windowed;
-        let mut outlets = vec![&self.sink];
-        if let Undecodable::ToTopic(topic) = &windowed.keyed.timed.records.undecodable {
-            outlets.push(topic);
-        }
-        if let Late::ToTopic(topic) = &windowed.late {
-            outlets.push(topic);
-        }
-        if outlets.iter().any(|outlet| topics.contains(outlet)) {
-            return wrong("it would read what it writes");
-        }
-        let changelog = changelog_of(self.name());
-        if topics.contains(&changelog) || outlets.contains(&&changelog) {
-            return wrong("a topic that it reads or writes has the name of its changelog");
-        }
-        Ok(())
-    }
-
-    /// What the shape of the state depends on, in words.
-    fn identity(&self, sources: &[TopicPartition]) -> String {
-        let mut counts: Vec<(&str, usize)> = Vec::new();
-        for source in sources {
-            match counts.last_mut() {
-                Some((topic, count)) if *topic == source.topic => *count += 1,
-                _ => counts.push((&source.topic, 1)),
-            }
-        }
-        let topics: Vec<_> =
-            counts.iter().map(|(topic, count)| format!("{topic} ({count} partitions)")).collect();
-        format!(
-            "flow {} from {}; windows {}; aggregate {}{}",
-            self.name(),
-            topics.join(", "),
-            self.aggregated.windowed.windows.describe(),
-            self.aggregated.aggregate.name(),
-            if self.at_least_once { "; at least once" } else { "" },
-        )
-    }
-}
-
-/// A flow's state, and how it goes on from there.
-struct State {
-    store: Store,
-    progress: Progress,
-    delivery: Delivery,
-    changelog: Option<Changelog>,
-}
-
-/// The progress of a flow that has not begun.
-async fn beginning(engine: &dyn Engine, sources: &[TopicPartition]) -> Result<Progress, FlowError> {
-    let mut positions = Vec::with_capacity(sources.len());
-    for source in sources {
-        positions.push(engine.locate(source, Place::Earliest).await?.0);
-    }
-    Ok(Progress {
-        step: 0,
-        positions,
-        latest_events_ms: vec![None; sources.len()],
-        watermark_ms: NO_WATERMARK,
-        fired_ms: NO_WATERMARK,
-        expired_ms: NO_WATERMARK,
-        counts: Counts::default(),
-    })
-}
-
-/// The topic as it is, or made as `spec` says.
-async fn outlet(engine: &dyn Engine, spec: TopicSpec) -> Result<Outlet, FlowError> {
-    let partitions = match engine.partition_count(&spec.name).await {
-        Err(EngineError::NotFound(_)) => {
-            engine.ensure_topic(&spec).await?;
-            spec.partitions
-        }
-        found => found?,
-    };
-    Ok(Outlet { topic: spec.name, partitions })
 }

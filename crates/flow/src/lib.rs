@@ -47,17 +47,20 @@
 //! cannot tell that the engine was set back to a backup: whoever does that removes the local directories of its flows.)
 //! Memory holds only what changed since the last commit, however many keys there are.
 //!
-//! Of the flows of one name the one that was opened last goes on; others, on any machine, are fenced.
+//! Of the flows of one name the one that was opened last goes on; others, on any machine, are fenced. Where several processes
+//! stand ready for a flow, a [`Runner`] in each lets one of them run it at a time.
 
 pub mod aggregate;
 mod changelog;
 mod error;
 mod flow;
+mod frame;
 pub mod header;
 mod metrics;
 mod outbox;
 mod policy;
 mod run;
+mod runner;
 mod state;
 mod watermark;
 pub mod window;
@@ -69,4 +72,5 @@ pub use flow::{Aggregated, Definition, Flow, Keyed, Records, Source, Timed, Wind
 pub use metrics::{Counts, Metrics, Snapshot};
 pub use policy::{Disorder, Late, Undecodable};
 pub use run::OpenFlow;
+pub use runner::{Runner, Status};
 pub use window::{Hopping, Session, Tumbling, Window, WindowKind};

@@ -38,11 +38,11 @@ const KILLS_MAX: u32 = 60;
 
 /// How much there is to do.
 #[derive(Debug, Clone, Copy)]
-struct Work {
-    records_per_partition: i64,
-    commit_records: u64,
-    commit_ms: u64,
-    window_ms: i64,
+pub(crate) struct Work {
+    pub(crate) records_per_partition: i64,
+    pub(crate) commit_records: u64,
+    pub(crate) commit_ms: u64,
+    pub(crate) window_ms: i64,
 }
 
 const MUCH: Work = Work { records_per_partition: 20_000, commit_records: 500, commit_ms: 5, window_ms: 1000 };
@@ -57,7 +57,9 @@ impl Work {
         (0..self.records_per_partition).map(number)
     }
 
-    fn flow(self) -> Definition<i64, i64, impl anabranch::flow::Aggregate<i64, Output = (u64, i64)>> {
+    pub(crate) fn flow(
+        self,
+    ) -> Definition<i64, i64, impl anabranch::flow::Aggregate<i64, Output = (u64, i64)>> {
         Flow::named("sums")
             .source(["numbers"])
             .decode(number, Undecodable::Fail)
@@ -128,7 +130,7 @@ fn start(root: &Path, work: Work, dies_at: Option<u64>) -> Child {
     command.spawn().unwrap()
 }
 
-fn dice() -> Dice {
+pub(crate) fn dice() -> Dice {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let seed = from_environment("ANABRANCH_KILL_SEED", now) | 1;
     println!("ANABRANCH_KILL_SEED={seed}");
@@ -269,7 +271,7 @@ fn a_process_that_was_replaced_adds_nothing_when_it_goes_on() {
 }
 
 /// Waits for its end, and how many calls it came to, if it says so.
-fn finish(mut child: Child) -> (ExitStatus, u64) {
+pub(crate) fn finish(mut child: Child) -> (ExitStatus, u64) {
     let mut said = String::new();
     child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     let calls = said.lines().find_map(|line| line.strip_prefix("calls ")?.parse().ok());
@@ -320,11 +322,11 @@ fn wait_until_running(child: &mut Child) {
     );
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-async fn fill(root: &Path, work: Work) {
+pub(crate) async fn fill(root: &Path, work: Work) {
     let broker = Broker::open(root).await.unwrap();
     let topic =
         broker.create_topic(NewTopic::new("numbers").partitions(PARTITIONS), Apply::Now).await.unwrap();
@@ -340,7 +342,7 @@ async fn fill(root: &Path, work: Work) {
 
 /// The flow is at its end, and its output is that of one pass.
 #[track_caller]
-fn check(root: &Path, work: Work) {
+pub(crate) fn check(root: &Path, work: Work) {
     let (rows, late, stands) = runtime().block_on(async {
         let broker = Broker::open(root).await.unwrap();
         let mut rows = rows_of(&broker, "sums").await;

@@ -11,5 +11,6 @@ mod full_disk;
 mod harness;
 mod help;
 mod kill9;
+mod runners;
 mod serve;
 mod transactions_kill;

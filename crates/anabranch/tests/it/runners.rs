@@ -1,0 +1,169 @@
+//! Several processes stand ready for one flow. Whoever runs it is killed, or held up; the output is that of one pass.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use anabranch::core::seam::SystemClock;
+use anabranch::flow::{Runner, Status};
+use anabranch::{Broker, Engine};
+use anabranch_engine_kafka::{KafkaEngine, KafkaSettings};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::oneshot;
+
+use crate::flow_kill::{Work, check, dice, fill, finish, runtime};
+use crate::harness::Server;
+use crate::kill9::from_environment;
+
+const STATE: &str = "ANABRANCH_TEST_RUNNER_STATE";
+const SERVER: &str = "ANABRANCH_TEST_RUNNER_SERVER";
+/// Asks for a run to the end of the input, without a runner.
+const TO_THE_END: &str = "ANABRANCH_TEST_RUNNER_END";
+/// Many small commits, so that there is always one to die in.
+const WORK: Work = Work { records_per_partition: 4000, commit_records: 20, commit_ms: 1000, window_ms: 100 };
+/// A dead member is missed soon.
+const SESSION_MS: &str = "1500";
+const PROCESSES: usize = 3;
+/// Longer than any takeover.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Not a test of its own: a process that stands ready for the flow.
+#[test]
+fn runner_process() {
+    let (Some(addr), Some(state)) = (std::env::var_os(SERVER), std::env::var_os(STATE)) else { return };
+    let settings = KafkaSettings::new(addr.to_str().unwrap())
+        .property("session.timeout.ms", SESSION_MS)
+        .property("heartbeat.interval.ms", "300");
+    runtime().block_on(async {
+        let engine = Arc::new(KafkaEngine::open(settings, &[]).await.unwrap());
+        let clock = Arc::new(SystemClock::new());
+        if std::env::var_os(TO_THE_END).is_some() {
+            let end = WORK.flow().open(engine, Path::new(&state), clock).await.unwrap().run_until_end().await;
+            println!("done {}", end.unwrap().counts.records_in);
+            return;
+        }
+        let runner = Runner::new(engine, Path::new(&state), clock, || WORK.flow());
+        let mut status = runner.status();
+        tokio::spawn(async move {
+            while status.wait_for(|status| matches!(status, Status::Running(_))).await.is_ok() {
+                println!("running");
+                let _ = status.wait_for(|status| matches!(status, Status::Waiting)).await;
+            }
+        });
+        println!("ended: {:?}", runner.run(std::future::pending()).await);
+    });
+}
+
+fn signal(children: &[Child], number: usize, signal: Signal) {
+    kill_process(Pid::from_child(&children[number]), signal).unwrap();
+}
+
+fn start(server: &Server, state: &Path, to_the_end: bool) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "runners::runner_process", "--nocapture"])
+        .env(SERVER, &server.kafka)
+        .env(STATE, state)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    if to_the_end {
+        command.env(TO_THE_END, "1");
+    }
+    command.spawn().unwrap()
+}
+
+#[test]
+fn another_process_goes_on_when_the_one_that_runs_is_killed() {
+    let kills = from_environment("ANABRANCH_KILL_ROUNDS", 5);
+    let mut dice = dice();
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    runtime().block_on(fill(&data, WORK));
+    let server = Server::start_at(&data, "127.0.0.1:0", &["--set", "group.min.session.timeout.ms=1000"]);
+    let (tell, told) = mpsc::channel();
+    let begin = |number: usize| {
+        let mut child = start(&server, &home.path().join(format!("state-{number}")), false);
+        let (lines, tell) = (BufReader::new(child.stdout.take().unwrap()).lines(), tell.clone());
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = tell.send((number, line));
+            }
+        });
+        child
+    };
+    let mut children: Vec<_> = (0..PROCESSES).map(begin).collect();
+    let (mut killed, mut runners, mut halted) = (0, Vec::new(), None);
+    while killed < kills {
+        let (number, line) = told.recv_timeout(PATIENCE).expect("one of them runs the flow in time");
+        assert!(!line.starts_with("ended"), "{line}");
+        if !line.contains("running") {
+            continue;
+        }
+        runners.push(number);
+        // Whoever was held up goes on, and believes that it runs the flow.
+        if let Some(halted) = halted.take() {
+            signal(&children, halted, Signal::CONT);
+        }
+        std::thread::sleep(Duration::from_millis(dice.below(300))); // the moment of death is the input of this test
+        killed += 1;
+        if dice.below(3) == 0 {
+            signal(&children, number, Signal::STOP);
+            halted = Some(number);
+            continue;
+        }
+        children[number].kill().unwrap();
+        children[number].wait().unwrap();
+        // The next one of its name has its local state, or none.
+        if dice.below(2) == 0 {
+            std::fs::remove_dir_all(home.path().join(format!("state-{number}"))).ok();
+        }
+        children[number] = begin(number);
+    }
+    println!("run by {runners:?}");
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let (status, _) = finish(start(&server, &home.path().join("state-end"), true));
+    assert!(status.success(), "it goes on to the end");
+    server.stop();
+    check(&data, WORK);
+}
+
+#[test]
+fn a_runner_that_leaves_hands_over_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        fill(home.path(), WORK).await;
+        let broker = Broker::open(home.path()).await.unwrap();
+        let engine: Arc<dyn Engine> = Arc::new(broker.clone());
+        let begin = |state: &str| {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let state = home.path().join(state);
+            let runner =
+                Runner::new(Arc::clone(&engine), state, Arc::new(SystemClock::new()), || WORK.flow());
+            let status = runner.status();
+            let run = runner.run(async {
+                let _ = stopped.await;
+            });
+            (stop, status, tokio::spawn(run))
+        };
+        let is_running = |status: &Status| matches!(status, Status::Running(_));
+        let (stop, mut status, first) = begin("first");
+        tokio::time::timeout(PATIENCE, status.wait_for(is_running)).await.unwrap().unwrap();
+        let (stop_other, mut other, second) = begin("second");
+        // Both join the next generation, and one of them goes on.
+        drop(stop);
+        tokio::time::timeout(PATIENCE, first).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, other.wait_for(is_running)).await.unwrap().unwrap();
+        drop(stop_other);
+        tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap().unwrap();
+        let end =
+            WORK.flow().open(engine, home.path().join("end"), Arc::new(SystemClock::new())).await.unwrap();
+        end.run_until_end().await.unwrap();
+        broker.close().await;
+    });
+    check(home.path(), WORK);
+}

@@ -1,0 +1,211 @@
+//! A flow that several processes stand ready for.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use anabranch_core::TopicPartition;
+use anabranch_core::engine::{Capability, Engine, EngineError, GroupEvent, GroupMember};
+use anabranch_core::seam::Clock;
+use futures::FutureExt;
+use futures::future::{BoxFuture, OptionFuture};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{oneshot, watch};
+
+use crate::aggregate::Aggregate;
+use crate::frame::Frame;
+use crate::metrics::{Metrics, Snapshot};
+use crate::{Definition, FlowError};
+
+/// Runs a flow in one of the processes that have a runner of it, and in another when that one is gone.
+///
+/// Runners of one flow are members of the group of its name. Whoever is given the first partition of the first source runs
+/// the flow; the others wait. When it leaves, or dies and its session is over, the group gives the partition to another,
+/// which brings its local copy of the state to the end of the changelog and goes on from there: no window is lost or
+/// counted twice. A process that was only held up, and believes that it still runs the flow, is fenced.
+///
+/// ```no_run
+/// # use std::{error::Error, sync::Arc, time::Duration};
+/// # use anabranch_core::{batch::{Record, RecordAt}, engine::Engine, seam::SystemClock};
+/// # use anabranch_flow::{Count, Disorder, Flow, Late, Runner, Tumbling, Undecodable};
+/// # async fn example(engine: Arc<dyn Engine>) -> Result<(), Box<dyn Error>> {
+/// let clicks = || {
+///     Flow::named("clicks-by-minute")
+///         .source(["clicks"])
+///         .decode(|at: &RecordAt| Ok::<_, String>(at.record.timestamp_ms), Undecodable::Fail)
+///         .event_time(|ms| *ms, Disorder::bounded(Duration::from_secs(5)))
+///         .key_by(|_| ())
+///         .window(Tumbling::of(Duration::from_secs(60)), Late::Drop)
+///         .aggregate(Count)
+///         .sink("clicks-by-minute", |(), window, count| {
+///             Record::new(window.start_ms.to_string(), count.to_string())
+///         })
+/// };
+/// let runner = Runner::new(engine, "state/clicks", Arc::new(SystemClock::new()), clicks);
+/// runner.run(async { tokio::signal::ctrl_c().await.unwrap() }).await?;
+/// # Ok(()) }
+/// ```
+pub struct Runner<D> {
+    engine: Arc<dyn Engine>,
+    state_dir: PathBuf,
+    clock: Arc<dyn Clock>,
+    define: D,
+    status: watch::Sender<Status>,
+}
+
+/// What a [`Runner`] does.
+#[derive(Debug, Clone)]
+pub enum Status {
+    /// Another process runs the flow, or it is not known yet who does.
+    Waiting,
+    /// It opens the flow: it brings its state to where the changelog ends.
+    Restoring,
+    /// It runs the flow, which reports here.
+    Running(Arc<Metrics>),
+}
+
+/// The flow in this process.
+struct Turn {
+    stop: oneshot::Sender<()>,
+    flow: BoxFuture<'static, Result<Snapshot, FlowError>>,
+}
+
+/// Why turns are over.
+enum End {
+    /// It was told to stop.
+    Shutdown,
+    /// Somebody else runs the flow, whom the group may not have told of yet.
+    Fenced,
+}
+
+impl<T, K, A, D> Runner<D>
+where
+    T: 'static,
+    K: Serialize + DeserializeOwned + 'static,
+    A: Aggregate<T>,
+    D: Fn() -> Definition<T, K, A>,
+{
+    /// A runner of the flow that `define` gives, the same every time. The directory `state_dir` is this process's own.
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        state_dir: impl Into<PathBuf>,
+        clock: Arc<dyn Clock>,
+        define: D,
+    ) -> Self {
+        Self {
+            engine,
+            state_dir: state_dir.into(),
+            clock,
+            define,
+            status: watch::Sender::new(Status::Waiting),
+        }
+    }
+
+    /// What it does, now and later.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Waits for its turn, runs the flow, and waits again, until `shutdown` is done; then it commits what it has begun, and
+    /// another process takes over at once.
+    ///
+    /// # Errors
+    /// [`FlowError`] says what stopped the flow, here: another process takes over. The engine must have groups, and a flow
+    /// that delivers at least once cannot move.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), FlowError> {
+        let mut shutdown = pin!(shutdown);
+        let frame = (self.define)().frame();
+        frame.check()?;
+        let Frame { name, topics, at_least_once, .. } = frame;
+        if at_least_once {
+            let reason = "its state is in one process only (at least once), so it cannot run in another";
+            return Err(FlowError::Definition { flow: name, reason });
+        }
+        self.engine.require(&[Capability::Groups]).map_err(EngineError::from)?;
+        let turn = TopicPartition::new(&topics[0], 0);
+        loop {
+            let mut member = self.engine.join(&name, &topics).await?;
+            let end = self.take_turns(&mut *member, &turn, shutdown.as_mut()).await;
+            self.status.send_replace(Status::Waiting);
+            let left = member.leave().await;
+            match end? {
+                End::Shutdown => return Ok(left?),
+                End::Fenced => tracing::warn!(flow = name, "another process has taken the flow over"),
+            }
+        }
+    }
+
+    async fn take_turns(
+        &self,
+        member: &mut dyn GroupMember,
+        turn: &TopicPartition,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<End, FlowError> {
+        let mut running: Option<Turn> = None;
+        loop {
+            let flow = OptionFuture::from(running.as_mut().map(|turn| &mut turn.flow));
+            tokio::select! {
+                biased;
+                () = &mut shutdown => {
+                    finish(running).await?;
+                    return Ok(End::Shutdown);
+                }
+                Some(ended) = flow => match ended {
+                    Err(error) if is_fenced(&error) => return Ok(End::Fenced),
+                    ended => {
+                        ended?;
+                        return Ok(End::Shutdown);
+                    }
+                },
+                event = member.next_event() => match event? {
+                    GroupEvent::Assigned(partitions) => {
+                        if partitions.iter().any(|(at, _)| at == turn) {
+                            running = Some(self.begin());
+                        }
+                    }
+                    // What it has begun is committed before another goes on from there, if there still is time for that.
+                    GroupEvent::Revoked(_) | GroupEvent::Lost(_) => {
+                        let ended = finish(running.take()).await;
+                        self.status.send_replace(Status::Waiting);
+                        if !ended.as_ref().is_err_and(is_fenced) {
+                            ended?;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn begin(&self) -> Turn {
+        let (stop, stopped) = oneshot::channel();
+        let (engine, clock, status) =
+            (Arc::clone(&self.engine), Arc::clone(&self.clock), self.status.clone());
+        let open = (self.define)().open(engine, self.state_dir.clone(), clock);
+        status.send_replace(Status::Restoring);
+        let flow = async move {
+            let open = open.await?;
+            status.send_replace(Status::Running(open.metrics()));
+            open.run(stopped.map(drop)).await
+        };
+        Turn { stop, flow: flow.boxed() }
+    }
+}
+
+/// Lets the flow commit and stop.
+async fn finish(turn: Option<Turn>) -> Result<(), FlowError> {
+    let Some(Turn { stop, flow }) = turn else { return Ok(()) };
+    drop(stop);
+    flow.await.map(drop)
+}
+
+fn is_fenced(error: &FlowError) -> bool {
+    matches!(error, FlowError::Engine(EngineError::ProducerFenced { .. }))
+}
+
+impl<D> std::fmt::Debug for Runner<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner").field("state_dir", &self.state_dir).finish_non_exhaustive()
+    }
+}
