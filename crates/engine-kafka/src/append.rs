@@ -11,7 +11,9 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
+};
 use tokio::sync::{Mutex as Turn, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::{blame, failed};
@@ -65,10 +67,12 @@ impl Appender {
         Ok(Self { producer, room: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)), turn: Turn::new(()) })
     }
 
-    /// Waits until nothing is under way, for so long at most.
+    /// Waits until nothing is under way, for so long at most; what is left then fails.
     pub(crate) fn flush(&self, patience: std::time::Duration) {
         if let Err(error) = self.producer.flush(patience) {
             tracing::warn!(%error, "what is under way was not acknowledged in time");
+            self.producer.purge(PurgeConfig::default().queue().inflight());
+            let _ = self.producer.flush(patience); // it only hands out the failures
         }
     }
 

@@ -211,7 +211,13 @@ impl Drop for KafkaMember {
 
 impl Membership {
     fn assigned(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) -> KafkaResult<()> {
-        let committed = consumer.committed_offsets(list.clone(), self.patience)?;
+        let committed = loop {
+            match consumer.committed_offsets(list.clone(), self.patience) {
+                // A coordinator that moves is back in a moment; the group waits meanwhile, as its members' session goes on.
+                Err(error) if is_passing(&error) && self.waits_on() => {}
+                found => break found?,
+            }
+        };
         let position = |offset| match offset {
             rdkafka::Offset::Offset(next) => Some(Position::from(Offset(next))),
             _ => None,
@@ -225,6 +231,15 @@ impl Membership {
         consumer.assign(&TopicPartitionList::new())?;
         let _ = self.tell.send(Ok(GroupEvent::Assigned(partitions)));
         Ok(())
+    }
+
+    /// Lets a moment pass; not if the member goes.
+    fn waits_on(&self) -> bool {
+        let mut state = self.shared.state.lock();
+        if !state.is_closing {
+            self.shared.changed.wait_for(&mut state, POLL);
+        }
+        !state.is_closing
     }
 
     fn revoked(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
@@ -251,6 +266,11 @@ impl Membership {
     }
 }
 
+/// Whether it helps to ask again.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(blame(&TopicPartition::new("the group", 0), error), EngineError::Away { .. })
+}
+
 impl ClientContext for Membership {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.watch.log(level, facility, message);
@@ -271,9 +291,8 @@ impl ConsumerContext for Membership {
             }
         };
         if let Err(error) = done {
-            // It joins again, and is told anew.
-            tracing::warn!(%error, "a member of a group cannot take its partitions");
             let _ = consumer.unassign();
+            let _ = self.tell.send(Err(blame(&TopicPartition::new("the group", 0), &error)));
         }
     }
 }
