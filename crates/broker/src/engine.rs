@@ -64,9 +64,6 @@ impl Engine for Broker {
         what: Payload,
         how: AppendOptions,
     ) -> Result<Appended, EngineError> {
-        if how.expected.is_some() {
-            self.require(&[Capability::ConditionalAppend])?;
-        }
         if how.id.is_some() {
             self.require(&[Capability::AppendIds])?;
         }
@@ -76,7 +73,11 @@ impl Engine for Broker {
         };
         let batch = what.into_batch()?;
         let span = span(&batch)?;
-        let produced = self.partition_of(to)?.produce(batch, ack).await;
+        let partition = self.partition_of(to)?;
+        let produced = match how.expected {
+            Some(end) => partition.produce_at(end.into(), batch, ack).await,
+            None => partition.produce(batch, ack).await,
+        };
         Ok(appended(produced.map_err(|error| self.refusal(to, error))?.base_offset, span))
     }
 
@@ -135,7 +136,6 @@ pub(crate) fn describe(cluster: &str, config: &BrokerConfig) -> Description {
         Limits { record_bytes_max, append_bytes_max: record_bytes_max, append_records_max: u32::MAX };
     let support = |capability| match capability {
         Capability::AppendIds => Support::absent("a transaction's end says what became of it"),
-        Capability::ConditionalAppend => Support::absent("a transactional id keeps other writers out"),
         Capability::SurvivesNodeLoss => Support::absent("it is one machine"),
         Capability::SurvivesPowerLoss if relaxed => {
             Support::absent("log.flush.interval.messages is not 1, so it answers before it has synced")
@@ -287,6 +287,9 @@ impl Broker {
                 max: max_bytes as u64,
             },
             ProduceError::Log(AppendError::Closed) => self.gone(partition),
+            ProduceError::Log(AppendError::NotAtEnd { expected, .. }) => {
+                EngineError::NotAtEnd { partition: partition.clone(), expected: expected.into() }
+            }
             ProduceError::Log(AppendError::Stopped(_) | AppendError::WriteFailed(_)) => {
                 EngineError::Failed(Box::new(error))
             }

@@ -148,6 +148,16 @@ impl Partition {
         Ok(self.produced(appended, log_append_time_ms))
     }
 
+    /// The same, if the partition ends at `end` when the batch's turn comes ([`PartitionLog::append_at`]).
+    ///
+    /// # Errors
+    /// [`AppendError::NotAtEnd`], in [`ProduceError::Log`], when others were first.
+    pub async fn produce_at(&self, end: Offset, bytes: Bytes, ack: Ack) -> Result<Produced, ProduceError> {
+        let (batch, log_append_time_ms) = self.checked(bytes).await?;
+        let appended = self.0.log.append_at(end, batch, ack).await?;
+        Ok(self.produced(appended, log_append_time_ms))
+    }
+
     /// Checks one batch and queues it behind everything queued before: whoever has several batches in order submits them
     /// one after the other, and waits for the answers as they like.
     ///

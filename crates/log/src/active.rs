@@ -175,10 +175,11 @@ impl PartitionWriter {
 
     /// Gives a batch its offset and its place in the group, beginning a new segment first if it is time.
     pub(crate) fn stage(&mut self, disk: &Arc<dyn Disk>, append: Append, now: Now) {
-        let Append { batch, part, ack, reply, .. } = append;
-        let verdict = match self.shared.stopped() {
-            Some(stopped) => Err(stopped),
-            None => self.judge(&batch, part),
+        let Append { batch, part, expected, ack, reply, .. } = append;
+        let verdict = match (self.shared.stopped(), expected.filter(|end| *end != self.next)) {
+            (Some(stopped), _) => Err(stopped),
+            (None, Some(expected)) => Err(AppendError::NotAtEnd { expected, end: self.next }),
+            (None, None) => self.judge(&batch, part),
         };
         let is_refused = matches!(verdict, Err(_) | Ok((Verdict::Duplicate(_), _)));
         if let (true, Some(part)) = (is_refused, part) {

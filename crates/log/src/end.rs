@@ -297,7 +297,7 @@ impl Writer {
     /// Stages a batch that is not in the group: its own step makes it durable.
     fn stage_in(&mut self, number: u64, batch: Batch, part: Option<Part>) -> Outcome {
         let (reply, outcome) = oneshot::channel();
-        let append = Append { partition: number, batch, part, ack: Ack::Durable, reply };
+        let append = Append { partition: number, batch, part, expected: None, ack: Ack::Durable, reply };
         self.stage_only(append, Now::of(self.clock.as_ref()));
         outcome
     }

@@ -142,6 +142,14 @@ pub enum AppendError {
     /// A control batch that is no end of a transaction, or cannot be read.
     #[error("not the end of a transaction: {0}")]
     InvalidMarker(BatchError),
+    /// The log does not end where the append expected it ([`crate::PartitionLog::append_at`]).
+    #[error("the log ends at {end}, and not at {expected}")]
+    NotAtEnd {
+        /// Where it was to end.
+        expected: Offset,
+        /// Where it ends.
+        end: Offset,
+    },
     /// The disk is full, or the write failed and was taken back: nothing of this append is in the log.
     #[error("the write failed and was taken back: {0}")]
     WriteFailed(Arc<io::Error>),

@@ -319,10 +319,26 @@ impl PartitionLog {
     /// known.
     pub async fn append(&self, batch: Batch, ack: Ack) -> Result<Appended, AppendError> {
         let (append, pending) = self.prepare(batch, ack, None)?;
-        if let Some(append) = self.store.queue().append_now(append) {
-            self.store.queue().append(append).await?;
-        }
+        self.hand_over(append).await?;
         pending.answer().await
+    }
+
+    /// The same, if the log ends at `end` when the batch's turn comes: whatever is queued before it counts, also what belongs
+    /// to transactions, and their ends.
+    ///
+    /// # Errors
+    /// [`AppendError::NotAtEnd`]; otherwise as [`PartitionLog::append`].
+    pub async fn append_at(&self, end: Offset, batch: Batch, ack: Ack) -> Result<Appended, AppendError> {
+        let (append, pending) = self.prepare(batch, ack, None)?;
+        self.hand_over(Append { expected: Some(end), ..append }).await?;
+        pending.answer().await
+    }
+
+    async fn hand_over(&self, append: Append) -> Result<(), AppendError> {
+        match self.store.queue().append_now(append) {
+            Some(append) => self.store.queue().append(append).await,
+            None => Ok(()),
+        }
     }
 
     /// Queues one checked batch behind everything queued before, and returns once it is queued: whoever appends several
@@ -364,7 +380,8 @@ impl PartitionLog {
             return Err(stopped);
         }
         let (reply, answer) = oneshot::channel();
-        Ok((Append { partition: self.number, batch, part, ack, reply }, Pending { answer }))
+        let append = Append { partition: self.number, batch, part, expected: None, ack, reply };
+        Ok((append, Pending { answer }))
     }
 
     /// Reads whole batches from the one that holds `from` on, up to `bytes_max`; the first comes whole even when it is

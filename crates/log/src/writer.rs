@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anabranch_core::Offset;
 use anabranch_core::batch::{Batch, BatchHeader};
 use anabranch_core::planted::{self, Bug};
 use anabranch_core::seam::{Clock, Disk, DiskFile, Lock};
@@ -39,6 +40,8 @@ pub(crate) struct Append {
     pub(crate) batch: Batch,
     /// Its place in a transaction.
     pub(crate) part: Option<Part>,
+    /// Where the log must end.
+    pub(crate) expected: Option<Offset>,
     pub(crate) ack: Ack,
     pub(crate) reply: Reply,
 }

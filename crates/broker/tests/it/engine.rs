@@ -250,3 +250,31 @@ async fn batches_and_positions_are_committed_together_or_not_at_all() {
     broker.close().await;
     assert!(matches!(new.commit(appends("4"), None).await, Err(EngineError::Closed)));
 }
+
+#[tokio::test]
+async fn an_append_may_ask_that_nobody_was_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, engine) = engine_with(dir.path()).await;
+    let append = async |expected, durability| {
+        let how =
+            AppendOptions { expected: Some(Position(expected)), durability, ..AppendOptions::default() };
+        engine.append(&at("t"), batch(&["a", "b"]).into(), how).await
+    };
+    let first = append(0, Durability::Durable).await.unwrap();
+    assert_eq!((first.first, first.next), (Position(0), Position(2)));
+    for durability in [Durability::Written, Durability::Durable] {
+        let late = append(0, durability).await;
+        assert!(matches!(late, Err(EngineError::NotAtEnd { expected: Position(0), .. })), "{late:?}");
+    }
+    // Of ten rivals one wins, and its record is the only one.
+    let rivals = (0..10).map(|_| append(2, Durability::Durable));
+    let won = futures::future::join_all(rivals).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!(won, 1);
+    assert_eq!(broker.locate(&at("t"), Place::Latest).await.unwrap(), Position(4));
+    // The end of a transaction takes up a position, too.
+    let mut producer = engine.transactions().unwrap().producer("id", Duration::from_secs(60)).await.unwrap();
+    let committed = producer.commit(vec![(at("t"), batch(&["c"]).into())], None).await.unwrap();
+    assert_eq!(committed[0].next, Position(5));
+    assert!(append(5, Durability::Durable).await.is_err());
+    assert_eq!(append(6, Durability::Durable).await.unwrap().first, Position(6));
+}

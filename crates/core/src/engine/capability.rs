@@ -94,8 +94,8 @@ impl Capability {
     pub const fn had_by(self) -> &'static [&'static str] {
         match self {
             Self::Transactions => &["embedded", "kafka"],
-            Self::AppendIds | Self::ConditionalAppend => &["nats"],
-            Self::AtomicAppend => &["embedded", "nats"],
+            Self::AppendIds => &["nats"],
+            Self::AtomicAppend | Self::ConditionalAppend => &["embedded", "nats"],
             Self::VerbatimBatches => &["embedded"],
             Self::SurvivesNodeLoss => &["kafka", "nats"],
             _ => &ENGINES,

@@ -82,6 +82,8 @@ pub(super) fn append(error: &AppendError) -> ErrorCode {
         AppendError::InvalidMarker(_) => ErrorCode::InvalidRecord,
         AppendError::WriteFailed(_) | AppendError::Stopped(_) => ErrorCode::KafkaStorageError,
         AppendError::Closed => ErrorCode::NotLeaderOrFollower,
+        // No request of this protocol asks for it.
+        AppendError::NotAtEnd { .. } => ErrorCode::UnknownServerError,
     }
 }
 
