@@ -61,7 +61,10 @@ pub async fn open(url: &str, needs: &[Capability]) -> Result<Arc<dyn Engine>, Op
         Some(("embedded", "")) => Err(wrong("it names no directory: embedded:DIR".to_owned())),
         Some(("embedded", dir)) => {
             let broker = Broker::open(dir).await?;
-            broker.require(needs).map_err(EngineError::from)?;
+            if let Err(unsuitable) = broker.require(needs) {
+                broker.close().await;
+                return Err(EngineError::from(unsuitable).into());
+            }
             Ok(Arc::new(broker))
         }
         #[cfg(feature = "kafka")]

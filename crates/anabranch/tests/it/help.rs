@@ -17,6 +17,7 @@ const COMMANDS: &[&[&str]] = &[
     &["group", "describe"],
     &["group", "reset-offsets"],
     &["group", "delete"],
+    &["engine", "describe"],
     &["completions"],
     &["man"],
 ];

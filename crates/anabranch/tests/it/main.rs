@@ -6,6 +6,7 @@ mod check;
 mod clients;
 mod deadly;
 mod dump;
+mod engine;
 mod flow_kill;
 mod full_disk;
 mod harness;
