@@ -203,7 +203,8 @@ fn decode_item(table: &mut &[u8]) -> Option<Item> {
             topic,
             partition: table.try_get_i32_le().ok()?,
             segment: Offset(table.try_get_i64_le().ok()?),
-            position: table.try_get_u64_le().ok()?,
+            // No file is longer.
+            position: table.try_get_u64_le().ok().filter(|position| i64::try_from(*position).is_ok())?,
             next: Offset(table.try_get_i64_le().ok()?),
             len_bytes: table.try_get_u32_le().ok()?,
             crc: table.try_get_u32_le().ok()?,
@@ -228,6 +229,20 @@ mod tests {
             crc: 0xabcd,
         };
         vec![Item::Run(run), Item::Forgotten("old".into())]
+    }
+
+    #[test]
+    fn a_run_beyond_every_file_is_none() {
+        let mut items = items();
+        let read = |items: &[Item]| {
+            let (mut bytes, _) = encode_head(7, 42, 40, items, 5);
+            bytes.resize(SECTOR_BYTES as usize, 0);
+            decode_head(7, &bytes).is_some()
+        };
+        assert!(read(&items));
+        let Item::Run(run) = &mut items[0] else { panic!("it is a run") };
+        run.position = u64::MAX - 1;
+        assert!(!read(&items));
     }
 
     #[test]
