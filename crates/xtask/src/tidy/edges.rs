@@ -63,6 +63,12 @@ const ALLOWED: &[Allowed] = &[
         why: "an engine is a neighbour of the embedded one, and needs nothing of it",
     },
     Allowed {
+        room: "anabranch-engine-nats",
+        uses: &["anabranch-core"],
+        tests_use: &[],
+        why: "an engine is a neighbour of the embedded one, and needs nothing of it",
+    },
+    Allowed {
         room: "anabranch",
         uses: &[
             "anabranch-core",

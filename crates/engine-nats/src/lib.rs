@@ -1,0 +1,60 @@
+//! NATS JetStream as an engine of [`anabranch_core::engine`].
+//!
+//! A partition is a stream, a record a message, a position a sequence less one; names and layouts are drawn in `names.rs` and
+//! `envelope.rs`. What the engine promises depends on the cluster and on how it is opened, and is told by
+//! [`description`](anabranch_core::engine::Engine::description):
+//!
+//! ```no_run
+//! use anabranch_core::engine::{AppendOptions, Capability, Engine, EngineError, TopicSpec};
+//! use anabranch_core::{TopicPartition, batch::Record};
+//! use anabranch_engine_nats::{NatsEngine, NatsSettings};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = NatsSettings::from_url("nats://a:4222,b:4222?replicas=3")?;
+//! let engine = NatsEngine::open(settings, &[Capability::AtomicAppend, Capability::SurvivesNodeLoss]).await?;
+//! engine.ensure_topic(&TopicSpec::new("orders", 3)).await?;
+//! let record = Record::new("customer-7", "2 pounds of flour");
+//! engine.append(&TopicPartition::new("orders", 0), record.into(), AppendOptions::default()).await?;
+//! engine.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What was found out about JetStream
+//!
+//! Tried on nats-server 2.15.2, one node and three; the reasons for how this crate does things:
+//!
+//! * An atomic batch's commit answers with the last sequence and the count. Sent again under the same message id it is refused
+//!   (10201) without a sequence. A message with that id and an unknown `Nats-Rollup` is answered with the sequence if the id is
+//!   known, and refused otherwise; it is never stored. An impossible `Nats-Expected-Last-Sequence` would not do: one replica
+//!   looks at that first, three look at the id first.
+//! * In a batch the id is looked at before what is expected, if it is on the first message. So conditional appends are batches,
+//!   also of one record.
+//! * On one node that syncs always, with 1 KiB each and one round at a time: 1,600 messages a second one by one, 15,000 in batches
+//!   of 100, 34,000 in batches of 1,000; 3,200 by plain publishes with 1,000 in flight. So a lane makes batches of what waits.
+//! * A pull consumer that acknowledges nothing reads twice as fast as batches of direct gets (44,000 and 24,000 messages a
+//!   second in a debug build), and it can wait.
+//!
+//! # Weak spots
+//!
+//! * A compacted topic's record that a newer one has replaced is forgotten with its id when the server starts anew.
+//! * A foreign message whose headers are not UTF-8 breaks the connection of the client library, which comes back and meets it
+//!   again.
+//! * Topics keep the replicas that they were created with.
+
+mod describe;
+mod engine;
+mod envelope;
+mod lane;
+mod link;
+mod names;
+mod reader;
+mod settings;
+mod topics;
+mod trouble;
+
+pub use self::engine::NatsEngine;
+pub use self::settings::{NatsAuth, NatsSettings, NatsTls, Secret, SettingsError};
+
+/// The engine's name in descriptions.
+const ENGINE: &str = "nats";

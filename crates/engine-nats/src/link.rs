@@ -1,0 +1,297 @@
+//! The connection, and questions to JetStream.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::engine::Position;
+use async_nats::client::{Request, RequestErrorKind};
+use async_nats::jetstream::consumer;
+use async_nats::jetstream::stream::{self, PurgeRequest};
+use async_nats::{
+    Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, ServerError, Subscriber,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::settings::{NatsAuth, NatsSettings};
+use crate::trouble::Trouble;
+
+/// Refusals that are remembered: a question that the server refuses is not answered, and the refusal comes aside.
+const VIOLATIONS_MAX: usize = 32;
+
+/// Error codes of JetStream (`server/errors.json` of nats-server).
+pub(crate) mod code {
+    pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
+    pub(crate) const STREAM_NAME_EXIST: u64 = 10058;
+    pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
+    pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10071;
+    pub(crate) const BATCH_DUPLICATE: u64 = 10201;
+    /// What passes by itself: there is no leader just now, or too much is under way.
+    pub(crate) const PASSING: [u64; 14] = [
+        10003, // cluster peer not a member
+        10006, // cluster not active
+        10007, // cluster not assigned
+        10008, // JetStream not available
+        10009, // not the leader
+        10023, // insufficient resources
+        10047, // storage resources exceeded
+        10077, // the stream's store failed
+        10118, // stream offline
+        10158, // the same id is under way
+        10163, // expected sequence not ready
+        10167, // too many requests
+        10176, // a batch is incomplete: its leader has changed, or it took too long
+        10210, // too many batches in flight
+    ];
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum CallError {
+    /// JetStream says no.
+    Api { code: u64, text: String },
+    /// Nobody listens there: no such stream, or it has no leader just now. Nothing was done.
+    NoResponders,
+    /// It was not sent.
+    NotSent(String),
+    /// It was sent, and not answered.
+    NoAnswer(String),
+    /// The server does not let us.
+    Unauthorised(String),
+}
+
+impl CallError {
+    /// Whether to ask again in a while.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Api { code, .. } => code::PASSING.contains(code),
+            Self::NoResponders | Self::NotSent(_) | Self::NoAnswer(_) => true,
+            Self::Unauthorised(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Api { code, text } => write!(f, "{text} ({code})"),
+            Self::NoResponders => f.write_str("nobody answers for the stream"),
+            Self::NotSent(text) | Self::NoAnswer(text) | Self::Unauthorised(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Of a question that changes nothing.
+impl From<CallError> for Trouble {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Api { code: code::STREAM_NOT_FOUND, .. } => Self::NotFound,
+            // They come and go; whoever made it makes it anew.
+            CallError::Api { code: code::CONSUMER_NOT_FOUND, text } => Self::Away(text),
+            CallError::Unauthorised(text) => Self::Unauthorised(text),
+            CallError::Api { .. } if !error.is_passing() => Self::Refused(error.to_string()),
+            passing => Self::Away(passing.to_string()),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Link {
+    client: Client,
+    request_timeout: Duration,
+    connected: watch::Receiver<bool>,
+    violations: Arc<Violations>,
+}
+
+/// Subjects that the server does not let us use. The lock protects the queue, and is held for a look.
+#[derive(Debug, Default)]
+struct Violations(Mutex<VecDeque<String>>);
+
+impl Violations {
+    fn note(&self, text: &str) {
+        let mut all = self.0.lock();
+        if all.len() == VIOLATIONS_MAX {
+            all.pop_front();
+        }
+        all.push_back(text.to_owned());
+    }
+
+    fn of(&self, subject: &str) -> Option<String> {
+        self.0.lock().iter().find(|text| text.contains(&format!("\"{subject}\""))).cloned()
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("connected", &*self.connected.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// A stream's answer about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// The sequence of the oldest message; one behind `last` when there is none.
+    pub(crate) first: u64,
+    /// The sequence of the newest message that there ever was; 0 when there was none.
+    pub(crate) last: u64,
+}
+
+impl Bounds {
+    /// The oldest place, and the latest. A position is a sequence less one, so that it begins at 0.
+    pub(crate) fn positions(self) -> (Position, Position) {
+        (Position(self.first - 1), Position(self.last))
+    }
+}
+
+impl Link {
+    pub(crate) async fn open(settings: &NatsSettings) -> Result<Self, Trouble> {
+        let (say, connected) = watch::channel(true);
+        let violations = Arc::new(Violations::default());
+        let noted = Arc::clone(&violations);
+        let mut options = ConnectOptions::new()
+            .name("anabranch")
+            .connection_timeout(settings.request_timeout)
+            .request_timeout(Some(settings.request_timeout))
+            .require_tls(settings.tls.required)
+            .event_callback(move |event| {
+                match &event {
+                    Event::Connected => drop(say.send_replace(true)),
+                    Event::Disconnected | Event::Closed => drop(say.send_replace(false)),
+                    Event::ServerError(ServerError::Other(text)) => noted.note(text),
+                    _ => {}
+                }
+                std::future::ready(())
+            });
+        if let Some(path) = &settings.tls.ca_file {
+            options = options.add_root_certificates(path.clone());
+        }
+        if let Some((cert, key)) = &settings.tls.identity_files {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        options = match &settings.auth {
+            NatsAuth::None => options,
+            NatsAuth::Password { user, password } => {
+                options.user_and_password(user.clone(), password.0.clone())
+            }
+            NatsAuth::Token(token) => options.token(token.0.clone()),
+            NatsAuth::Nkey(seed) => options.nkey(seed.0.clone()),
+            NatsAuth::Credentials(text) => options
+                .credentials(&text.0)
+                .map_err(|error| Trouble::Unauthorised(format!("the credentials: {error}")))?,
+        };
+        let scheme = if settings.tls.required { "tls" } else { "nats" };
+        let servers: Vec<_> = settings.servers.iter().map(|server| format!("{scheme}://{server}")).collect();
+        let client = options.connect(servers).await.map_err(|error| {
+            let told = format!("{}: {error}", settings.servers.join(", "));
+            match error.kind() {
+                ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                    Trouble::Unauthorised(told)
+                }
+                ConnectErrorKind::ServerParse => Trouble::Refused(told),
+                _ => Trouble::Away(told),
+            }
+        })?;
+        Ok(Self { client, request_timeout: settings.request_timeout, connected, violations })
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits until there is a connection, and no longer than `deadline`.
+    pub(crate) async fn connected(&self, deadline: Instant) -> Result<(), CallError> {
+        let mut connected = self.connected.clone();
+        match timeout_at(deadline, connected.wait_for(|is| *is)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(CallError::NotSent("the connection is lost".to_owned())),
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn ask(
+        &self,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<Message, CallError> {
+        self.connected(Instant::now() + self.request_timeout).await?;
+        let mut request = Request::new().payload(payload).timeout(Some(self.request_timeout));
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
+        let answer = self.client.send_request(subject.clone(), request).await;
+        answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => CallError::NoResponders,
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => match self.violations.of(&subject) {
+                Some(violation) => CallError::Unauthorised(violation),
+                None => CallError::NoAnswer(format!("{subject}: {error}")),
+            },
+            RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
+                CallError::NotSent(error.to_string())
+            }
+        })
+    }
+
+    /// Asks JetStream's API.
+    pub(crate) async fn api<A: DeserializeOwned>(
+        &self,
+        subject: &str,
+        question: &impl Serialize,
+    ) -> Result<A, CallError> {
+        let question = serde_json::to_vec(question).expect("questions are plain values");
+        answer(&self.ask(format!("$JS.API.{subject}"), None, question.into()).await?.payload)
+    }
+
+    pub(crate) async fn bounds(&self, stream: &str) -> Result<Bounds, CallError> {
+        let info: stream::Info = self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
+        let last = info.state.last_sequence;
+        // A stream that never had a message says 0, or 1, by its version.
+        Ok(Bounds { first: info.state.first_sequence.max(1), last })
+    }
+
+    pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<consumer::Info, CallError> {
+        self.api(&format!("CONSUMER.INFO.{stream}.{name}"), &json!({})).await
+    }
+
+    /// Deletes what is before `sequence`.
+    pub(crate) async fn purge(&self, stream: &str, sequence: u64) -> Result<(), CallError> {
+        let purge = PurgeRequest { sequence: Some(sequence), filter: None, keep: None };
+        self.api::<serde_json::Value>(&format!("STREAM.PURGE.{stream}"), &purge).await.map(drop)
+    }
+
+    /// What comes to an inbox of its own.
+    pub(crate) async fn inbox(&self) -> Result<(String, Subscriber), CallError> {
+        let inbox = self.client.new_inbox();
+        let messages = self.client.subscribe(inbox.clone()).await;
+        Ok((inbox, messages.map_err(|error| CallError::NotSent(error.to_string()))?))
+    }
+}
+
+/// What JetStream said.
+pub(crate) fn answer<A: DeserializeOwned>(payload: &[u8]) -> Result<A, CallError> {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        error: Option<ApiError>,
+    }
+    #[derive(serde::Deserialize)]
+    struct ApiError {
+        #[serde(default)]
+        err_code: u64,
+        #[serde(default)]
+        description: String,
+    }
+    match serde_json::from_slice::<Refusal>(payload) {
+        Ok(Refusal { error: Some(error) }) => {
+            Err(CallError::Api { code: error.err_code, text: error.description })
+        }
+        _ => serde_json::from_slice(payload)
+            .map_err(|error| CallError::NoAnswer(format!("an answer that cannot be read: {error}"))),
+    }
+}

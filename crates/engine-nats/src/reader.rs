@@ -1,0 +1,452 @@
+//! Reading one partition, by a pull consumer of our own that acknowledges nothing.
+//!
+//! One request for a block is under way at a time; the next one is sent when a block has come, before it is handed on. The
+//! server says with each message how many are behind it, so that a reader that has come to the end does not wait for more.
+//! Where nothing came, the stream and the consumer are asked: that finds a consumer that was lost, and an end behind which
+//! everything was deleted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::batch::{Record, RecordAt};
+use anabranch_core::engine::{Block, EngineError, Fetched, Position, ReadLimits, Reader};
+use anabranch_core::seam::{OsRandom, Random};
+use anabranch_core::{Offset, TopicPartition};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, IntoConsumerConfig, pull};
+use async_nats::{Message, StatusCode, Subscriber};
+use async_trait::async_trait;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::engine::Inner;
+use crate::envelope;
+use crate::link::Bounds;
+use crate::names;
+use crate::trouble::Trouble;
+
+/// Messages of one request; fewer than the client keeps for a subscription, since it drops what it cannot keep.
+const REQUEST_MESSAGES_MAX: u64 = 16_384;
+/// How long the server keeps a request, and a consumer that nobody asks for anything.
+const REQUEST_EXPIRES: Duration = Duration::from_secs(30);
+const CONSUMER_EXPIRES: Duration = Duration::from_secs(60);
+/// How long to wait for what the server says is there, and before it is asked whether the consumer is still there.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of one request.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// How often to look for what the server says is there, before the consumer is made anew.
+const LOOKS_MAX: u32 = 1;
+/// How often a consumer is made anew before a read fails.
+const CONSUMERS_MAX: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a read waits at most; an instant has to be told.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What of the records is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// Nothing but the timestamp: the payload stays at the server.
+    Timestamp,
+}
+
+pub(crate) struct PartitionReader {
+    inner: Arc<Inner>,
+    at: TopicPartition,
+    stream: String,
+    part: Part,
+    /// In a compacted topic records go missing everywhere, and it is no loss.
+    compacted: bool,
+    next: Position,
+    latest: Position,
+    consumer: Option<Consumer>,
+    /// What has come and was not handed on yet.
+    held: VecDeque<Held>,
+    held_bytes: usize,
+}
+
+struct Held {
+    sequence: u64,
+    record: Record,
+    bytes: usize,
+}
+
+struct Consumer {
+    name: String,
+    inbox: String,
+    messages: Subscriber,
+    /// Messages that have come from it.
+    received: u64,
+    /// Messages that are behind these.
+    pending: u64,
+    request: Option<Request>,
+    /// The next message is larger than a whole request.
+    is_large: bool,
+}
+
+/// A request that is under way.
+struct Request {
+    /// How many messages are still to come for it, and were when it was sent.
+    left: u64,
+    of: u64,
+    expires: Instant,
+}
+
+/// What has come of waiting.
+enum Came {
+    Record,
+    /// The request has ended.
+    End,
+    /// The consumer is not there any more.
+    Lost(String),
+    Nothing,
+}
+
+impl std::fmt::Debug for PartitionReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { at, next, .. } = self;
+        f.debug_struct("PartitionReader").field("at", at).field("next", next).finish_non_exhaustive()
+    }
+}
+
+impl PartitionReader {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        at: TopicPartition,
+        compacted: bool,
+        part: Part,
+        next: Position,
+    ) -> Self {
+        Self {
+            stream: names::stream(&at),
+            inner,
+            at,
+            part,
+            compacted,
+            next,
+            latest: Position(0),
+            consumer: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+        }
+    }
+
+    /// Fills `held`, or moves `next` to where nothing is before it.
+    async fn fill(&mut self, limits: ReadLimits) -> Result<(), Trouble> {
+        let (start, give_up) = (self.next, Instant::now() + limits.wait_max.min(WAIT_MAX));
+        let (mut made, mut looks) = (0, 0);
+        loop {
+            self.inner.check_open()?;
+            if self.consumer.is_none() {
+                if made > 0 {
+                    sleep(PAUSE).await;
+                }
+                made += 1;
+                match self.make_consumer().await {
+                    Err(Trouble::Away(_)) if made < CONSUMERS_MAX => continue,
+                    done => done?,
+                }
+            }
+            if let Err(error) = self.request(limits.bytes_max).await {
+                self.lose(&format!("{error:?}"));
+                continue;
+            }
+            let pending = self.consumer.as_ref().map_or(0, |consumer| consumer.pending);
+            let has_some = !self.held.is_empty();
+            if self.next > start || self.held_bytes >= limits.bytes_max || has_some && pending == 0 {
+                return Ok(());
+            }
+            let patience = Instant::now() + PATIENCE;
+            let is_idle = !has_some && pending == 0;
+            match self.wait(if is_idle { patience.min(give_up) } else { patience }).await? {
+                Came::Record => looks = 0,
+                // Whoever takes what is held leaves room for what is asked for now.
+                Came::End if has_some => return self.request(limits.bytes_max).await.or(Ok(())),
+                Came::End => {}
+                Came::Lost(why) => {
+                    self.lose(&why);
+                    if made >= CONSUMERS_MAX {
+                        return Err(Trouble::Away(why));
+                    }
+                }
+                Came::Nothing if has_some => return Ok(()),
+                Came::Nothing => match self.look().await {
+                    Ok(0) if Instant::now() >= give_up => return Ok(()),
+                    Ok(0) => looks = 0,
+                    Ok(_) if looks < LOOKS_MAX => looks += 1,
+                    Ok(_) => self.lose("what the server says is there does not come"),
+                    Err(Trouble::Away(why)) if made < CONSUMERS_MAX => self.lose(&why),
+                    Err(trouble) => return Err(trouble),
+                },
+            }
+        }
+    }
+
+    /// Makes a consumer that begins behind what is held.
+    async fn make_consumer(&mut self) -> Result<(), Trouble> {
+        let link = &self.inner.link;
+        let bounds = link.bounds(&self.stream).await?;
+        if self.held.is_empty() {
+            self.check(bounds)?;
+        }
+        let (inbox, messages) = link.inbox().await?;
+        let name = OsRandom.uuid().simple().to_string();
+        let config = pull::Config {
+            name: Some(name.clone()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.tail() },
+            ack_policy: AckPolicy::None,
+            headers_only: self.part == Part::Timestamp,
+            inactive_threshold: CONSUMER_EXPIRES,
+            // It holds nothing that could not be had again.
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let question = json!({ "stream_name": self.stream, "config": config.into_consumer_config() });
+        let created = link.api(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &question).await;
+        let info: consumer::Info = created?;
+        if info.num_pending == 0 && self.held.is_empty() {
+            self.next = self.next.max(Position(bounds.last));
+        }
+        self.latest = self.latest.max(Position(bounds.last));
+        self.consumer = Some(Consumer {
+            name,
+            inbox,
+            messages,
+            received: 0,
+            pending: info.num_pending,
+            request: None,
+            is_large: false,
+        });
+        Ok(())
+    }
+
+    /// Asks for a block unless one is asked for.
+    async fn request(&mut self, bytes_max: usize) -> Result<(), Trouble> {
+        let Some(consumer) = &mut self.consumer else { return Ok(()) };
+        let now = Instant::now();
+        if consumer.request.as_ref().is_some_and(|request| now < request.expires) {
+            return Ok(());
+        }
+        let expires = REQUEST_EXPIRES.as_nanos() as u64;
+        let (messages, question) = match consumer.is_large {
+            true => (1, json!({ "batch": 1, "expires": expires })),
+            false => {
+                let bytes = bytes_max.clamp(1, REQUEST_BYTES_MAX);
+                let question =
+                    json!({ "batch": REQUEST_MESSAGES_MAX, "max_bytes": bytes, "expires": expires });
+                (REQUEST_MESSAGES_MAX, question)
+            }
+        };
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, consumer.name);
+        let client = self.inner.link.client();
+        let sent = client.publish_with_reply(subject, consumer.inbox.clone(), question.to_string().into());
+        match timeout_at(now + PATIENCE, sent).await {
+            Ok(Ok(())) => {
+                // The answer that it has expired may be lost.
+                let expires = now + REQUEST_EXPIRES + PATIENCE;
+                consumer.request = Some(Request { left: messages, of: messages, expires });
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Trouble::Away(error.to_string())),
+            Err(_) => Err(Trouble::Away("the connection is slow".to_owned())),
+        }
+    }
+
+    /// Waits for one message.
+    async fn wait(&mut self, until: Instant) -> Result<Came, Trouble> {
+        let Some(consumer) = &mut self.consumer else { return Ok(Came::Nothing) };
+        let came = tokio::select! {
+            biased;
+            came = timeout_at(until, consumer.messages.next()) => came,
+            () = self.inner.closed() => return Err(Trouble::Closed),
+        };
+        match came {
+            Err(_) => Ok(Came::Nothing),
+            Ok(None) => Ok(Came::Lost("its subscription has ended".to_owned())),
+            Ok(Some(message)) => self.accept(message),
+        }
+    }
+
+    fn accept(&mut self, message: Message) -> Result<Came, Trouble> {
+        let tail = self.tail();
+        let consumer = self.consumer.as_mut().expect("a message came from it");
+        if let Some(status) = message.status {
+            let told = message.description.unwrap_or_default();
+            return Ok(match (status, told.as_str()) {
+                (StatusCode::IDLE_HEARTBEAT, _) => Came::Nothing,
+                (StatusCode::NOT_FOUND | StatusCode::TIMEOUT, _) | (_, "Batch Completed") => {
+                    consumer.request = None;
+                    Came::End
+                }
+                (_, "Message Size Exceeds MaxBytes") => {
+                    let request = consumer.request.take();
+                    consumer.is_large = request.is_some_and(|request| request.left == request.of);
+                    Came::End
+                }
+                _ => Came::Lost(format!("{status} {told}")),
+            });
+        }
+        let Some(place) = message.reply.as_deref().and_then(Delivered::parse) else {
+            return Ok(Came::Lost("a message without its place".to_owned()));
+        };
+        if place.consumer_sequence != consumer.received + 1 || place.sequence < tail {
+            return Ok(Came::Lost("a message is missing".to_owned()));
+        }
+        let arrived_ms = (place.time_ns / 1_000_000).cast_signed();
+        let opened = match self.part {
+            Part::All => envelope::open(message.headers.as_ref(), message.payload, arrived_ms),
+            Part::Timestamp => envelope::timestamp_ms(message.headers.as_ref(), arrived_ms)
+                .map(|timestamp_ms| Record::keyless("").at(timestamp_ms)),
+        };
+        let record = match opened {
+            Ok(record) => record,
+            // What came before it is handed on first, and it is met again.
+            Err(damaged) if !self.held.is_empty() => return Ok(Came::Lost(damaged.to_string())),
+            Err(damaged) => {
+                self.consumer = None;
+                return Err(Trouble::Failed(format!("message {}: {damaged}", place.sequence)));
+            }
+        };
+        consumer.received += 1;
+        consumer.pending = place.pending;
+        consumer.is_large = false;
+        if let Some(request) = &mut consumer.request {
+            request.left -= 1;
+            if request.left == 0 {
+                consumer.request = None; // the server does not say so
+            }
+        }
+        self.latest = self.latest.max(Position(place.sequence + place.pending));
+        self.held_bytes += message.length;
+        self.held.push_back(Held { sequence: place.sequence, record, bytes: message.length });
+        Ok(Came::Record)
+    }
+
+    /// Asks the server what is there, after nothing came; moves behind what was deleted. Tells how many messages should come.
+    async fn look(&mut self) -> Result<u64, Trouble> {
+        let Some(consumer) = &mut self.consumer else { return Ok(0) };
+        // In this order: what comes in between is pending.
+        let bounds = self.inner.link.bounds(&self.stream).await?;
+        let info = self.inner.link.consumer(&self.stream, &consumer.name).await?;
+        let under_way = info.delivered.consumer_sequence.saturating_sub(consumer.received);
+        consumer.pending = info.num_pending + under_way;
+        let pending = consumer.pending;
+        self.check(bounds)?;
+        if pending == 0 {
+            self.next = self.next.max(Position(bounds.last));
+        }
+        self.latest = self.latest.max(Position(bounds.last));
+        Ok(pending)
+    }
+
+    /// Takes off what is held, up to a size, at least one.
+    async fn take(&mut self, bytes_max: usize) -> Result<Vec<RecordAt>, Trouble> {
+        if self.held.front().is_some_and(|front| front.sequence != self.next.0 + 1) && !self.compacted {
+            // Deleted since the consumer was made: by a trim, by age, or one by one.
+            self.check(self.inner.link.bounds(&self.stream).await?)?;
+        }
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(front) = self.held.front() {
+            let is_next = self.compacted || front.sequence == self.next.0 + 1;
+            if !taken.is_empty() && (bytes + front.bytes > bytes_max || !is_next) {
+                break;
+            }
+            let held = self.held.pop_front().expect("it was looked at");
+            bytes += held.bytes;
+            self.held_bytes -= held.bytes;
+            self.next = Position(held.sequence);
+            taken.push(RecordAt { offset: Offset::from(Position(held.sequence - 1)), record: held.record });
+        }
+        Ok(taken)
+    }
+
+    /// The sequence of what comes next, at least.
+    fn tail(&self) -> u64 {
+        self.held.back().map_or(self.next.0, |held| held.sequence).saturating_add(1)
+    }
+
+    fn lose(&mut self, why: &str) {
+        tracing::debug!(partition = %self.at, why, "a reader makes its consumer anew");
+        self.consumer = None;
+    }
+
+    fn check(&self, bounds: Bounds) -> Result<(), Trouble> {
+        let (earliest, latest) = bounds.positions();
+        let is_too_old = self.next < earliest && !self.compacted;
+        match is_too_old || self.next > latest {
+            true => Err(Trouble::OutOfRange { position: self.next, earliest, latest }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Reader for PartitionReader {
+    fn position(&self) -> Position {
+        self.next
+    }
+
+    async fn read(&mut self, limits: ReadLimits) -> Result<Fetched, EngineError> {
+        self.fill(limits).await.map_err(|trouble| trouble.about(&self.at))?;
+        let records = self.take(limits.bytes_max).await.map_err(|trouble| trouble.about(&self.at))?;
+        let latest = self.latest.max(self.next);
+        Ok(Fetched { block: Block::Records(records), next: self.next, latest })
+    }
+
+    fn seek(&mut self, to: Position) {
+        if to != self.next {
+            self.next = to;
+            self.consumer = None;
+            self.held.clear();
+            self.held_bytes = 0;
+        }
+    }
+}
+
+/// Where a message is, as the subject tells that it would be acknowledged by (NATS ADR-15):
+/// `$JS.ACK.[domain.account.]stream.consumer.deliveries.sequence.consumer sequence.time.pending[.more]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Delivered {
+    sequence: u64,
+    consumer_sequence: u64,
+    time_ns: u64,
+    pending: u64,
+}
+
+impl Delivered {
+    fn parse(reply: &str) -> Option<Self> {
+        let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let numbers = match tokens.len() {
+            7 => &tokens[3..],
+            9.. => &tokens[5..9],
+            _ => return None,
+        };
+        let number = |at: usize| numbers[at].parse().ok();
+        Some(Self {
+            sequence: number(0)?,
+            consumer_sequence: number(1)?,
+            time_ns: number(2)?,
+            pending: number(3)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_tells_its_place() {
+        let place = Delivered { sequence: 3, consumer_sequence: 2, time_ns: 5, pending: 4 };
+        for told in
+            ["$JS.ACK.s.c.1.3.2.5.4", "$JS.ACK._.hash.s.c.1.3.2.5.4", "$JS.ACK.d.hash.s.c.1.3.2.5.4.x"]
+        {
+            assert_eq!(Delivered::parse(told), Some(place), "{told}");
+        }
+        for lie in ["", "$JS.ACK.s.c.1.3.2.5", "$JS.ACK.s.c.1.3.2.5.x", "_INBOX.s.c.1.3.2.5.4"] {
+            assert_eq!(Delivered::parse(lie), None, "{lie}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Topics: what each is made of, and the registry of those that there are.
+//!
+//! A topic is a stream per partition, and an entry in the registry that is made last: no entry, no topic. What a creation that
+//! died has left is taken over by the next one.
+
+use std::time::Duration;
+
+use anabranch_core::TopicPartition;
+use anabranch_core::engine::TopicSpec;
+use async_nats::jetstream::kv::{self, CreateErrorKind, Store};
+use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
+use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use crate::link::{CallError, Link, code};
+use crate::names;
+use crate::trouble::Trouble;
+
+/// How long a stream remembers ids; its default.
+pub(crate) const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// Kafka's default of `delete.retention.ms`.
+const TOMBSTONE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// NATS keeps no message for less.
+const TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Each is a stream of its own, with files, and a Raft group if it is replicated.
+const PARTITIONS_MAX: i32 = 10_000;
+/// Streams that are created at once.
+const CREATIONS_MAX: usize = 8;
+
+/// A topic, as the registry has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Topic {
+    pub(crate) partitions: i32,
+    pub(crate) configs: Vec<(String, String)>,
+}
+
+impl Topic {
+    pub(crate) fn plan(&self) -> Result<Plan, Trouble> {
+        Plan::of(&self.configs).map_err(|what| Trouble::Failed(format!("its entry in the registry: {what}")))
+    }
+}
+
+/// What a topic's settings come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Keeps the newest record of each key.
+    pub(crate) compacted: bool,
+    /// How long a record without value is kept in a compacted topic.
+    pub(crate) tombstone_ttl: Duration,
+    /// Bytes of one message, with its headers.
+    pub(crate) message_bytes_max: Option<i32>,
+    max_age: Duration,
+    max_bytes: Option<i64>,
+}
+
+impl Plan {
+    /// Of Kafka's settings. Refuses what NATS has nothing for.
+    pub(crate) fn of(configs: &[(String, String)]) -> Result<Self, String> {
+        let mut plan = Self {
+            compacted: false,
+            tombstone_ttl: TOMBSTONE_TTL,
+            message_bytes_max: None,
+            max_age: Duration::ZERO,
+            max_bytes: None,
+        };
+        for (name, value) in configs {
+            let refused = |why: &str| format!("{name}={value}: {why}");
+            let number = || value.parse::<i64>().map_err(|_| refused("not a number"));
+            match (name.as_str(), value.as_str()) {
+                ("cleanup.policy", "delete") => plan.compacted = false,
+                ("cleanup.policy", "compact") => plan.compacted = true,
+                ("cleanup.policy", _) => return Err(refused("NATS has delete and compact, and not both")),
+                ("retention.ms", _) => {
+                    plan.max_age = match number()? {
+                        -1 => Duration::ZERO,
+                        100.. => Duration::from_millis(number()?.unsigned_abs()),
+                        _ => return Err(refused("-1, or at least 100, which is the least that NATS has")),
+                    }
+                }
+                ("retention.bytes", _) => {
+                    plan.max_bytes = match number()? {
+                        -1 => None,
+                        bytes @ 1.. => Some(bytes),
+                        _ => return Err(refused("-1, or at least 1")),
+                    }
+                }
+                ("max.message.bytes", _) => match i32::try_from(number()?) {
+                    Ok(bytes @ 1..) => plan.message_bytes_max = Some(bytes),
+                    _ => return Err(refused("at least 1, and an int")),
+                },
+                ("delete.retention.ms", _) => match u64::try_from(number()?) {
+                    Ok(ms) => plan.tombstone_ttl = Duration::from_millis(ms).max(TTL_MIN),
+                    Err(_) => return Err(refused("at least 0")),
+                },
+                ("compression.type", "producer") | ("message.timestamp.type", "CreateTime") => {}
+                _ => return Err(refused("NATS has nothing like it")),
+            }
+        }
+        if plan.compacted {
+            // As in Kafka, these are for topics that forget by age or size.
+            (plan.max_age, plan.max_bytes) = (Duration::ZERO, None);
+        }
+        Ok(plan)
+    }
+
+    fn stream(&self, at: &TopicPartition, replicas: usize) -> stream::Config {
+        let subject = names::subject(at);
+        let subjects = vec![if self.compacted { format!("{subject}.k.*") } else { format!("{subject}.r") }];
+        let duplicate_window = match self.max_age {
+            Duration::ZERO => DUPLICATE_WINDOW,
+            // The server takes no window that is longer than it keeps messages.
+            max_age => DUPLICATE_WINDOW.min(max_age),
+        };
+        stream::Config {
+            name: names::stream(at),
+            description: Some(format!("partition {} of topic {}", at.partition, at.topic)),
+            subjects,
+            storage: StorageType::File,
+            num_replicas: replicas,
+            discard: DiscardPolicy::Old,
+            max_bytes: self.max_bytes.unwrap_or(-1),
+            max_messages: -1,
+            max_consumers: -1,
+            max_messages_per_subject: if self.compacted { 1 } else { -1 },
+            max_age: self.max_age,
+            max_message_size: self.message_bytes_max.unwrap_or(-1),
+            duplicate_window,
+            allow_direct: true,
+            allow_message_ttl: self.compacted,
+            allow_atomic_publish: true,
+            ..stream::Config::default()
+        }
+    }
+}
+
+/// The registry.
+#[derive(Debug, Clone)]
+pub(crate) struct Topics {
+    link: Link,
+    entries: Store,
+    replicas: usize,
+}
+
+impl Topics {
+    pub(crate) fn new(link: Link, entries: Store, replicas: usize) -> Self {
+        Self { link, entries, replicas }
+    }
+
+    /// The topic; `None` when there is none.
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<Topic>, Trouble> {
+        if !names::is_topic(name) {
+            return Ok(None);
+        }
+        let found = self.entries.get(names::topic_key(name)).await;
+        match found.map_err(|error| Trouble::Away(format!("the registry of topics: {error}")))? {
+            None => Ok(None),
+            Some(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(topic) => Ok(Some(topic)),
+                Err(error) => Err(Trouble::Failed(format!("its entry in the registry is damaged: {error}"))),
+            },
+        }
+    }
+
+    /// What the partition's topic was created with.
+    pub(crate) async fn plan(&self, at: &TopicPartition) -> Result<Plan, Trouble> {
+        match self.find(&at.topic).await? {
+            Some(topic) if (0..topic.partitions).contains(&at.partition) => topic.plan(),
+            _ => Err(Trouble::NotFound),
+        }
+    }
+
+    /// Creates the topic; gives what is there if somebody was faster.
+    pub(crate) async fn create(&self, spec: &TopicSpec) -> Result<Option<Topic>, Trouble> {
+        if !names::is_topic(&spec.name) {
+            return Err(Trouble::Refused(format!(
+                "a topic's name has 1 to {} letters, digits, dots, underscores and hyphens",
+                names::TOPIC_BYTES_MAX
+            )));
+        }
+        if !(1..=PARTITIONS_MAX).contains(&spec.partitions) {
+            return Err(Trouble::Refused(format!("a topic has 1 to {PARTITIONS_MAX} partitions")));
+        }
+        let plan = Plan::of(&spec.configs).map_err(Trouble::Refused)?;
+        let streams = (0..spec.partitions).map(|partition| {
+            let at = TopicPartition::new(spec.name.clone(), partition);
+            self.create_stream(plan.stream(&at, self.replicas))
+        });
+        futures::stream::iter(streams).buffer_unordered(CREATIONS_MAX).try_collect::<()>().await?;
+        let topic = Topic { partitions: spec.partitions, configs: spec.configs.clone() };
+        let entry = serde_json::to_vec(&topic).expect("an entry is a plain value");
+        match self.entries.create(names::topic_key(&spec.name), entry.into()).await {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => self.find(&spec.name).await,
+            Err(error) => Err(Trouble::Failed(format!("the registry of topics: {error}"))),
+        }
+    }
+
+    /// Creates a stream unless it is there as it should be.
+    async fn create_stream(&self, config: stream::Config) -> Result<(), Trouble> {
+        let create = |kind: &str| {
+            let subject = format!("STREAM.{kind}.{}", config.name);
+            let (link, config) = (self.link.clone(), config.clone());
+            async move { link.api::<stream::Info>(&subject, &config).await }
+        };
+        let mut created = create("CREATE").await;
+        if matches!(created, Err(CallError::Api { code: code::STREAM_NAME_EXIST, .. })) {
+            // Left by a creation that died. Somebody may want it otherwise now, as long as it is empty.
+            let bounds = self.link.bounds(&config.name).await?;
+            if bounds.first <= bounds.last {
+                let why = format!("the stream {} is there, and belongs to no topic", config.name);
+                return Err(Trouble::Refused(why));
+            }
+            created = create("UPDATE").await;
+        }
+        created.map(drop).map_err(|error| Trouble::from(error).of_a_change())
+    }
+}
+
+/// A bucket that keeps the newest entry of each key.
+pub(crate) fn bucket(name: &str, replicas: usize) -> kv::Config {
+    kv::Config {
+        bucket: name.to_owned(),
+        history: 1,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        ..kv::Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(configs: &[(&str, &str)]) -> Result<Plan, String> {
+        let configs: Vec<_> =
+            configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Plan::of(&configs)
+    }
+
+    #[test]
+    fn settings_become_those_of_a_stream() {
+        let at = TopicPartition::new("t", 0);
+        let kept = plan(&[("retention.ms", "60000"), ("retention.bytes", "5"), ("max.message.bytes", "7")]);
+        let stream = kept.unwrap().stream(&at, 3);
+        assert_eq!(
+            (stream.max_age, stream.duplicate_window),
+            (Duration::from_secs(60), Duration::from_secs(60))
+        );
+        assert_eq!((stream.max_bytes, stream.max_message_size, stream.num_replicas), (5, 7, 3));
+        assert_eq!((stream.subjects, stream.max_messages_per_subject), (vec!["ab.t.0.r".to_owned()], -1));
+
+        let compacted =
+            plan(&[("cleanup.policy", "compact"), ("delete.retention.ms", "0"), ("retention.ms", "60000")]);
+        let compacted = compacted.unwrap();
+        assert_eq!(compacted.tombstone_ttl, TTL_MIN);
+        let stream = compacted.stream(&at, 1);
+        assert_eq!((stream.subjects, stream.max_messages_per_subject), (vec!["ab.t.0.k.*".to_owned()], 1));
+        assert_eq!((stream.max_age, stream.duplicate_window), (Duration::ZERO, DUPLICATE_WINDOW));
+    }
+
+    #[test]
+    fn what_nats_has_not_is_refused() {
+        let refused = [
+            ("cleanup.policy", "compact,delete"),
+            ("retention.ms", "5"),
+            ("retention.ms", "soon"),
+            ("retention.bytes", "0"),
+            ("max.message.bytes", "0"),
+            ("delete.retention.ms", "-1"),
+            ("compression.type", "zstd"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("segment.bytes", "1000"),
+        ];
+        for (name, value) in refused {
+            let told = plan(&[(name, value)]).unwrap_err();
+            assert!(told.starts_with(&format!("{name}={value}: ")), "{told}");
+        }
+    }
+}
