@@ -41,7 +41,14 @@ fn support(capability: Capability, settings: &NatsSettings) -> Support {
             "NATS knows when a message came, and not the record's own time: the search reads the headers of all records \
              before it",
         ),
-        Capability::Groups | Capability::GroupFencing => Support::absent("not yet"),
+        Capability::Groups => Support::emulated(format!(
+            "members and positions are keys of a bucket: a dead member's partitions are taken over after {} ms, and NATS's own \
+             tools do not see these groups",
+            settings.session_timeout.as_millis()
+        )),
+        Capability::GroupFencing => Support::emulated(
+            "each commit is a compare-and-set of the partition's key, which its owner has claimed",
+        ),
         Capability::Transactions => {
             Support::absent("an atomic batch is within one stream; nothing in NATS spans streams")
         }

@@ -1,6 +1,7 @@
 //! The engine: the seam's calls, each by the room that knows how.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::BatchError;
@@ -12,9 +13,14 @@ use anabranch_core::seam::{OsRandom, Random};
 use async_nats::jetstream;
 use async_nats::jetstream::kv::{CreateErrorKind, Store};
 use async_trait::async_trait;
+use futures::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::describe::{Found, describe};
+use crate::group::member::{HISTORY, Member};
 use crate::lane::Lanes;
 use crate::link::{Bounds, Link};
 use crate::names;
@@ -26,11 +32,19 @@ use crate::trouble::Trouble;
 /// The oldest server that knows a batch's ids again.
 const VERSION_MIN: (i64, i64, i64) = (2, 12, 1);
 
+/// A group's name becomes a token of a subject.
+const GROUP_BYTES_MAX: usize = 249;
+/// How long a close waits for members to leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// NATS JetStream as an engine.
 #[derive(Debug)]
 pub struct NatsEngine {
     inner: Arc<Inner>,
+    context: jetstream::Context,
     lanes: Lanes,
+    /// The tasks of members. The lock is held for a look.
+    members: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What readers and members share with the engine.
@@ -38,6 +52,7 @@ pub struct NatsEngine {
 pub(crate) struct Inner {
     pub(crate) link: Link,
     pub(crate) topics: Topics,
+    settings: NatsSettings,
     description: Description,
     is_closed: watch::Sender<bool>,
 }
@@ -61,7 +76,7 @@ impl NatsEngine {
         let mut context = jetstream::new(link.client().clone());
         context.set_timeout(settings.request_timeout);
         let replicas = settings.replicas;
-        let entries = open_bucket(&context, names::TOPICS_BUCKET, replicas).await.map_err(told)?;
+        let entries = open_bucket(&context, names::TOPICS_BUCKET, replicas, 1).await.map_err(told)?;
         let found = Found {
             version: info.version,
             cluster: cluster(&entries).await.map_err(told)?,
@@ -74,8 +89,12 @@ impl NatsEngine {
         let session = OsRandom.uuid().simple().to_string();
         let lanes = Lanes::new(link.clone(), topics.clone(), settings.delivery_timeout, session);
         let is_closed = watch::Sender::new(false);
-        let inner = Inner { link, topics, description, is_closed };
-        Ok(Self { inner: Arc::new(inner), lanes })
+        let inner = Arc::new(Inner { link, topics, settings, description, is_closed });
+        Ok(Self { inner, context, lanes, members: Mutex::default() })
+    }
+
+    async fn open_bucket(&self, name: &str, history: i64) -> Result<Store, Trouble> {
+        open_bucket(&self.context, name, self.inner.settings.replicas, history).await
     }
 
     /// A reader of a partition that is there.
@@ -194,15 +213,32 @@ impl Engine for NatsEngine {
         Ok(before.max(earliest))
     }
 
-    async fn join(&self, group: &str, _topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
-        self.inner.check_open().map_err(|trouble| trouble.about_topic(group))?;
-        self.require(&[Capability::Groups])?;
-        Err(EngineError::Closed)
+    async fn join(&self, group: &str, topics: &[String]) -> Result<Box<dyn GroupMember>, EngineError> {
+        let told = |trouble: Trouble| trouble.about_topic(group);
+        self.inner.check_open().map_err(told)?;
+        if group.is_empty() || group.len() > GROUP_BYTES_MAX {
+            let why = format!("a group's name has 1 to {GROUP_BYTES_MAX} bytes");
+            return Err(told(Trouble::Refused(why)));
+        }
+        if topics.is_empty() {
+            return Err(told(Trouble::Refused("a member of a group reads at least one topic".to_owned())));
+        }
+        let bucket = self.open_bucket(names::GROUPS_BUCKET, HISTORY).await.map_err(told)?;
+        let (inner, id) = (Arc::clone(&self.inner), OsRandom.uuid().simple().to_string());
+        let session = self.inner.settings.session_timeout;
+        let (member, task) = Member::start(inner, bucket, id, group, topics, session);
+        let mut members = self.members.lock();
+        members.retain(|member| !member.is_finished());
+        members.push(task);
+        Ok(Box::new(member))
     }
 
     async fn close(&self) {
         self.inner.is_closed.send_replace(true);
         self.lanes.close().await;
+        let members = std::mem::take(&mut *self.members.lock());
+        // Who does not leave by then is taken for dead.
+        let _ = timeout(LEAVE_TIMEOUT, join_all(members)).await;
         // Nothing waits for it any more; an error says that the connection is gone already.
         let _ = self.inner.link.client().drain().await;
     }
@@ -240,9 +276,14 @@ impl Inner {
     }
 }
 
-async fn open_bucket(context: &jetstream::Context, name: &str, replicas: usize) -> Result<Store, Trouble> {
+async fn open_bucket(
+    context: &jetstream::Context,
+    name: &str,
+    replicas: usize,
+    history: i64,
+) -> Result<Store, Trouble> {
     let away = |error: &dyn std::fmt::Display| Trouble::Away(format!("the bucket {name}: {error}"));
-    let error = match context.create_key_value(bucket(name, replicas)).await {
+    let error = match context.create_key_value(bucket(name, replicas, history)).await {
         Ok(store) => return Ok(store),
         Err(error) => error,
     };

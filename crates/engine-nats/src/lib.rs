@@ -45,6 +45,7 @@
 mod describe;
 mod engine;
 mod envelope;
+mod group;
 mod lane;
 mod link;
 mod names;

@@ -3,6 +3,7 @@
 //! ```text
 //! partition P of topic T    stream  ab-T-P         subject  ab.T.P.r        (a compacted topic: ab.T.P.k.TOKEN, one per key)
 //! registry of topics        bucket  ab-topics      key      topic.T
+//! groups                    bucket  ab-groups      keys     in `group/mod.rs`
 //! ```
 //!
 //! Kafka's names consist of letters, digits, `.`, `_` and `-`. A dot separates tokens in NATS, so it is written `=`, which no
@@ -15,6 +16,8 @@ use sha2::{Digest, Sha256};
 
 /// The bucket with an entry for each topic.
 pub(crate) const TOPICS_BUCKET: &str = "ab-topics";
+/// The bucket of all groups.
+pub(crate) const GROUPS_BUCKET: &str = "ab-groups";
 /// The entry that tells this cluster from every other.
 pub(crate) const CLUSTER_KEY: &str = "cluster";
 
@@ -41,6 +44,11 @@ pub(crate) fn token(topic: &str) -> String {
     topic.replace('.', "=")
 }
 
+/// The topic that a token stands for.
+pub(crate) fn topic(token: &str) -> String {
+    token.replace('=', ".")
+}
+
 /// The stream of a partition.
 pub(crate) fn stream(at: &TopicPartition) -> String {
     format!("{PREFIX}{}-{}", token(&at.topic), at.partition)
@@ -62,6 +70,11 @@ pub(crate) fn key_token(key: &[u8]) -> String {
         true => format!("k{}", URL_SAFE_NO_PAD.encode(key)),
         false => format!("h{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key))),
     }
+}
+
+/// A token for any text.
+pub(crate) fn text_token(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(text)
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub struct NatsSettings {
     pub delivery_timeout: Duration,
     /// How long to wait for one answer.
     pub request_timeout: Duration,
+    /// How long a member of a group may be silent before the others take its partitions.
+    pub session_timeout: Duration,
 }
 
 /// Who we are.
@@ -111,11 +113,12 @@ impl NatsSettings {
             synced: false,
             delivery_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(5),
+            session_timeout: Duration::from_secs(10),
         }
     }
 
     /// Reads a URL such as `nats://orders@a:4222,b:4222?replicas=3&password_file=/run/secrets/nats`. Its parameters are
-    /// `replicas`, `synced`, `delivery_timeout_ms`, `request_timeout_ms`, `password_file`,
+    /// `replicas`, `synced`, `delivery_timeout_ms`, `request_timeout_ms`, `session_timeout_ms`, `password_file`,
     /// `token_file`, `nkey_file`, `creds_file`, `ca_file`, `cert_file` and `key_file`. Where it names none of these,
     /// `ANABRANCH_NATS_PASSWORD`, `_TOKEN` and `_NKEY` of the environment are taken. A URL holds no secrets: it is printed
     /// and logged.
@@ -155,6 +158,7 @@ impl NatsSettings {
                 "synced" => settings.synced = number::<u8>(name, &value)? != 0,
                 "delivery_timeout_ms" => settings.delivery_timeout = millis(name, &value)?,
                 "request_timeout_ms" => settings.request_timeout = millis(name, &value)?,
+                "session_timeout_ms" => settings.session_timeout = millis(name, &value)?,
                 "password_file" => password = Some(secret(name, &value)?),
                 "token_file" => settings.auth = NatsAuth::Token(secret(name, &value)?),
                 "nkey_file" => settings.auth = NatsAuth::Nkey(secret(name, &value)?),
@@ -194,6 +198,9 @@ impl NatsSettings {
         }
         if self.delivery_timeout * 2 > crate::topics::DUPLICATE_WINDOW {
             return Err(value("delivery_timeout_ms", "at most 60000: NATS forgets ids after two minutes"));
+        }
+        if self.session_timeout < Duration::from_secs(1) {
+            return Err(value("session_timeout_ms", "at least 1000"));
         }
         Ok(())
     }
@@ -289,6 +296,7 @@ mod tests {
             ("nats://a?cert_file=x", "needs key_file"),
             ("nats://a?token_file=/nowhere/at/all", "cannot read /nowhere/at/all"),
             ("nats://a?delivery_timeout_ms=90000", "at most 60000"),
+            ("nats://a?session_timeout_ms=1", "at least 1000"),
         ];
         for (url, expect) in cases {
             let told = read(url).unwrap_err().to_string();

@@ -218,11 +218,11 @@ impl Topics {
     }
 }
 
-/// A bucket that keeps the newest entry of each key.
-pub(crate) fn bucket(name: &str, replicas: usize) -> kv::Config {
+/// A bucket that keeps so many of the newest entries of each key.
+pub(crate) fn bucket(name: &str, replicas: usize, history: i64) -> kv::Config {
     kv::Config {
         bucket: name.to_owned(),
-        history: 1,
+        history,
         storage: StorageType::File,
         num_replicas: replicas,
         ..kv::Config::default()

@@ -7,6 +7,7 @@
 
 mod append;
 mod failures;
+mod groups;
 mod nats;
 mod proxy;
 mod read;
