@@ -16,14 +16,23 @@ pub(crate) struct Found {
 }
 
 pub(crate) fn describe(found: &Found, settings: &NatsSettings) -> Description {
-    let record_bytes_max = found.payload_bytes_max.saturating_sub(OVERHEAD_BYTES) as u64;
+    let record_bytes_max = record_bytes_max(found.payload_bytes_max);
     let limits = Limits {
         record_bytes_max,
-        append_bytes_max: record_bytes_max.max(ROUND_BYTES_MAX as u64 - OVERHEAD_BYTES as u64),
+        append_bytes_max: append_bytes_max(found.payload_bytes_max),
         append_records_max: ROUND_RECORDS_MAX as u32,
     };
     let support = |capability| support(capability, settings);
     Description::new(ENGINE, found.version.clone(), found.cluster.clone(), found.nodes, limits, support)
+}
+
+/// Bytes of a record that fit into a message of so many.
+pub(crate) fn record_bytes_max(payload_bytes_max: usize) -> u64 {
+    payload_bytes_max.saturating_sub(OVERHEAD_BYTES) as u64
+}
+
+pub(crate) fn append_bytes_max(payload_bytes_max: usize) -> u64 {
+    record_bytes_max(payload_bytes_max).max(ROUND_BYTES_MAX as u64)
 }
 
 fn support(capability: Capability, settings: &NatsSettings) -> Support {

@@ -272,7 +272,7 @@ impl Inner {
     /// Where the partition begins and ends.
     async fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Trouble> {
         self.plan(at).await?;
-        Ok(self.link.bounds(&names::stream(at)).await?)
+        Ok(self.link.settled_bounds(&names::stream(at)).await?)
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::describe::{append_bytes_max, record_bytes_max};
 use crate::envelope::{Envelope, RECORD_HEADER};
 use crate::link::{CallError, Link, answer, code};
 use crate::names;
@@ -295,23 +296,24 @@ impl Lane {
     }
 
     fn messages(&self, records: &[Record], plan: &Plan) -> Result<Vec<Message>, Trouble> {
-        if records.len() > ROUND_RECORDS_MAX {
-            return Err(Trouble::Refused(format!(
-                "an append has at most {ROUND_RECORDS_MAX} records, and this has {}",
-                records.len()
-            )));
+        let payload_bytes_max = self.shared.link.client().max_payload();
+        let bytes: u64 = records.iter().map(|record| record_bytes(record) as u64).sum();
+        // As many as may be come to so many bytes.
+        let fit = records.iter().take(ROUND_RECORDS_MAX).map(|record| record_bytes(record) as u64).sum();
+        let max = append_bytes_max(payload_bytes_max);
+        if records.len() > ROUND_RECORDS_MAX || bytes > max {
+            return Err(Trouble::TooLarge { bytes, max: max.min(fit) });
         }
-        let payload_max = self.shared.link.client().max_payload() as u64;
-        let message_max = plan.message_bytes_max.map_or(u64::MAX, |max| u64::from(max.unsigned_abs()));
-        let max = payload_max.min(message_max).saturating_sub(HEADERS_BYTES as u64);
-        let mut all = 0;
+        let message_max = plan.message_bytes_max.map_or(usize::MAX, |max| max.unsigned_abs() as usize);
+        let message_max = payload_bytes_max.min(message_max).saturating_sub(HEADERS_BYTES) as u64;
+        let record_max = record_bytes_max(payload_bytes_max);
         let message = |record: &Record| {
             let envelope = Envelope::seal(record);
-            let bytes = envelope.len_bytes() as u64;
-            if bytes > max {
-                return Err(Trouble::TooLarge { bytes, max });
+            for (bytes, max) in [(record_bytes(record), record_max), (envelope.len_bytes(), message_max)] {
+                if bytes as u64 > max {
+                    return Err(Trouble::TooLarge { bytes: bytes as u64, max });
+                }
             }
-            all += envelope.len_bytes();
             let (subject, ttl) = match (&record.key, plan.compacted) {
                 (_, false) => (format!("{}.r", self.subject), None),
                 (Some(key), true) => {
@@ -325,11 +327,7 @@ impl Lane {
             };
             Ok(Message { subject, envelope, ttl })
         };
-        let messages: Vec<_> = records.iter().map(message).collect::<Result<_, _>>()?;
-        if messages.len() > 1 && all > ROUND_BYTES_MAX {
-            return Err(Trouble::TooLarge { bytes: all as u64, max: ROUND_BYTES_MAX as u64 });
-        }
-        Ok(messages)
+        records.iter().map(message).collect()
     }
 
     /// Stores them in one round, and tells each where.

@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use anabranch_core::engine::Position;
 use async_nats::client::{Request, RequestErrorKind};
+use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_SEQUENCE};
 use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::{self, PurgeRequest};
 use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, ServerError, Subscriber,
+    Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, HeaderName, Message, ServerError, Subscriber,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::settings::{NatsAuth, NatsSettings};
 use crate::trouble::Trouble;
@@ -26,8 +29,15 @@ use crate::trouble::Trouble;
 /// Refusals that are remembered: a question that the server refuses is not answered, and the refusal comes aside.
 const VIOLATIONS_MAX: usize = 32;
 
+/// How often a question is asked that is not answered.
+const QUESTIONS_MAX: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait for a commit that is under way.
+const COMMIT_PAUSE: Duration = Duration::from_millis(2);
+
 /// Error codes of JetStream (`server/errors.json` of nats-server).
 pub(crate) mod code {
+    pub(crate) const NO_MESSAGE: u64 = 10037;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
     pub(crate) const STREAM_NAME_EXIST: u64 = 10058;
     pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
@@ -239,14 +249,59 @@ impl Link {
         })
     }
 
-    /// Asks JetStream's API.
+    /// Asks JetStream's API, for what may be asked twice: a question that failed for a moment is asked again.
     pub(crate) async fn api<A: DeserializeOwned>(
         &self,
         subject: &str,
         question: &impl Serialize,
     ) -> Result<A, CallError> {
-        let question = serde_json::to_vec(question).expect("questions are plain values");
-        answer(&self.ask(format!("$JS.API.{subject}"), None, question.into()).await?.payload)
+        let subject = format!("$JS.API.{subject}");
+        let question = Bytes::from(serde_json::to_vec(question).expect("questions are plain values"));
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            let said = self.ask(subject.clone(), None, question.clone()).await;
+            match said.and_then(|said| answer(&said.payload)) {
+                Err(CallError::NotSent(why)) => return Err(CallError::NotSent(why)),
+                Err(error) if error.is_passing() && asked < QUESTIONS_MAX => sleep(PAUSE).await,
+                said => return said,
+            }
+        }
+    }
+
+    /// Where the stream begins and ends, and not within a batch that is being committed.
+    pub(crate) async fn settled_bounds(&self, stream: &str) -> Result<Bounds, CallError> {
+        loop {
+            let bounds = self.bounds(stream).await?;
+            if bounds.first > bounds.last || !self.is_within_batch(stream, bounds.last).await? {
+                return Ok(bounds);
+            }
+            // The server is about to store the rest.
+            sleep(COMMIT_PAUSE).await;
+        }
+    }
+
+    async fn is_within_batch(&self, stream: &str, sequence: u64) -> Result<bool, CallError> {
+        #[derive(serde::Deserialize)]
+        struct Got {
+            message: Stored,
+        }
+        #[derive(serde::Deserialize)]
+        struct Stored {
+            #[serde(default)]
+            hdrs: String,
+        }
+        let got = self.api::<Got>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": sequence })).await;
+        match got {
+            Ok(Got { message }) => {
+                let headers = STANDARD.decode(message.hdrs).unwrap_or_default();
+                let headers = String::from_utf8_lossy(&headers).into_owned();
+                let has = |name: &HeaderName| headers.contains(&format!("\n{name}:"));
+                Ok(has(&NATS_BATCH_SEQUENCE) && !has(&NATS_BATCH_COMMIT))
+            }
+            Err(CallError::Api { code: code::NO_MESSAGE, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn bounds(&self, stream: &str) -> Result<Bounds, CallError> {

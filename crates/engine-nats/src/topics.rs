@@ -26,6 +26,8 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 
 /// Each is a stream of its own, with files, and a Raft group if it is replicated.
 const PARTITIONS_MAX: i32 = 10_000;
+/// How often an entry is read that cannot be read for a moment.
+const READS_MAX: u32 = 2;
 /// Streams that are created at once.
 const CREATIONS_MAX: usize = 8;
 
@@ -153,7 +155,12 @@ impl Topics {
         if !names::is_topic(name) {
             return Ok(None);
         }
-        let found = self.entries.get(names::topic_key(name)).await;
+        let mut found = self.entries.get(names::topic_key(name)).await;
+        for _ in 1..READS_MAX {
+            if found.is_err() {
+                found = self.entries.get(names::topic_key(name)).await;
+            }
+        }
         match found.map_err(|error| Trouble::Away(format!("the registry of topics: {error}")))? {
             None => Ok(None),
             Some(bytes) => match serde_json::from_slice(&bytes) {

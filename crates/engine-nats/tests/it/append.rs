@@ -155,7 +155,7 @@ async fn what_is_too_large_is_not_stored() {
     append(&engine, &to, vec![record(limits.record_bytes_max)]).await;
     append(&engine, &small, vec![record(1_000)]).await;
 
-    let keyed = Record::new(vec![7; limits.record_bytes_max as usize], "v");
+    let keyed = Record::new(vec![7; limits.record_bytes_max as usize - 1], "v");
     append(&engine, &to, vec![keyed]).await;
     let end = engine.locate(&to, Place::Latest).await.unwrap();
     let too_large = [
@@ -170,7 +170,7 @@ async fn what_is_too_large_is_not_stored() {
     let too_many = vec![record(1); limits.append_records_max as usize + 1];
     append(&engine, &to, too_many[1..].to_vec()).await;
     let refused = engine.append(&to, too_many.into(), AppendOptions::default()).await;
-    assert!(matches!(refused, Err(EngineError::Refused { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(EngineError::TooLarge { bytes: 1001, max: 1000, .. })), "{refused:?}");
     let none = engine.append(&to, Vec::new().into(), AppendOptions::default()).await;
     assert!(matches!(none, Err(EngineError::Batch(_))), "{none:?}");
     let stored = all(&engine, &to, end).await;
