@@ -11,7 +11,7 @@ use anabranch_core::engine::{
 };
 use anabranch_core::seam::{OsRandom, Random};
 use async_nats::jetstream;
-use async_nats::jetstream::kv::{CreateErrorKind, Store};
+use async_nats::jetstream::kv::Store;
 use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -76,16 +76,16 @@ impl NatsEngine {
         let mut context = jetstream::new(link.client().clone());
         context.set_timeout(settings.request_timeout);
         let replicas = settings.replicas;
-        let entries = open_bucket(&context, names::TOPICS_BUCKET, replicas, 1).await.map_err(told)?;
+        open_bucket(&context, names::TOPICS_BUCKET, replicas, 1).await.map_err(told)?;
         let found = Found {
             version: info.version,
-            cluster: cluster(&entries).await.map_err(told)?,
+            cluster: cluster(&link).await.map_err(told)?,
             nodes: u32::try_from(info.connect_urls.len()).unwrap_or(u32::MAX).max(1),
             payload_bytes_max: info.max_payload,
         };
         let description = describe(&found, &settings);
         description.require(needs)?;
-        let topics = Topics::new(link.clone(), entries, replicas);
+        let topics = Topics::new(link.clone(), replicas);
         let session = OsRandom.uuid().simple().to_string();
         let lanes = Lanes::new(link.clone(), topics.clone(), settings.delivery_timeout, session);
         let is_closed = watch::Sender::new(false);
@@ -295,17 +295,14 @@ async fn open_bucket(
 }
 
 /// What tells this cluster from every other. The first who comes says it.
-async fn cluster(entries: &Store) -> Result<String, Trouble> {
-    let away = |error: &dyn std::fmt::Display| Trouble::Away(format!("the registry of topics: {error}"));
-    let id = OsRandom.uuid().to_string();
-    match entries.create(names::CLUSTER_KEY, id.clone().into()).await {
-        Ok(_) => return Ok(id),
-        Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
-        Err(error) => return Err(away(&error)),
-    }
-    match entries.get(names::CLUSTER_KEY).await {
-        Ok(Some(id)) => Ok(String::from_utf8_lossy(&id).into_owned()),
-        Ok(None) => Err(away(&"the cluster's identity was deleted")),
-        Err(error) => Err(away(&error)),
+async fn cluster(link: &Link) -> Result<String, Trouble> {
+    loop {
+        let there = link.entry(names::TOPICS_BUCKET, names::CLUSTER_KEY).await?;
+        if let Some(id) = there.value {
+            return Ok(String::from_utf8_lossy(&id).into_owned());
+        }
+        let id = OsRandom.uuid().to_string();
+        let over = there.revision;
+        link.put_over(names::TOPICS_BUCKET, names::CLUSTER_KEY, id.into(), over).await?;
     }
 }

@@ -19,14 +19,13 @@ use async_nats::header::{
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::describe::{append_bytes_max, record_bytes_max};
 use crate::envelope::{Envelope, RECORD_HEADER};
-use crate::link::{CallError, Link, answer, code};
+use crate::link::{Ack, CallError, Link, answer, code};
 use crate::names;
 use crate::topics::{Plan, Topics};
 use crate::trouble::Trouble;
@@ -468,12 +467,4 @@ impl Shared {
     fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-/// What the server says of what it has stored.
-#[derive(Debug, Deserialize)]
-struct Ack {
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::engine::Position;
 use async_nats::client::{Request, RequestErrorKind};
-use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_SEQUENCE};
+use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::{self, PurgeRequest};
 use async_nats::{
@@ -17,8 +17,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -29,8 +29,6 @@ use crate::trouble::Trouble;
 /// Refusals that are remembered: a question that the server refuses is not answered, and the refusal comes aside.
 const VIOLATIONS_MAX: usize = 32;
 
-/// How often a question is asked that is not answered.
-const QUESTIONS_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait for a commit that is under way.
 const COMMIT_PAUSE: Duration = Duration::from_millis(2);
@@ -44,7 +42,7 @@ pub(crate) mod code {
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10071;
     pub(crate) const BATCH_DUPLICATE: u64 = 10201;
     /// What passes by itself: there is no leader just now, or too much is under way.
-    pub(crate) const PASSING: [u64; 14] = [
+    pub(crate) const PASSING: [u64; 15] = [
         10003, // cluster peer not a member
         10006, // cluster not active
         10007, // cluster not assigned
@@ -56,6 +54,7 @@ pub(crate) mod code {
         10118, // stream offline
         10158, // the same id is under way
         10163, // expected sequence not ready
+        10164, // another write of the same key is under way
         10167, // too many requests
         10176, // a batch is incomplete: its leader has changed, or it took too long
         10210, // too many batches in flight
@@ -141,6 +140,44 @@ impl Violations {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("connected", &*self.connected.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// What the server says of what it has stored.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Ack {
+    pub(crate) seq: u64,
+    #[serde(default)]
+    pub(crate) duplicate: bool,
+}
+
+/// What a key of a bucket stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// `None` when there is none, or it was deleted.
+    pub(crate) value: Option<Bytes>,
+    pub(crate) revision: u64,
+}
+
+/// The answer to `STREAM.MSG.GET`.
+#[derive(Deserialize)]
+struct Got {
+    message: Stored,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    seq: u64,
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+}
+
+impl Stored {
+    fn headers(&self) -> String {
+        let bytes = STANDARD.decode(&self.hdrs).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
@@ -257,15 +294,62 @@ impl Link {
     ) -> Result<A, CallError> {
         let subject = format!("$JS.API.{subject}");
         let question = Bytes::from(serde_json::to_vec(question).expect("questions are plain values"));
+        let deadline = Instant::now() + self.request_timeout;
         let mut asked = 0;
         loop {
             asked += 1;
             let said = self.ask(subject.clone(), None, question.clone()).await;
             match said.and_then(|said| answer(&said.payload)) {
                 Err(CallError::NotSent(why)) => return Err(CallError::NotSent(why)),
-                Err(error) if error.is_passing() && asked < QUESTIONS_MAX => sleep(PAUSE).await,
+                Err(error) if error.is_passing() && (asked < 2 || Instant::now() < deadline) => {
+                    sleep(PAUSE).await;
+                }
                 said => return said,
             }
+        }
+    }
+
+    /// A key's entry, as the bucket's leader has it: others may be late.
+    pub(crate) async fn entry(&self, bucket: &str, key: &str) -> Result<Entry, CallError> {
+        let question = json!({ "last_by_subj": format!("$KV.{bucket}.{key}") });
+        let got = self.api::<Got>(&format!("STREAM.MSG.GET.KV_{bucket}"), &question).await;
+        match got {
+            Ok(Got { message }) => {
+                let is_there = !message.headers().contains("KV-Operation");
+                let value = is_there.then(|| STANDARD.decode(&message.data).unwrap_or_default().into());
+                Ok(Entry { value, revision: message.seq })
+            }
+            Err(CallError::Api { code: code::NO_MESSAGE, .. }) => Ok(Entry { value: None, revision: 0 }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a key's entry over that of a revision, 0 if there is none; `None` if somebody was faster.
+    pub(crate) async fn put_over(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: Bytes,
+        over: u64,
+    ) -> Result<Option<u64>, CallError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, over.to_string().as_str());
+        let said = self.ask(format!("$KV.{bucket}.{key}"), Some(headers), value).await?;
+        match answer::<Ack>(&said.payload) {
+            Ok(ack) => Ok(Some(ack.seq)),
+            Err(CallError::Api { code: code::WRONG_LAST_SEQUENCE, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The sequence of the first message from `sequence` on, as the stream's leader has it: consumers live on any of its servers,
+    /// which may be late.
+    pub(crate) async fn first_from(&self, stream: &str, sequence: u64) -> Result<Option<u64>, CallError> {
+        let question = json!({ "seq": sequence, "next_by_subj": ">" });
+        match self.api::<Got>(&format!("STREAM.MSG.GET.{stream}"), &question).await {
+            Ok(Got { message }) => Ok(Some(message.seq)),
+            Err(CallError::Api { code: code::NO_MESSAGE, .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -282,20 +366,10 @@ impl Link {
     }
 
     async fn is_within_batch(&self, stream: &str, sequence: u64) -> Result<bool, CallError> {
-        #[derive(serde::Deserialize)]
-        struct Got {
-            message: Stored,
-        }
-        #[derive(serde::Deserialize)]
-        struct Stored {
-            #[serde(default)]
-            hdrs: String,
-        }
         let got = self.api::<Got>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": sequence })).await;
         match got {
             Ok(Got { message }) => {
-                let headers = STANDARD.decode(message.hdrs).unwrap_or_default();
-                let headers = String::from_utf8_lossy(&headers).into_owned();
+                let headers = message.headers();
                 let has = |name: &HeaderName| headers.contains(&format!("\n{name}:"));
                 Ok(has(&NATS_BATCH_SEQUENCE) && !has(&NATS_BATCH_COMMIT))
             }
@@ -331,11 +405,11 @@ impl Link {
 
 /// What JetStream said.
 pub(crate) fn answer<A: DeserializeOwned>(payload: &[u8]) -> Result<A, CallError> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Refusal {
         error: Option<ApiError>,
     }
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct ApiError {
         #[serde(default)]
         err_code: u64,

@@ -206,19 +206,13 @@ impl PartitionReader {
         let question = json!({ "stream_name": self.stream, "config": config.into_consumer_config() });
         let created = link.api(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &question).await;
         let info: consumer::Info = created?;
-        if info.num_pending == 0 && self.held.is_empty() {
-            self.next = self.next.max(Position(bounds.last));
-        }
+        let pending = match info.num_pending {
+            0 if self.held.is_empty() => self.pass_deleted(bounds).await?,
+            pending => pending,
+        };
         self.latest = self.latest.max(Position(bounds.last));
-        self.consumer = Some(Consumer {
-            name,
-            inbox,
-            messages,
-            received: 0,
-            pending: info.num_pending,
-            request: None,
-            is_large: false,
-        });
+        self.consumer =
+            Some(Consumer { name, inbox, messages, received: 0, pending, request: None, is_large: false });
         Ok(())
     }
 
@@ -326,19 +320,34 @@ impl PartitionReader {
 
     /// Asks the server what is there, after nothing came; moves behind what was deleted. Tells how many messages should come.
     async fn look(&mut self) -> Result<u64, Trouble> {
-        let Some(consumer) = &mut self.consumer else { return Ok(0) };
-        // In this order: what comes in between is pending.
+        let Some(consumer) = &self.consumer else { return Ok(0) };
         let bounds = self.inner.link.bounds(&self.stream).await?;
         let info = self.inner.link.consumer(&self.stream, &consumer.name).await?;
         let under_way = info.delivered.consumer_sequence.saturating_sub(consumer.received);
-        consumer.pending = info.num_pending + under_way;
-        let pending = consumer.pending;
+        let mut pending = info.num_pending + under_way;
         self.check(bounds)?;
         if pending == 0 {
-            self.next = self.next.max(Position(bounds.last));
+            pending = self.pass_deleted(bounds).await?;
+        }
+        if let Some(consumer) = &mut self.consumer {
+            consumer.pending = pending;
         }
         self.latest = self.latest.max(Position(bounds.last));
         Ok(pending)
+    }
+
+    /// Moves to the end if nothing is before it. Otherwise tells that something is there: the consumer is late.
+    async fn pass_deleted(&mut self, bounds: Bounds) -> Result<u64, Trouble> {
+        if self.next.0 >= bounds.last {
+            return Ok(0);
+        }
+        match self.inner.link.first_from(&self.stream, self.next.0 + 1).await? {
+            Some(sequence) if sequence <= bounds.last => Ok(1),
+            _ => {
+                self.next = Position(bounds.last);
+                Ok(0)
+            }
+        }
     }
 
     /// Takes off what is held, up to a size, at least one.

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::TopicSpec;
-use async_nats::jetstream::kv::{self, CreateErrorKind, Store};
+use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use crate::link::{CallError, Link, code};
 use crate::names;
@@ -26,8 +27,9 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 
 /// Each is a stream of its own, with files, and a Raft group if it is replicated.
 const PARTITIONS_MAX: i32 = 10_000;
-/// How often an entry is read that cannot be read for a moment.
-const READS_MAX: u32 = 2;
+/// How often an entry is written that cannot be written for a moment.
+const CREATIONS_TRIED_MAX: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Streams that are created at once.
 const CREATIONS_MAX: usize = 8;
 
@@ -141,13 +143,12 @@ impl Plan {
 #[derive(Debug, Clone)]
 pub(crate) struct Topics {
     link: Link,
-    entries: Store,
     replicas: usize,
 }
 
 impl Topics {
-    pub(crate) fn new(link: Link, entries: Store, replicas: usize) -> Self {
-        Self { link, entries, replicas }
+    pub(crate) fn new(link: Link, replicas: usize) -> Self {
+        Self { link, replicas }
     }
 
     /// The topic; `None` when there is none.
@@ -155,19 +156,16 @@ impl Topics {
         if !names::is_topic(name) {
             return Ok(None);
         }
-        let mut found = self.entries.get(names::topic_key(name)).await;
-        for _ in 1..READS_MAX {
-            if found.is_err() {
-                found = self.entries.get(names::topic_key(name)).await;
-            }
-        }
-        match found.map_err(|error| Trouble::Away(format!("the registry of topics: {error}")))? {
-            None => Ok(None),
-            Some(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(topic) => Ok(Some(topic)),
-                Err(error) => Err(Trouble::Failed(format!("its entry in the registry is damaged: {error}"))),
-            },
-        }
+        Ok(self.entry(name).await?.0)
+    }
+
+    /// The topic, and the revision of its entry.
+    async fn entry(&self, name: &str) -> Result<(Option<Topic>, u64), Trouble> {
+        let entry = self.link.entry(names::TOPICS_BUCKET, &names::topic_key(name)).await?;
+        let topic = entry.value.map(|value| serde_json::from_slice(&value)).transpose();
+        let topic = topic
+            .map_err(|error| Trouble::Failed(format!("its entry in the registry is damaged: {error}")))?;
+        Ok((topic, entry.revision))
     }
 
     /// What the partition's topic was created with.
@@ -197,10 +195,22 @@ impl Topics {
         futures::stream::iter(streams).buffer_unordered(CREATIONS_MAX).try_collect::<()>().await?;
         let topic = Topic { partitions: spec.partitions, configs: spec.configs.clone() };
         let entry = serde_json::to_vec(&topic).expect("an entry is a plain value");
-        match self.entries.create(names::topic_key(&spec.name), entry.into()).await {
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => self.find(&spec.name).await,
-            Err(error) => Err(Trouble::Failed(format!("the registry of topics: {error}"))),
+        let key = names::topic_key(&spec.name);
+        let mut tries = 0;
+        loop {
+            // Whoever was faster, or deleted it by hand.
+            let (there, over) = self.entry(&spec.name).await?;
+            if there.is_some() {
+                return Ok(there);
+            }
+            let put = self.link.put_over(names::TOPICS_BUCKET, &key, entry.clone().into(), over);
+            match put.await {
+                Ok(Some(_)) => return Ok(None),
+                Ok(None) => {}
+                Err(error) if error.is_passing() && tries < CREATIONS_TRIED_MAX => sleep(PAUSE).await,
+                Err(error) => return Err(Trouble::from(error).of_a_change()),
+            }
+            tries += 1;
         }
     }
 

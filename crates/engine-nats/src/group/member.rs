@@ -7,22 +7,20 @@ use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{EngineError, GroupEvent, GroupMember, Position};
-use async_nats::jetstream::kv::{Entry, Operation, Store, UpdateError, UpdateErrorKind, Watch};
+use async_nats::jetstream::kv::{Entry, Operation, Store, Watch};
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::machine::{Action, Input, Machine, Revision};
 use super::{Beat, Key, Place};
 use crate::engine::Inner;
+use crate::link::CallError;
 use crate::names;
 use crate::trouble::Trouble;
 
@@ -34,8 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const COMMANDS_MAX: usize = 16;
 /// Events that wait: after one that takes partitions away there is no other until the caller asks again.
 const EVENTS_MAX: usize = 8;
-/// How often a commit without an answer is tried again.
+/// How often a commit without an answer is tried.
 const COMMITS_MAX: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Revisions of each key that are kept, so that whoever is late hears of each plan in its order.
 pub(crate) const HISTORY: i64 = 16;
 
@@ -262,19 +261,19 @@ impl Driver {
                     is_done
                 }
                 Action::Plan { plan, over } => match self.write(&Key::Plan, &plan, over).await {
-                    Ok(revision) => {
+                    Ok(Some(revision)) => {
                         self.input(Input::Plan { plan, revision });
                         true
                     }
-                    Err(_) => false,
+                    _ => false,
                 },
                 Action::Place { at, place, over } => {
                     match self.write(&Key::At(at.clone()), &place, over).await {
-                        Ok(revision) => {
+                        Ok(Some(revision)) => {
                             self.input(Input::Place { at, place, revision });
                             true
                         }
-                        Err(_) => false,
+                        _ => false,
                     }
                 }
             };
@@ -284,8 +283,15 @@ impl Driver {
         }
     }
 
-    async fn write(&self, key: &Key, what: &impl Serialize, over: Revision) -> Result<Revision, UpdateError> {
-        self.bucket.update(key.of(&self.group), encode(what), over).await
+    /// The new revision; `None` if somebody was faster.
+    async fn write(
+        &self,
+        key: &Key,
+        what: &impl Serialize,
+        over: Revision,
+    ) -> Result<Option<Revision>, CallError> {
+        let key = key.of(&self.group);
+        self.inner.link.put_over(names::GROUPS_BUCKET, &key, encode(what), over).await
     }
 
     async fn commit(&mut self, positions: &[(TopicPartition, Position)]) -> Result<(), EngineError> {
@@ -325,42 +331,27 @@ impl Driver {
         loop {
             attempts += 1;
             let error = match self.write(&key, place, over).await {
-                Ok(revision) => return Ok(revision),
+                Ok(Some(revision)) => return Ok(revision),
+                Ok(None) => {
+                    // Unless it was an earlier attempt, whose answer was lost.
+                    let there = if attempts > 1 { self.read(&key).await } else { None };
+                    return match there {
+                        Some((there, revision)) if there == *place => Ok(revision),
+                        _ => Err(self.fenced(format!("{at} has another owner"))),
+                    };
+                }
                 Err(error) => error,
             };
-            let is_fenced = error.kind() == UpdateErrorKind::WrongLastRevision;
-            if is_fenced {
-                // Unless it was an earlier attempt, whose answer was lost.
-                if attempts > 1
-                    && let Some((there, revision)) = self.read(&key).await
-                    && there == *place
-                {
-                    return Ok(revision);
-                }
-                return Err(self.fenced(format!("{at} has another owner")));
+            if attempts == COMMITS_MAX || !error.is_passing() {
+                return Err(Trouble::from(error).of_a_change().about(at));
             }
-            if attempts == COMMITS_MAX {
-                return Err(Trouble::Failed(error.to_string()).about(at));
-            }
+            sleep(PAUSE).await;
         }
     }
 
-    /// What the bucket's leader has; the others may be late.
     async fn read(&self, key: &Key) -> Option<(Place, Revision)> {
-        #[derive(Deserialize)]
-        struct Got {
-            message: Message,
-        }
-        #[derive(Deserialize)]
-        struct Message {
-            seq: u64,
-            data: String,
-        }
-        let bucket = names::GROUPS_BUCKET;
-        let question = json!({ "last_by_subj": format!("$KV.{bucket}.{}", key.of(&self.group)) });
-        let got = self.inner.link.api::<Got>(&format!("STREAM.MSG.GET.KV_{bucket}"), &question).await;
-        let Got { message } = got.ok()?;
-        Some((decode(&STANDARD.decode(message.data).ok()?)?, message.seq))
+        let there = self.inner.link.entry(names::GROUPS_BUCKET, &key.of(&self.group)).await.ok()?;
+        Some((decode(&there.value?)?, there.revision))
     }
 
     /// Gives everything back, so that the others take over at once.

@@ -68,14 +68,25 @@ fn start(nodes: u16) -> Nats {
     if !bin.join("nats-server").exists() {
         run(script().arg("install").arg(&bin));
     }
-    // Clients, routes and monitors take up to thirty ports behind the first; every process and test has its own.
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let ports = std::process::id() * 7 + NEXT.fetch_add(1, Ordering::Relaxed);
-    let port = 20_000 + u16::try_from(ports % 300 * 30).unwrap();
+    let port = free_ports();
     let own = Own { dir: tempfile::tempdir().unwrap(), nodes, port };
     own.start();
     let servers: Vec<_> = (0..nodes).map(|node| format!("127.0.0.1:{}", port + node)).collect();
     Nats { url: format!("nats://{}", servers.join(",")), own: Some(own) }
+}
+
+/// The first of those that clients, routes and monitors take. Every test of a process has its own.
+fn free_ports() -> u16 {
+    const COUNT: u16 = 30;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    loop {
+        let at = (std::process::id() * 7 + NEXT.fetch_add(1, Ordering::Relaxed)) % 300;
+        let port = 20_000 + u16::try_from(at).unwrap() * COUNT;
+        if (port..port + COUNT).all(is_free) {
+            return port;
+        }
+    }
 }
 
 impl Own {
