@@ -11,6 +11,8 @@ pub use anabranch_core::engine::{
 };
 #[cfg(feature = "kafka")]
 pub use anabranch_engine_kafka::{KafkaEngine, KafkaSettings};
+#[cfg(feature = "nats")]
+pub use anabranch_engine_nats::{NatsEngine, NatsSettings};
 
 /// Why an engine was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +37,8 @@ pub enum OpenError {
 /// Opens the engine at `url`, which must have all of `needs`:
 ///
 /// * `embedded:DIR`: a broker in this process, on the directory `DIR`;
-/// * `kafka://HOST:PORT,...?PROPERTY=VALUE&...`: a Kafka cluster, see [`KafkaSettings`]; `kafkas://` with TLS.
+/// * `kafka://HOST:PORT,...?PROPERTY=VALUE&...`: a Kafka cluster, see [`KafkaSettings`]; `kafkas://` with TLS;
+/// * `nats://HOST:PORT,...?NAME=VALUE&...`: NATS JetStream, see [`NatsSettings::from_url`]; `tls://` with TLS.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new()?.block_on(async {
@@ -74,9 +77,14 @@ pub async fn open(url: &str, needs: &[Capability]) -> Result<Arc<dyn Engine>, Op
                 settings.map_err(|error| OpenError::Address { url: error.url, reason: error.reason })?;
             Ok(Arc::new(KafkaEngine::open(settings, needs).await?))
         }
+        #[cfg(feature = "nats")]
+        Some(("nats" | "tls", _)) => {
+            let settings = NatsSettings::from_url(url).map_err(|error| wrong(error.to_string()))?;
+            Ok(Arc::new(NatsEngine::open(settings, needs).await?))
+        }
         Some((engine, _)) if ENGINES.contains(&engine) => Err(wrong(format!(
             "this program was built without the {engine} engine (a cargo feature of that name)"
         ))),
-        _ => Err(wrong("it must be embedded:DIR, or begin with kafka://".to_owned())),
+        _ => Err(wrong("it must be embedded:DIR, or begin with kafka:// or nats://".to_owned())),
     }
 }

@@ -78,6 +78,7 @@ const ALLOWED: &[Allowed] = &[
             "anabranch-serve",
             "anabranch-flow",
             "anabranch-engine-kafka",
+            "anabranch-engine-nats",
         ],
         tests_use: &[],
         why: "it is the face that knows every room, but no chores",
