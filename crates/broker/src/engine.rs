@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchHeader, Record};
 use anabranch_core::engine::{
     self, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError, Ensured,
     Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader, Support,
@@ -35,6 +35,11 @@ impl Engine for Broker {
     }
 
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
+        // Kafka's protocol has -1 for the default; the seam has not.
+        if spec.partitions < 1 {
+            let reason = format!("{} partitions are none", spec.partitions);
+            return Err(EngineError::Refused { topic: spec.name.clone(), reason });
+        }
         let new = NewTopic {
             configs: spec.configs.clone(),
             ..NewTopic::new(spec.name.clone()).partitions(spec.partitions)
@@ -71,7 +76,7 @@ impl Engine for Broker {
             Durability::Written => Ack::Written,
             Durability::Durable => Ack::Durable,
         };
-        let batch = what.into_batch()?;
+        let batch = self.batch_of(to, what)?;
         let span = span(&batch)?;
         let partition = self.partition_of(to)?;
         let produced = match how.expected {
@@ -127,10 +132,14 @@ impl Engine for Broker {
 /// What a record takes in a batch of its own, beside its key and value.
 const RECORD_OVERHEAD_BYTES: u64 = BATCH_HEADER_BYTES as u64 + 40;
 
+/// How large the records of one batch may be together, where a batch may have `message_bytes_max`.
+fn records_bytes_max(message_bytes_max: u64) -> u64 {
+    message_bytes_max.saturating_sub(RECORD_OVERHEAD_BYTES)
+}
+
 /// What the embedded engine is, opened with `config`.
 pub(crate) fn describe(cluster: &str, config: &BrokerConfig) -> Description {
-    let record_bytes_max =
-        config.number("message.max.bytes").unsigned_abs().saturating_sub(RECORD_OVERHEAD_BYTES);
+    let record_bytes_max = records_bytes_max(config.number("message.max.bytes").unsigned_abs());
     let relaxed = config.number("log.flush.interval.messages") != 1;
     let limits =
         Limits { record_bytes_max, append_bytes_max: record_bytes_max, append_records_max: u32::MAX };
@@ -211,7 +220,7 @@ impl engine::TransactionalProducer for TransactionalProducer {
     ) -> Result<Vec<Appended>, EngineError> {
         let broker = self.broker().clone();
         let prepare = |(to, what): (TopicPartition, Payload)| {
-            let batch = what.into_batch()?;
+            let batch = broker.batch_of(&to, what)?;
             Ok((to, span(&batch)?, batch))
         };
         let batches = appends.into_iter().map(prepare).collect::<Result<Vec<_>, EngineError>>()?;
@@ -235,6 +244,18 @@ impl engine::TransactionalProducer for TransactionalProducer {
 impl Broker {
     fn partition_of(&self, at: &TopicPartition) -> Result<Partition, EngineError> {
         self.partition(at).ok_or_else(|| EngineError::NotFound(at.clone()))
+    }
+
+    /// What is appended, as a batch. Records beyond the limit that is told are refused also where they would just fit.
+    fn batch_of(&self, to: &TopicPartition, what: Payload) -> Result<Bytes, EngineError> {
+        if let Payload::Records(records) = &what {
+            let max = records_bytes_max(self.partition_of(to)?.rules().message_bytes_max as u64);
+            let bytes = records.iter().map(size_bytes).sum();
+            if bytes > max {
+                return Err(EngineError::TooLarge { partition: to.clone(), bytes, max });
+            }
+        }
+        Ok(what.into_batch()?)
     }
 
     /// The offset of `place` in `partition`, as a reader sees it.
@@ -326,6 +347,13 @@ impl Broker {
             Some(_) => EngineError::Closed,
         }
     }
+}
+
+/// Bytes of key, value and headers.
+fn size_bytes(record: &Record) -> u64 {
+    let nullable = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter().map(|header| header.key.len() + nullable(&header.value));
+    (nullable(&record.key) + nullable(&record.value) + headers.sum::<usize>()) as u64
 }
 
 /// Offsets that the batch takes up.

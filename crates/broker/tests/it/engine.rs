@@ -105,8 +105,11 @@ async fn topics_are_ensured() {
     assert_eq!(engine.ensure_topic(&TopicSpec::new("u", 2)).await.unwrap(), Ensured::Existed);
     let different = engine.ensure_topic(&TopicSpec::new("u", 3)).await.unwrap_err();
     assert!(matches!(different, EngineError::Different { actual: 2, asked: 3, .. }));
-    let refused = engine.ensure_topic(&TopicSpec::new("no/good", 1)).await.unwrap_err();
-    assert!(matches!(refused, EngineError::Refused { .. }));
+    // -1 is Kafka's word for the default, and was taken for it.
+    for spec in [TopicSpec::new("no/good", 1), TopicSpec::new("v", 0), TopicSpec::new("v", -1)] {
+        let refused = engine.ensure_topic(&spec).await.unwrap_err();
+        assert!(matches!(refused, EngineError::Refused { .. }), "{spec:?}");
+    }
     assert_eq!(engine.partition_count("u").await.unwrap(), 2);
 }
 
@@ -126,6 +129,30 @@ async fn failures_say_whose_fault_they_are() {
     let closed = engine.append(&at("t"), batch(&["a"]).into(), AppendOptions::default()).await.unwrap_err();
     assert!(matches!(closed, EngineError::Closed));
     assert!(matches!(engine.ensure_topic(&TopicSpec::new("v", 1)).await, Err(EngineError::Closed)));
+}
+
+/// Limits were told, and a record that was a few bytes larger was stored.
+#[tokio::test]
+async fn records_beyond_the_limit_that_is_told_are_too_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, engine) = engine_with(dir.path()).await;
+    broker.create_topic(NewTopic::new("u").config("max.message.bytes", "2000000"), Apply::Now).await.unwrap();
+    let limit = engine.description().limits.record_bytes_max;
+    let record = |bytes: u64| Record::new("key", vec![b'x'; bytes as usize - 4]).header("h", "");
+    let append = async |topic: &str, records: Vec<Record>| {
+        engine.append(&at(topic), records.into(), AppendOptions::default()).await
+    };
+    append("t", vec![record(limit)]).await.unwrap();
+    append("t", vec![record(limit - 100), record(100)]).await.unwrap();
+    append("u", vec![record(limit + 1)]).await.unwrap();
+    let mut producer = engine.transactions().unwrap().producer("id", Duration::from_secs(60)).await.unwrap();
+    for records in [vec![record(limit + 1)], vec![record(limit - 100), record(101)]] {
+        let is_told = |error| matches!(error, EngineError::TooLarge { bytes, max, .. } if (bytes, max) == (limit + 1, limit));
+        assert!(is_told(append("t", records.clone()).await.unwrap_err()));
+        let commit = producer.commit(vec![(at("t"), records.into())], None).await;
+        assert!(is_told(commit.unwrap_err()));
+    }
+    assert_eq!(engine.locate(&at("t"), Place::Latest).await.unwrap(), Position(3));
 }
 
 #[tokio::test]
