@@ -69,6 +69,12 @@ const ALLOWED: &[Allowed] = &[
         why: "an engine is a neighbour of the embedded one, and needs nothing of it",
     },
     Allowed {
+        room: "anabranch-conformance",
+        uses: &["anabranch-core"],
+        tests_use: &["anabranch-broker", "anabranch-engine-kafka", "anabranch-engine-nats"],
+        why: "it asks of every engine the same, and knows none of them",
+    },
+    Allowed {
         room: "anabranch",
         uses: &[
             "anabranch-core",
