@@ -6,6 +6,9 @@ use super::Position;
 use crate::batch::{BatchBuilder, BatchError, Compression, Record, RecordAt, check_batch, split_batch};
 
 /// What is appended to a partition, in this order.
+///
+/// Keys, values, headers and timestamps are read as they were appended: what an engine cannot keep it refuses, and it changes
+/// nothing in silence. A record without a timestamp may get the time of its append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     /// One batch, which names no producer. An engine that stores batches stores it as it is.

@@ -28,7 +28,7 @@ pub enum Capability {
     ConditionalAppend,
     /// Records of any topics and a group's positions become visible together or not at all.
     Transactions,
-    /// A topic can keep only the newest record per key.
+    /// A topic can keep only the newest record per key; it refuses those that have none.
     Compaction,
     /// A topic can forget records of a certain age or behind a certain size.
     Retention,
@@ -144,7 +144,8 @@ impl Support {
     }
 }
 
-/// How large things may be, where nothing else is set on a topic.
+/// How large things may be, where nothing else is set on a topic. An append beyond one of these is
+/// [`super::EngineError::TooLarge`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one record: key, value and headers.

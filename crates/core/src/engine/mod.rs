@@ -157,14 +157,14 @@ pub trait Engine: Send + Sync + fmt::Debug {
         self.description().require(needs)
     }
 
-    /// Creates the topic unless it is there with as many partitions.
+    /// Creates the topic unless it is there with as many partitions. When it returns, every client can use it.
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError>;
 
     /// How many partitions the topic has.
     async fn partition_count(&self, topic: &str) -> Result<i32, EngineError>;
 
     /// Appends to a partition; tells where, once it is as durable as asked. Dropping the future does not take the append
-    /// back.
+    /// back. Every client is shown what is durable; what is but written may be shown a moment later.
     async fn append(
         &self,
         to: &TopicPartition,
@@ -182,7 +182,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
         from: Position,
     ) -> Result<Box<dyn Reader>, EngineError>;
 
-    /// Deletes the records before `before`, and tells where the oldest one is now. Needs [`Capability::Trim`].
+    /// Deletes the records before `before`, and tells where the oldest one is now; behind the latest place is out of range.
+    /// Needs [`Capability::Trim`].
     async fn trim(&self, partition: &TopicPartition, before: Position) -> Result<Position, EngineError>;
 
     /// Joins `group` as a consumer of `topics`.
@@ -193,8 +194,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Ends what is under way, as far as that is soon, and lets go of everything. Later calls fail with
-    /// [`EngineError::Closed`].
+    /// Ends what is under way, as far as that is soon, and lets go of everything. Later calls, and waits that are under way,
+    /// fail with [`EngineError::Closed`]; so do those of its readers, members and producers.
     async fn close(&self);
 }
 
@@ -205,7 +206,8 @@ pub trait Reader: Send + fmt::Debug {
     /// What is read next.
     fn position(&self) -> Position;
 
-    /// Reads what follows [`Reader::position`], waiting for it as long as `limits` say; nothing when the wait was in vain.
+    /// Reads what follows [`Reader::position`], waiting for it as long as `limits` say; nothing when the wait was in vain,
+    /// also when what there is came too late.
     /// Records of a transaction are shown when it is committed, and nothing else of it ever is. In the end it comes to
     /// every `latest` that it told, also where nothing is shown. After an error the position is as it was.
     async fn read(&mut self, limits: ReadLimits) -> Result<Fetched, EngineError>;

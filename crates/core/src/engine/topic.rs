@@ -5,7 +5,7 @@
 pub struct TopicSpec {
     /// Its name, by Kafka's rules.
     pub name: String,
-    /// At least 1.
+    /// At least 1; fewer are refused.
     pub partitions: i32,
     /// Kafka's property names and values, such as `("cleanup.policy", "compact")`. An engine refuses those that it does
     /// not have.
