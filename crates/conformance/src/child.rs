@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{AppendOptions, Durability, Engine, GroupPositions, Position};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 
 use crate::ground::Ground;
@@ -87,12 +88,14 @@ pub(crate) struct Working {
 }
 
 impl Stage {
-    /// Starts a child with this part. All that this process has open is closed first.
+    /// Starts a child with this part. All that this process has open is closed first, where only one can have it.
     pub(crate) async fn child(&self, part: &str) -> Outcome<Working> {
         let Some(mut command) = self.ground().child() else {
             return Err(Stop::Lacks("no child process can be started here".to_owned()));
         };
-        self.ground().release().await;
+        if !self.ground().is_shared() {
+            self.ground().release().await;
+        }
         command.env(CHILD, part).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("this program can be started");
         let (say, said) = mpsc::unbounded_channel();
@@ -107,13 +110,33 @@ impl Stage {
         Ok(Working { child, said })
     }
 
+    /// Starts a child that is there beside this process.
+    pub(crate) async fn child_beside(&self, part: &str) -> Outcome<Working> {
+        match self.ground().is_shared() {
+            true => self.child(part).await,
+            false => Err(Stop::Lacks("the engine is in one process at a time".to_owned())),
+        }
+    }
+
+    /// Lets it work until it has said that `until` was done.
+    pub(crate) async fn work(&self, working: &mut Working, until: u64) -> Outcome<u64> {
+        loop {
+            let last = ensure_some(self.soon("a child's work", working.said.recv()).await?)?;
+            if last >= until {
+                return Ok(last);
+            }
+        }
+    }
+
+    /// Lets it work until it ends by itself.
+    pub(crate) async fn end(&self, mut working: Working) -> Outcome {
+        let ends = async { while working.said.recv().await.is_some() {} };
+        self.soon("a child whose work was taken", ends).await
+    }
+
     /// Lets it work until it has said that `until` was done, kills it, and tells the last that it said.
     pub(crate) async fn kill_after(&self, mut working: Working, until: u64) -> Outcome<u64> {
-        let mut last = None;
-        while last.is_none_or(|last| last < until) {
-            last = self.soon("a child's work", working.said.recv()).await?;
-            ensure_some(last)?;
-        }
+        let mut last = Some(self.work(&mut working, until).await?);
         working.kill();
         while let Some(number) = working.said.recv().await {
             last = Some(number);
@@ -127,6 +150,20 @@ fn ensure_some(last: Option<u64>) -> Outcome<u64> {
 }
 
 impl Working {
+    /// Stops it where it stands, as a machine that hangs does.
+    pub(crate) fn halt(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a child takes signals");
+    }
+
     fn kill(&mut self) {
         self.child.kill().expect("a child can be killed");
         self.child.wait().expect("a child that was killed ends");

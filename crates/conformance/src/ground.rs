@@ -19,6 +19,11 @@ pub trait Ground: Send + Sync + fmt::Debug {
     /// by another process.
     async fn release(&self);
 
+    /// Whether several processes can have it open at once.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// After how long something hangs. Generous: it is waited for only where a promise is broken.
     fn patience(&self) -> Duration {
         Duration::from_secs(60)

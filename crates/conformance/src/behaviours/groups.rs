@@ -262,6 +262,27 @@ pub(crate) async fn what_is_anothers_is_not_committed(stage: &Stage) -> Outcome 
     Ok(())
 }
 
+pub(crate) async fn a_halted_member_is_fenced(stage: &Stage) -> Outcome {
+    let (at, group) = (stage.partition().await?, stage.name());
+    let mut working = stage.child_beside(&format!("member {} {group}", at.topic)).await?;
+    let last = stage.work(&mut working, 10).await?;
+    working.halt();
+    let mut next = stage.join(&group, std::slice::from_ref(&at.topic)).await?;
+    let assigned = stage.assigned(&mut next).await?;
+    let begins = assigned.first().and_then(|(_, position)| *position);
+    ensure!(
+        begins >= Some(Position(last)),
+        "{last} was committed, and the next member begins at {assigned:?}"
+    );
+    stage.commits(&mut next, &at, 1_000_000).await?;
+    working.go_on();
+    stage.end(working).await?;
+    stage.soon("leaving", next.leave()).await??;
+    let stands = stage.stands(&**stage.engine(), &group, &at).await?;
+    ensure_eq!(stands, Some(Position(1_000_000)), "where the group stands");
+    Ok(())
+}
+
 pub(crate) async fn groups_do_not_mix(stage: &Stage) -> Outcome {
     let (at, groups) = (stage.partition().await?, [stage.name(), stage.name()]);
     for (number, group) in groups.iter().enumerate() {

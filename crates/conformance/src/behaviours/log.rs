@@ -65,27 +65,31 @@ pub(crate) async fn order_is_that_of_acknowledgements(stage: &Stage) -> Outcome 
 
 pub(crate) async fn appends_under_way_keep_their_order(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let mut under_way: FuturesOrdered<_> = (0..300)
-        .map(|number| {
+    // The one has made the topic, and the other meets it for the first time.
+    for engine in [stage.engine(), &stage.client("other").await?] {
+        let start = stage.soon("locate", stage.engine().locate(&at, Place::Latest)).await??;
+        let appends = (0..300).map(|number| {
             let at = at.clone();
-            async move { append(&**stage.engine(), &at, record(&number.to_string())).await }
-        })
-        .collect();
-    let mut after = Position(0);
-    let all = async {
-        while let Some(appended) = under_way.next().await {
-            let appended = appended?;
-            ensure!(
-                appended.first >= after && appended.next > appended.first,
-                "an append is told {appended:?}, behind {after}"
-            );
-            after = appended.next;
-        }
-        Ok(())
-    };
-    stage.soon("300 appends under way", all).await??;
-    let expected: Vec<_> = (0..300).map(|number| number.to_string()).collect();
-    ensure_eq!(stage.texts(&at).await?, expected, "300 appends that were under way together");
+            async move { append(&**engine, &at, record(&number.to_string())).await }
+        });
+        let mut under_way: FuturesOrdered<_> = appends.collect();
+        let mut after = start;
+        let all = async {
+            while let Some(appended) = under_way.next().await {
+                let appended = appended?;
+                ensure!(
+                    appended.first >= after && appended.next > appended.first,
+                    "an append is told {appended:?}, behind {after}"
+                );
+                after = appended.next;
+            }
+            Ok(())
+        };
+        stage.soon("300 appends under way", all).await??;
+        let expected: Vec<_> = (0..300).map(|number| number.to_string()).collect();
+        let read = texts(&stage.read_from(&**engine, &at, start).await?);
+        ensure_eq!(read, expected, "300 appends that were under way together");
+    }
     Ok(())
 }
 

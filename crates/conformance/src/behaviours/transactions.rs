@@ -262,6 +262,36 @@ pub(crate) async fn an_older_producer_is_fenced(stage: &Stage) -> Outcome {
     Ok(())
 }
 
+pub(crate) async fn a_halted_producer_is_fenced(stage: &Stage) -> Outcome {
+    stage.transactions()?;
+    let (topic, id, group) = (stage.topic(2).await?, stage.name(), stage.name());
+    let at = |partition| TopicPartition::new(&topic, partition);
+    let mut working = stage.child_beside(&format!("commit {topic} {id} {group}")).await?;
+    let last = stage.work(&mut working, 10).await?;
+    working.halt();
+    let mut next = stage.transactions()?.producer(&id, MINUTE).await?;
+    let both = vec![(at(0), record("next").into()), (at(1), record("next").into())];
+    stage.commit(&mut next, both, stands(&group, &at(0), 1_000_000)).await??;
+    working.go_on();
+    stage.end(working).await?;
+    for partition in 0..2 {
+        let read = stage
+            .until("the next producer's commit is shown", async || {
+                let read = stage.texts(&at(partition)).await?;
+                Ok(read.contains(&"next".to_owned()).then_some(read))
+            })
+            .await?;
+        let done = read.len() as u64 - 1;
+        ensure!(done > last, "{} commits were told, and {done} are there", last + 1);
+        let expected: Vec<_> =
+            (0..done).map(|number| number.to_string()).chain(["next".to_owned()]).collect();
+        ensure_eq!(read, expected, "what is there, and nothing of the old producer's behind it");
+    }
+    let stands = stage.stands(&**stage.engine(), &group, &at(0)).await?;
+    ensure_eq!(stands, Some(Position(1_000_000)), "where the group stands");
+    Ok(())
+}
+
 pub(crate) async fn producers_of_two_ids_live_together(stage: &Stage) -> Outcome {
     stage.transactions()?;
     let at = stage.partition().await?;

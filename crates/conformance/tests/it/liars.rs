@@ -243,6 +243,9 @@ const TELL: &[(Lie, &[&str])] = &[
     (Lie::None, &["away_is_told", "acknowledged_survives_the_loss_of_a_node"]),
 ];
 
+/// Who tells of no lie here, since the embedded engine is in one process.
+const IDLE: &[&str] = &["a_halted_producer_is_fenced", "a_halted_member_is_fenced"];
+
 /// The embedded engine, lied about. Its network and nodes are not there: cutting and killing them does nothing.
 #[derive(Debug)]
 struct Lying {
@@ -368,7 +371,7 @@ fn every_behaviour_tells_of_a_lie_and_every_lie_is_told_of() {
         .map(|behaviour| behaviour.name)
         .filter(|name| !TELL.iter().any(|(_, tellers)| tellers.contains(name)))
         .collect();
-    assert_eq!(idle, [""; 0], "no lie is known that these tell of");
+    assert_eq!(idle, IDLE, "no lie is known that these tell of");
     let untold: Vec<_> = Lie::ALL
         .iter()
         .filter(|lie| !matches!(lie, Lie::None | Lie::ComparesHonestly))
@@ -382,7 +385,8 @@ fn every_behaviour_tells_of_a_lie_and_every_lie_is_told_of() {
 fn the_honest_pass() {
     let honest = |name: &&str| !TELL.iter().any(|(lie, tellers)| *lie == Lie::None && tellers.contains(name));
     let of_nodes = ["the_description_is_of_one_engine"];
-    let plain = ALL.iter().filter(|behaviour| honest(&behaviour.name) && !of_nodes.contains(&behaviour.name));
+    let plain = ALL.iter().filter(|behaviour| !IDLE.contains(&behaviour.name));
+    let plain = plain.filter(|behaviour| honest(&behaviour.name) && !of_nodes.contains(&behaviour.name));
     let conditional = ["an_id_is_stored_once", "an_expected_end_is_compared", "of_ten_rivals_one_wins"];
     let pairs = plain.filter(|behaviour| !conditional.contains(&behaviour.name)).map(|one| (Lie::None, one));
     let pairs = pairs.chain(conditional.iter().map(|name| (Lie::ComparesHonestly, named(name))));

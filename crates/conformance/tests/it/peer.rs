@@ -111,6 +111,10 @@ impl Ground for Peer {
         }
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn syncs(&self) -> Option<bool> {
         Some(std::env::var(SYNCS).ok()? == "yes")
     }
