@@ -147,6 +147,18 @@ impl Stage {
         Ok(self.ground.open(name).await?)
     }
 
+    /// Another client of the same cluster, to which this topic has got round.
+    pub(crate) async fn client_of(&self, name: &str, topic: &str) -> Outcome<Arc<dyn Engine>> {
+        let engine = self.client(name).await?;
+        self.until("another client finds the topic", async || match engine.partition_count(topic).await {
+            Ok(_) => Ok(Some(())),
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+        .await?;
+        Ok(engine)
+    }
+
     /// The engine, after all was closed cleanly and opened again.
     pub(crate) async fn reopened(&self) -> Outcome<Arc<dyn Engine>> {
         self.ground.release().await;

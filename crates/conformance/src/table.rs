@@ -118,7 +118,7 @@ macro_rules! behaviours {
         topics {
             creating_twice_is_once [] "A topic is created once; with another number of partitions it is different; what is in it stays."
             ten_at_once_create_one [] "Of ten calls that create one topic at once, one did."
-            a_topic_is_there_when_it_was_created [] "All clients can use all partitions of a topic as soon as its creation returns."
+            a_topic_is_there_when_it_was_created [] "Whoever creates a topic can use all its partitions when that returns, and others a moment later."
             bad_names_and_settings_are_refused [] "Illegal names, no partitions, unknown settings and bad values are refused, and create nothing."
             no_topic_is_not_found [] "Whatever is asked of a topic that does not exist says so, and creates none."
             no_partition_is_not_found [] "Whatever is asked of a partition that does not exist says so."

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{
-    AppendOptions, Capability, ENGINES, EngineError, Place, Position, ReadLimits, TopicSpec,
+    AppendOptions, Capability, Description, ENGINES, EngineError, Place, Position, ReadLimits, TopicSpec,
 };
 use futures::future::{join, join_all};
 
@@ -37,7 +37,12 @@ pub(crate) async fn the_description_is_of_one_engine(stage: &Stage) -> Outcome {
         );
     }
     let other = stage.client("other").await?;
-    ensure_eq!(other.description(), description, "what another client is told");
+    let told = |of: &Description| (of.engine, of.version.clone(), of.cluster.clone(), of.nodes, of.limits);
+    ensure_eq!(told(other.description()), told(description), "what another client is told");
+    for capability in Capability::ALL {
+        let (one, two) = (description.support(capability), other.description().support(capability));
+        ensure_eq!(two, one, "what another client is told of {capability}");
+    }
     let reopened = stage.reopened().await?;
     ensure_eq!(
         reopened.description().cluster,
@@ -182,7 +187,7 @@ pub(crate) async fn a_thousand_appends_at_once(stage: &Stage) -> Outcome {
 
 pub(crate) async fn closed_is_told(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let engine = stage.client("closed").await?;
+    let engine = stage.client_of("closed", &at.topic).await?;
     append(&*engine, &at, record("a")).await?;
     let mut reader = engine.reader(&at, Position(0)).await?;
     stage.soon("closing", engine.close()).await?;
@@ -211,7 +216,7 @@ pub(crate) async fn closed_is_told(stage: &Stage) -> Outcome {
 
 pub(crate) async fn closed_is_told_to_members(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let engine = stage.client("closed").await?;
+    let engine = stage.client_of("closed", &at.topic).await?;
     let topics = [at.topic.clone()];
     let mut member = engine.join(&stage.name(), &topics).await?;
     stage.assigned(&mut member).await?;
@@ -240,10 +245,11 @@ pub(crate) async fn closed_is_told_to_members(stage: &Stage) -> Outcome {
 pub(crate) async fn closed_is_told_to_producers(stage: &Stage) -> Outcome {
     stage.transactions()?;
     let at = stage.partition().await?;
-    let engine = stage.client("closed").await?;
+    let engine = stage.client_of("closed", &at.topic).await?;
     let minute = Duration::from_secs(60);
     let mut producer = crate::stage::transactions(&*engine)?.producer(&stage.name(), minute).await?;
     producer.commit(vec![(at.clone(), record("a").into())], None).await?;
+    stage.shows(&at, &["a"], "what was committed before close").await?;
     stage.soon("closing", engine.close()).await?;
     let committing = producer.commit(vec![(at.clone(), record("x").into())], None);
     let committed = stage.soon("a commit", committing).await?;
@@ -259,7 +265,7 @@ pub(crate) async fn closed_is_told_to_producers(stage: &Stage) -> Outcome {
 
 pub(crate) async fn closing_ends_what_is_under_way(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let engine = stage.client("closing").await?;
+    let engine = stage.client_of("closing", &at.topic).await?;
     let end = engine.locate(&at, Place::Latest).await?;
     let mut reader = engine.reader(&at, end).await?;
     let limits = ReadLimits { wait_max: stage.ground().patience() * 10, ..ReadLimits::default() };
@@ -308,7 +314,7 @@ pub(crate) async fn away_is_told(stage: &Stage) -> Outcome {
         return Err(Stop::Lacks("there is no network to cut".to_owned()));
     };
     let at = stage.partition().await?;
-    let client = stage.client("cut").await?;
+    let client = stage.client_of("cut", &at.topic).await?;
     append(&*client, &at, record("a")).await?;
     let mut reader = client.reader(&at, Position(0)).await?;
     reader.seek(client.locate(&at, Place::Earliest).await?);
@@ -342,7 +348,7 @@ pub(crate) async fn back_again_goes_on(stage: &Stage) -> Outcome {
         return Err(Stop::Lacks("there is no network to cut".to_owned()));
     };
     let at = stage.partition().await?;
-    let client = stage.client("cut").await?;
+    let client = stage.client_of("cut", &at.topic).await?;
     let start = client.locate(&at, Place::Earliest).await?;
     let mut reader = client.reader(&at, start).await?;
     let (mut read, mut expected) = (Vec::new(), Vec::new());

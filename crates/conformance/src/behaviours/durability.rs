@@ -124,7 +124,7 @@ pub(crate) async fn what_the_engine_sends_again_is_stored_once(stage: &Stage) ->
         return Err(Stop::Lacks("there is no network to cut".to_owned()));
     };
     let at = stage.partition().await?;
-    let client = stage.client("cut").await?;
+    let client = stage.client_of("cut", &at.topic).await?;
     let mut known = Vec::new();
     for round in 0..20 {
         let appends = (0..5).map(|number| {
@@ -225,7 +225,7 @@ pub(crate) async fn an_expected_end_is_compared(stage: &Stage) -> Outcome {
 
 pub(crate) async fn of_ten_rivals_one_wins(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let other = stage.client("other").await?;
+    let other = stage.client_of("other", &at.topic).await?;
     for round in 0..10 {
         let end = stage.engine().locate(&at, Place::Latest).await?;
         let rivals = (0..10).map(|rival| {
@@ -245,7 +245,7 @@ pub(crate) async fn of_ten_rivals_one_wins(stage: &Stage) -> Outcome {
 
 pub(crate) async fn an_append_is_whole(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let other = stage.client("other").await?;
+    let other = stage.client_of("other", &at.topic).await?;
     let write = async |engine: &dyn Engine, name: &str| {
         let mut told = Vec::new();
         for number in 0..20 {

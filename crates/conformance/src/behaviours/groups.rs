@@ -310,8 +310,15 @@ pub(crate) async fn two_groups_read_the_same_at_once(stage: &Stage) -> Outcome {
             Ok::<_, Stop>((member, partitions(&assigned)))
         }
     });
+    let mut members = Vec::new();
     for joined in join_all(joins).await {
-        ensure_eq!(joined?.1, all_of(&topic, 3), "what a group's only member is assigned");
+        let (member, assigned) = joined?;
+        ensure_eq!(assigned, all_of(&topic, 3), "what a group's only member is assigned");
+        members.push(member);
+    }
+    for member in &mut members {
+        let told = timeout(Duration::from_millis(500), member.next_event()).await;
+        ensure!(told.is_err(), "beside another group's, a member is told {told:?}");
     }
     Ok(())
 }
@@ -401,7 +408,7 @@ pub(crate) async fn a_member_reads_several_topics(stage: &Stage) -> Outcome {
 pub(crate) async fn members_of_two_clients_share(stage: &Stage) -> Outcome {
     let (topic, group) = (stage.topic(4).await?, stage.name());
     let topics = [topic.clone()];
-    let other = stage.client("other").await?;
+    let other = stage.client_of("other", &topic).await?;
     let other: &dyn Engine = &*other;
     let (one, two) = join(stage.engine().join(&group, &topics), other.join(&group, &topics)).await;
     let mut members = vec![one?, two?];

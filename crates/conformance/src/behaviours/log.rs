@@ -52,7 +52,7 @@ pub(crate) async fn records_come_back_as_they_went(stage: &Stage) -> Outcome {
 
 pub(crate) async fn order_is_that_of_acknowledgements(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let other = stage.client("other").await?;
+    let other = stage.client_of("other", &at.topic).await?;
     let mut expected = Vec::new();
     for number in 0..40 {
         let by = if number % 3 == 0 { &other } else { stage.engine() };
@@ -95,7 +95,7 @@ pub(crate) async fn appends_under_way_keep_their_order(stage: &Stage) -> Outcome
 
 pub(crate) async fn two_writers_keep_their_orders(stage: &Stage) -> Outcome {
     let at = stage.partition().await?;
-    let other = stage.client("other").await?;
+    let other = stage.client_of("other", &at.topic).await?;
     let write = async |engine: &dyn anabranch_core::engine::Engine, name: &str| {
         for number in 0..100 {
             append(engine, &at, record(&format!("{name}{number}"))).await?;

@@ -156,7 +156,7 @@ pub(crate) async fn no_reader_sees_a_part(stage: &Stage) -> Outcome {
     let engine = stage.engine();
     let start = engine.locate(&at, Place::Earliest).await?;
     let mut producer = stage.producer().await?;
-    let watched = stage.client("watch").await?;
+    let watched = stage.client_of("watch", &at.topic).await?;
     let done = std::sync::atomic::AtomicBool::new(false);
     let work = async {
         let mut told = Vec::new();

@@ -179,7 +179,6 @@ const TELL: &[(Lie, &[&str])] = &[
             "partitions_are_shared",
             "no_partition_is_two_members",
             "who_joins_gets_a_part",
-            "more_members_than_partitions",
             "members_of_two_clients_share",
             "what_is_anothers_is_not_committed",
             "who_is_dropped_is_missed",

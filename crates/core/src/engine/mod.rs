@@ -157,7 +157,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
         self.description().require(needs)
     }
 
-    /// Creates the topic unless it is there with as many partitions. When it returns, every client can use it.
+    /// Creates the topic unless it is there with as many partitions. When it returns, this client can use it, and others a
+    /// moment later.
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError>;
 
     /// How many partitions the topic has.
