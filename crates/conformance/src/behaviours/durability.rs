@@ -51,6 +51,23 @@ pub(crate) async fn all_is_there_after_closing(stage: &Stage) -> Outcome {
     Ok(())
 }
 
+/// What is read once the engine has noticed what became of its nodes.
+async fn read_again(stage: &Stage, at: &TopicPartition) -> Outcome<Vec<String>> {
+    let mut last = None;
+    let reading = stage.until("reading while nodes come and go", async || match stage.texts(at).await {
+        Ok(read) => Ok(Some(read)),
+        Err(Stop::Engine(error @ (EngineError::Away { .. } | EngineError::Failed(_)))) => {
+            last = Some(error);
+            Ok(None)
+        }
+        Err(stop) => Err(stop),
+    });
+    match reading.await {
+        Err(Stop::Broken(what)) => Err(Stop::Broken(format!("{what}; the last error was {last:?}"))),
+        read => read,
+    }
+}
+
 pub(crate) async fn acknowledged_survives_a_nodes_death(stage: &Stage) -> Outcome {
     let Some(nodes) = stage.ground().nodes() else {
         return Err(Stop::Lacks("no node can be killed here".to_owned()));
@@ -64,13 +81,7 @@ pub(crate) async fn acknowledged_survives_a_nodes_death(stage: &Stage) -> Outcom
     for node in 0..nodes.count() {
         nodes.start(node).await;
     }
-    let read = stage
-        .until("reading after the nodes are back", async || match stage.texts(&at).await {
-            Ok(read) => Ok(Some(read)),
-            Err(Stop::Engine(EngineError::Away { .. } | EngineError::Failed(_))) => Ok(None),
-            Err(stop) => Err(stop),
-        })
-        .await?;
+    let read = read_again(stage, &at).await?;
     ensure_eq!(read, expected, "what is there after all nodes were killed");
     Ok(())
 }
@@ -93,13 +104,7 @@ pub(crate) async fn acknowledged_survives_the_loss_of_a_node(stage: &Stage) -> O
     let mut all = Ok(());
     for partition in 0..3 {
         let at = TopicPartition::new(&topic, partition);
-        let read = stage
-            .until("reading without the node", async || match stage.texts(&at).await {
-                Ok(read) => Ok(Some(read)),
-                Err(Stop::Engine(EngineError::Away { .. } | EngineError::Failed(_))) => Ok(None),
-                Err(stop) => Err(stop),
-            })
-            .await;
+        let read = read_again(stage, &at).await;
         all = all.and(read.and_then(|read| {
             ensure_eq!(read, expected, "what is there of {at} without a node");
             Ok(())
