@@ -17,6 +17,8 @@ pub struct Line {
     pub engine: String,
     /// The version of the system behind it.
     pub version: String,
+    /// On how many nodes.
+    pub nodes: u32,
     /// What was found.
     pub verdict: Verdict,
     /// Why.
@@ -31,19 +33,21 @@ pub fn read_lines(text: &str) -> Result<Vec<Line>, serde_json::Error> {
     text.lines().filter(|line| !line.trim().is_empty()).map(serde_json::from_str).collect()
 }
 
+/// As much of a detail as the report shows.
+const NOTE_CHARS_MAX: usize = 300;
+
 /// A table of behaviours by engines. Of several verdicts on the same, the last counts.
 #[must_use]
 pub fn markdown(lines: &[Line]) -> String {
-    let engines: BTreeSet<_> =
-        lines.iter().map(|line| (line.engine.as_str(), line.version.as_str())).collect();
+    let engines: BTreeSet<_> = lines.iter().map(|line| (line.engine.as_str(), line.nodes)).collect();
     let found: BTreeMap<_, _> = lines
         .iter()
-        .map(|line| ((line.behaviour.as_str(), line.engine.as_str(), line.version.as_str()), line))
+        .map(|line| ((line.behaviour.as_str(), line.engine.as_str(), line.nodes), line))
         .collect();
     let mut page = String::from(
         "# What the engines keep\n\nWritten by `cargo run -p anabranch-conformance --bin conformance-report`. *kept*: the promise \
          holds; *absent*: the engine says that it cannot, and it is so; *skipped*: it was not found out here, for the reason \
-         below.\n",
+         below. A column is an engine and its number of nodes.\n",
     );
     let mut notes: BTreeMap<String, usize> = BTreeMap::new();
     let mut group = "";
@@ -52,17 +56,18 @@ pub fn markdown(lines: &[Line]) -> String {
         if behaviour.group != group {
             group = behaviour.group;
             put(format_args!("\n## {group}\n\n| behaviour | promise |"));
-            engines.iter().for_each(|(engine, version)| put(format_args!(" {engine} {version} |")));
+            engines.iter().for_each(|(engine, nodes)| put(format_args!(" {engine}, {nodes} |")));
             put(format_args!("\n|---|---|{}\n", "---|".repeat(engines.len())));
         }
         put(format_args!("| {} | {} |", behaviour.name, behaviour.promise));
-        for (engine, version) in &engines {
-            match found.get(&(behaviour.name, *engine, *version)) {
+        for (engine, nodes) in &engines {
+            match found.get(&(behaviour.name, *engine, *nodes)) {
                 Some(line) if line.detail.is_empty() => put(format_args!(" {} |", line.verdict)),
                 Some(line) => {
                     let next = notes.len() + 1;
                     // What was seen is another every time; what is said is not.
                     let told = line.detail.split(" (as seen: ").next().unwrap_or_default();
+                    let told: String = told.chars().take(NOTE_CHARS_MAX).collect();
                     let note = *notes.entry(format!("{engine}: {told}")).or_insert(next);
                     put(format_args!(" {} [{note}] |", line.verdict));
                 }
@@ -88,6 +93,7 @@ mod tests {
             behaviour: ALL[at].name.to_owned(),
             engine: engine.to_owned(),
             version: "1".to_owned(),
+            nodes: 1,
             verdict,
             detail: detail.to_owned(),
         };

@@ -18,16 +18,19 @@ pub const RESULTS: &str = "ANABRANCH_CONFORMANCE_RESULTS";
 
 /// Runs one behaviour.
 pub async fn run(behaviour: &'static Behaviour, ground: &Arc<dyn Ground>) -> Line {
-    let line = |engine: &str, version: &str, (verdict, detail): (Verdict, String)| Line {
+    let line = |engine: &str, version: &str, nodes, (verdict, detail): (Verdict, String)| Line {
         behaviour: behaviour.name.to_owned(),
         engine: engine.to_owned(),
         version: version.to_owned(),
+        nodes,
         verdict,
         detail,
     };
     let stage = match Stage::open(behaviour, Arc::clone(ground)).await {
         Ok(stage) => stage,
-        Err(error) => return line("?", "?", (Verdict::Broken, format!("the engine does not open: {error}"))),
+        Err(error) => {
+            return line("?", "?", 0, (Verdict::Broken, format!("the engine does not open: {error}")));
+        }
     };
     let description = stage.engine().description().clone();
     let outcome = match is_to_run(behaviour, &description) {
@@ -41,7 +44,8 @@ pub async fn run(behaviour: &'static Behaviour, ground: &Arc<dyn Ground>) -> Lin
     };
     drop(stage);
     ground.release().await;
-    line(description.engine, &description.version, judge(behaviour, &description, outcome))
+    let verdict = judge(behaviour, &description, outcome);
+    line(description.engine, &description.version, description.nodes, verdict)
 }
 
 /// A test: runs the behaviour `name` on the ground that `lay` gives, if it gives one; appends the verdict to the file of

@@ -1,6 +1,7 @@
 //! Members of a group share partitions, and go on where it stands.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
@@ -188,7 +189,6 @@ pub(crate) async fn who_is_dropped_is_missed(stage: &Stage) -> Outcome {
 pub(crate) async fn revoked_is_ones_own_until_the_next_call(stage: &Stage) -> Outcome {
     let (topic, group) = (stage.topic(2).await?, stage.name());
     let topics = [topic.clone()];
-    let at = |partition| TopicPartition::new(&topic, partition);
     let mut first = stage.join(&group, &topics).await?;
     stage.assigned(&mut first).await?;
     let mut second = stage.join(&group, &topics).await?;
@@ -221,19 +221,14 @@ pub(crate) async fn revoked_is_ones_own_until_the_next_call(stage: &Stage) -> Ou
             stage.event(&mut first).await?;
         }
     };
-    let assigned = tokio::select! {
-        assigned = listens => assigned?,
-        gave = gives => { let _: std::convert::Infallible = gave?; unreachable!("it goes on for ever") }
-        () = tokio::time::sleep(stage.ground().patience()) => return Err(Stop::Broken("the second member gets nothing".to_owned())),
+    let moving = async {
+        tokio::select! {
+            assigned = listens => Ok(assigned?),
+            Err::<Infallible, Stop>(stop) = gives => Err(stop),
+        }
     };
-    for (assigned, position) in assigned {
-        let expected = Position(40 + assigned.partition as u64);
-        ensure_eq!(
-            position,
-            Some(expected),
-            "where the next owner of {assigned} begins, of {:?}",
-            at(0).topic
-        );
+    for (at, position) in stage.soon("the next owner's assignment", moving).await?? {
+        ensure_eq!(position, Some(Position(40 + at.partition as u64)), "where the next owner of {at} begins");
     }
     Ok(())
 }
