@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::engine::{AppendOptions, Durability, Engine, GroupPositions, Position};
+use anabranch_core::engine::{AppendOptions, Durability, Engine, EngineError, GroupPositions, Position};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 
@@ -26,6 +26,10 @@ pub async fn play(ground: &dyn Ground) {
     let Ok(part) = std::env::var(CHILD) else { return };
     let words: Vec<&str> = part.split(' ').collect();
     let engine = ground.open("child").await.expect("a child opens the engine");
+    // The topic may have to get round first. Who waits in vain is killed.
+    while let Err(EngineError::NotFound(_)) = engine.partition_count(words[1]).await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let done = match words[..] {
         ["append", topic, durability] => appends(&*engine, topic, durability).await,
         ["commit", topic, id, group] => commits(&*engine, topic, id, group).await,

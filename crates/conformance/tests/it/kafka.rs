@@ -16,8 +16,8 @@ const KAFKA: Kind = Kind {
             let settings = KafkaSettings::new(addr)
                 .property("session.timeout.ms", "6000")
                 .property("heartbeat.interval.ms", "500")
-                .delivery_timeout(Duration::from_secs(20))
-                .request_timeout(Duration::from_secs(10));
+                .delivery_timeout(Duration::from_secs(40))
+                .request_timeout(Duration::from_secs(20));
             let engine: Arc<dyn Engine> = Arc::new(KafkaEngine::open(settings, &[]).await?);
             Ok(engine)
         })
