@@ -8,10 +8,11 @@ use anabranch_core::engine::{AppendOptions, EngineError, Payload, Place, Positio
 use futures::StreamExt;
 use futures::future::{join, try_join_all};
 use futures::stream::FuturesOrdered;
+use tokio::time::timeout;
 
 use crate::stage::{
     Dice, NO_WAIT, Outcome, Stage, append, check_fetched, ensure, ensure_eq, ensure_fails, measure, now_ms,
-    polled, record, records, texts,
+    record, records, texts,
 };
 
 pub(crate) async fn records_come_back_as_they_went(stage: &Stage) -> Outcome {
@@ -390,16 +391,16 @@ pub(crate) async fn a_dropped_read_loses_nothing(stage: &Stage) -> Outcome {
     let end = stage.soon("locate", stage.engine().locate(&at, Place::Latest)).await??;
     let start = stage.soon("locate", stage.engine().locate(&at, Place::Earliest)).await??;
     let mut reader = stage.engine().reader(&at, start).await?;
-    let (mut read, mut polls) = (Vec::new(), 0);
+    let (mut read, mut reads) = (Vec::new(), 0);
     let limits = ReadLimits { bytes_max: 300, ..ReadLimits::default() };
     while reader.position() < end {
         let from = reader.position();
-        if let Some(fetched) = polled(polls % 4, reader.read(limits)).await {
+        if let Ok(fetched) = timeout(Duration::from_millis(reads % 10), reader.read(limits)).await {
             read.extend(check_fetched(&*reader, from, fetched?)?);
-            polls += 1;
+            reads += 1;
             continue;
         }
-        polls += 1;
+        reads += 1;
         ensure_eq!(reader.position(), from, "the position after a read that was dropped");
         let fetched = stage.soon("a read", reader.read(limits)).await??;
         read.extend(check_fetched(&*reader, from, fetched)?);

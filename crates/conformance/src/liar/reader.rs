@@ -99,11 +99,7 @@ impl Reader for LyingReader {
             Ok(fetched) => fetched,
         };
         match self.shared.lie {
-            Lie::LosesDroppedReads => {
-                for _ in 0..40 {
-                    tokio::task::yield_now().await;
-                }
-            }
+            Lie::LosesDroppedReads => tokio::time::sleep(Duration::from_millis(50)).await,
             Lie::ReadsOnce => {
                 self.shared.read.lock().insert(self.at.clone(), fetched.next);
             }
