@@ -14,7 +14,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{
     BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
 };
-use tokio::sync::{Mutex as Turn, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Mutex as Turn, MutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::{blame, failed};
 use crate::watch::Watch;
@@ -85,9 +85,18 @@ impl Appender {
         self.producer.client().fatal_error().is_some()
     }
 
-    /// Hands `records` over, when there is room for them.
-    pub(crate) async fn send(&self, to: &TopicPartition, records: Vec<Record>) -> KafkaResult<Waiting> {
-        let _turn = self.turn.lock().await;
+    /// Waits until all that began before have handed their records over.
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Hands `records` over, when there is room for them; it is the caller's turn.
+    pub(crate) async fn send(
+        &self,
+        _turn: MutexGuard<'_, ()>,
+        to: &TopicPartition,
+        records: Vec<Record>,
+    ) -> KafkaResult<Waiting> {
         let bytes: usize = records.iter().map(|record| len_bytes(record) + RECORD_BYTES).sum();
         let permits = bytes.min(IN_FLIGHT_BYTES_MAX) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await.expect("it is never closed");

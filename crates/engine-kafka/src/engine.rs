@@ -21,7 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::watch;
 
 use crate::append::{Appender, RECORD_OVERHEAD_BYTES, len_bytes};
-use crate::error::{KAFKA, away, blame, failed};
+use crate::error::{KAFKA, away, blame, code_of, failed};
 use crate::fetch::{Fetchers, KafkaReader};
 use crate::group::KafkaMember;
 use crate::settings::KafkaSettings;
@@ -119,8 +119,25 @@ async fn describe(
         None => blame(&TopicPartition::new("the cluster", 0), &error),
     })?;
     let options = AdminOptions::new().request_timeout(Some(patience));
-    let asked = admin.describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
-    let configs = asked.ok().and_then(|mut answers| answers.pop()?.ok());
+    let until = tokio::time::Instant::now() + patience;
+    let configs = loop {
+        let asked = admin.describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
+        let answer = asked.and_then(|mut answers| match answers.pop() {
+            Some(Err(code)) => Err(KafkaError::AdminOp(code)),
+            answer => Ok(answer.and_then(Result::ok)),
+        });
+        match answer {
+            Ok(configs) => break configs,
+            Err(error) => {
+                let refused = blame(&TopicPartition::new("the cluster", 0), &error);
+                let is_final = matches!(refused, EngineError::Unauthorised { .. });
+                if is_final || tokio::time::Instant::now() >= until {
+                    break None;
+                }
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    };
     Ok(description(settings, nodes, cluster.unwrap_or_default(), configs.as_ref()))
 }
 
@@ -157,12 +174,6 @@ fn description(
         },
         Capability::SurvivesPowerLoss => match number("log.flush.interval.messages") {
             Some(1) => Support::Native,
-            Some(_)
-                if replicas.is_some_and(|replicas| replicas >= 3)
-                    && in_sync.is_some_and(|in_sync| in_sync >= 2) =>
-            {
-                Support::emulated("by copies on nodes that must not lose power together: they do not sync")
-            }
             Some(_) => {
                 Support::absent("brokers acknowledge before they sync (log.flush.interval.messages is not 1)")
             }
@@ -202,12 +213,11 @@ impl Engine for KafkaEngine {
                 self.0.await_topic(&spec.name, spec.partitions).await?;
                 Ok(Ensured::Created)
             }
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => match self.partition_count(&spec.name).await? {
-                actual if actual == spec.partitions => Ok(Ensured::Existed),
-                actual => {
-                    Err(EngineError::Different { topic: spec.name.clone(), actual, asked: spec.partitions })
-                }
-            },
+            // It may have been made a moment ago.
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
+                self.0.await_topic(&spec.name, spec.partitions).await?;
+                Ok(Ensured::Existed)
+            }
             Err((_, code)) => Err(blame(&at, &KafkaError::AdminOp(code))),
         }
     }
@@ -230,10 +240,12 @@ impl Engine for KafkaEngine {
             self.require(&[Capability::AppendIds])?;
         }
         let records = self.0.records(to, what)?;
-        self.0.check_partition(to).await?;
         // All are acknowledged by every replica in sync: more than `Durability::Written` asks for.
         let appender = self.0.appender()?;
-        let sent = appender.send(to, records).await.map_err(|error| blame(to, &error))?;
+        // First of all, lest a later append overtakes while the cluster is asked.
+        let turn = appender.turn().await;
+        self.0.check_partition(to).await?;
+        let sent = appender.send(turn, to, records).await.map_err(|error| blame(to, &error))?;
         sent.appended(to).await
     }
 
@@ -333,6 +345,7 @@ impl Cluster {
     async fn ask<R: Send + 'static>(
         &self,
         at: &TopicPartition,
+        is_known: bool,
         question: impl Fn(&BaseConsumer<Watch>, &TopicPartition, Duration) -> Result<R, KafkaError>
         + Send
         + Sync
@@ -348,10 +361,19 @@ impl Cluster {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let is_passing = matches!(
-                error.rdkafka_error_code(),
-                Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
-            );
+            let is_passing = match code_of(&error) {
+                Some(
+                    RDKafkaErrorCode::NotLeaderForPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::DestroyBroker
+                    | RDKafkaErrorCode::ReplicaNotAvailable,
+                ) => true,
+                // A broker that has not heard of it yet.
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition) => {
+                    is_known && self.is_there(at).await
+                }
+                _ => false,
+            };
             if !is_passing || tokio::time::Instant::now() >= until {
                 return Err(blame(at, &error));
             }
@@ -359,10 +381,22 @@ impl Cluster {
         }
     }
 
+    /// Whether the cluster's metadata has the partition.
+    async fn is_there(&self, at: &TopicPartition) -> bool {
+        let asked = at.clone();
+        let (client, patience) = (Arc::clone(&self.client), self.settings.request_max());
+        let found = blocking(move || {
+            let metadata = client.fetch_metadata(Some(&asked.topic), patience).ok()?;
+            let topic = metadata.topics().iter().find(|topic| topic.name() == asked.topic)?;
+            topic.partitions().iter().find(|partition| partition.id() == asked.partition).map(drop)
+        });
+        matches!(found.await, Ok(Some(())))
+    }
+
     /// Asks the cluster for a topic's partitions.
     async fn look_up(&self, topic: &str) -> Result<i32, EngineError> {
         let at = TopicPartition::new(topic, 0);
-        let found = self.ask(&at, |client, asked, patience| {
+        let found = self.ask(&at, false, |client, asked, patience| {
             let metadata = client.fetch_metadata(Some(&asked.topic), patience)?;
             let topic = metadata.topics().iter().find(|topic| topic.name() == asked.topic);
             match topic.map(|topic| (topic.error(), topic.partitions().len())) {
@@ -390,24 +424,34 @@ impl Cluster {
         Err(EngineError::NotFound(at.clone()))
     }
 
-    /// Waits until a new topic can be used: brokers hear of it one after the other.
+    /// Waits until a topic can be used that is there, and perhaps new: brokers hear of it one after the other.
     async fn await_topic(&self, topic: &str, partitions: i32) -> Result<(), EngineError> {
         let until = tokio::time::Instant::now() + self.settings.request_max();
         loop {
             match self.look_up(topic).await {
-                Ok(count) if count == partitions => return Ok(()),
-                Ok(_) | Err(EngineError::NotFound(_) | EngineError::Away { .. })
+                Ok(count) if count == partitions => break,
+                Err(EngineError::NotFound(_) | EngineError::Away { .. })
                     if tokio::time::Instant::now() < until => {}
-                Ok(_) => return Err(away(format!("the cluster has not made all of topic {topic} in time"))),
+                Ok(actual) => {
+                    return Err(EngineError::Different {
+                        topic: topic.to_owned(),
+                        actual,
+                        asked: partitions,
+                    });
+                }
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
+        for partition in 0..partitions {
+            self.ends(&TopicPartition::new(topic, partition)).await?;
+        }
+        Ok(())
     }
 
     /// The oldest kept record, and after the newest visible one.
     pub(crate) async fn ends(&self, at: &TopicPartition) -> Result<(Position, Position), EngineError> {
-        let found = self.ask(at, |client, asked, patience| {
+        let found = self.ask(at, true, |client, asked, patience| {
             client.fetch_watermarks(&asked.topic, asked.partition, patience)
         });
         let (low, high) = found.await?;
@@ -416,7 +460,7 @@ impl Cluster {
 
     async fn at_time(&self, at: &TopicPartition, ms: i64) -> Result<Position, EngineError> {
         let latest = self.ends(at).await?.1;
-        let found = self.ask(at, move |client, asked, patience| {
+        let found = self.ask(at, true, move |client, asked, patience| {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(&asked.topic, asked.partition, rdkafka::Offset::Offset(ms.max(0)))?;
             let found = client.offsets_for_times(list, patience)?;

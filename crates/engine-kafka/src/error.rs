@@ -12,9 +12,17 @@ pub(crate) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>)
     EngineError::Failed(error.into())
 }
 
+/// The library's or the broker's code, if there is one.
+pub(crate) fn code_of(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
 /// Why something about `at` did not work, where nothing has been done if the cluster cannot be reached.
 pub(crate) fn blame(at: &TopicPartition, error: &KafkaError) -> EngineError {
-    let Some(code) = error.rdkafka_error_code() else { return failed(error.to_string()) };
+    let Some(code) = code_of(error) else { return failed(error.to_string()) };
     let refused = || EngineError::Refused { topic: at.topic.clone(), reason: error.to_string() };
     match code {
         Code::UnknownTopicOrPartition
@@ -23,6 +31,7 @@ pub(crate) fn blame(at: &TopicPartition, error: &KafkaError) -> EngineError {
         | Code::UnknownTopicId => EngineError::NotFound(at.clone()),
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
+        | Code::DestroyBroker
         | Code::Resolve
         | Code::OperationTimedOut
         | Code::RequestTimedOut

@@ -5,4 +5,5 @@
 mod embedded;
 mod kafka;
 mod liars;
+mod nats;
 mod peer;
