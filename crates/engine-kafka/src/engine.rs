@@ -198,6 +198,11 @@ impl Engine for KafkaEngine {
 
     async fn ensure_topic(&self, spec: &TopicSpec) -> Result<Ensured, EngineError> {
         self.0.check_open()?;
+        // Kafka's protocol has -1 for the default; the seam has not.
+        if spec.partitions < 1 {
+            let reason = format!("{} partitions are none", spec.partitions);
+            return Err(EngineError::Refused { topic: spec.name.clone(), reason });
+        }
         let replication = TopicReplication::Fixed(self.0.settings.replicas().unwrap_or(-1)); // -1: the cluster's default
         let mut topic = NewTopic::new(&spec.name, spec.partitions, replication);
         for (name, value) in &spec.configs {

@@ -183,7 +183,9 @@ pub(crate) fn decode_head(key: u64, bytes: &[u8]) -> Option<(EntryHeader, Vec<It
     let count = fields.get_u32_le();
     let (len, head) = (header.len_bytes as usize, header.head_bytes as usize);
     let fits = len <= bytes.len() && head <= len && head >= FIXED_BYTES;
-    if !fits || checksum(key, &bytes[8..head]) != crc {
+    // No journal comes so far.
+    let is_counted = i64::try_from(header.sequence).is_ok();
+    if !fits || !is_counted || checksum(key, &bytes[8..head]) != crc {
         return None;
     }
     let mut table = &bytes[FIXED_BYTES..head];
@@ -229,6 +231,16 @@ mod tests {
             crc: 0xabcd,
         };
         vec![Item::Run(run), Item::Forgotten("old".into())]
+    }
+
+    #[test]
+    fn an_entry_after_which_none_can_come_is_none() {
+        let read = |sequence| {
+            let (mut bytes, _) = encode_head(7, sequence, 40, &items(), 5);
+            bytes.resize(SECTOR_BYTES as usize, 0);
+            decode_head(7, &bytes).is_some()
+        };
+        assert!(read(42) && !read(u64::MAX));
     }
 
     #[test]
