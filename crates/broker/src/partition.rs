@@ -151,7 +151,7 @@ impl Partition {
     /// The same, if the partition ends at `end` when the batch's turn comes ([`PartitionLog::append_at`]).
     ///
     /// # Errors
-    /// [`AppendError::NotAtEnd`], in [`ProduceError::Log`], when others were first.
+    /// [`ProduceError::Log`] of `NotAtEnd` when others were first.
     pub async fn produce_at(&self, end: Offset, bytes: Bytes, ack: Ack) -> Result<Produced, ProduceError> {
         let (batch, log_append_time_ms) = self.checked(bytes).await?;
         let appended = self.0.log.append_at(end, batch, ack).await?;
