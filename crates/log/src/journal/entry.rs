@@ -184,7 +184,7 @@ pub(crate) fn decode_head(key: u64, bytes: &[u8]) -> Option<(EntryHeader, Vec<It
     let (len, head) = (header.len_bytes as usize, header.head_bytes as usize);
     let fits = len <= bytes.len() && head <= len && head >= FIXED_BYTES;
     // No journal comes so far.
-    let is_counted = i64::try_from(header.sequence).is_ok();
+    let is_counted = [header.sequence, header.oldest].iter().all(|number| i64::try_from(*number).is_ok());
     if !fits || !is_counted || checksum(key, &bytes[8..head]) != crc {
         return None;
     }
@@ -235,12 +235,12 @@ mod tests {
 
     #[test]
     fn an_entry_after_which_none_can_come_is_none() {
-        let read = |sequence| {
-            let (mut bytes, _) = encode_head(7, sequence, 40, &items(), 5);
+        let read = |sequence, oldest| {
+            let (mut bytes, _) = encode_head(7, sequence, oldest, &items(), 5);
             bytes.resize(SECTOR_BYTES as usize, 0);
             decode_head(7, &bytes).is_some()
         };
-        assert!(read(42) && !read(u64::MAX));
+        assert!(read(42, 40) && !read(u64::MAX, 40) && !read(42, u64::MAX));
     }
 
     #[test]
