@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchHeader, Record};
+use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use anabranch_core::engine::{
     self, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError, Ensured,
     Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader, Support,
@@ -250,7 +250,7 @@ impl Broker {
     fn batch_of(&self, to: &TopicPartition, what: Payload) -> Result<Bytes, EngineError> {
         if let Payload::Records(records) = &what {
             let max = records_bytes_max(self.partition_of(to)?.rules().message_bytes_max as u64);
-            let bytes = records.iter().map(size_bytes).sum();
+            let bytes = records.iter().map(|record| record.size_bytes() as u64).sum();
             if bytes > max {
                 return Err(EngineError::TooLarge { partition: to.clone(), bytes, max });
             }
@@ -347,13 +347,6 @@ impl Broker {
             Some(_) => EngineError::Closed,
         }
     }
-}
-
-/// Bytes of key, value and headers.
-fn size_bytes(record: &Record) -> u64 {
-    let nullable = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-    let headers = record.headers.iter().map(|header| header.key.len() + nullable(&header.value));
-    (nullable(&record.key) + nullable(&record.value) + headers.sum::<usize>()) as u64
 }
 
 /// Offsets that the batch takes up.

@@ -97,7 +97,7 @@ impl Appender {
         to: &TopicPartition,
         records: Vec<Record>,
     ) -> KafkaResult<Waiting> {
-        let bytes: usize = records.iter().map(|record| len_bytes(record) + RECORD_BYTES).sum();
+        let bytes: usize = records.iter().map(|record| record.size_bytes() + RECORD_BYTES).sum();
         let permits = bytes.min(IN_FLIGHT_BYTES_MAX) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await.expect("it is never closed");
         self.hand_over(to, records, Some(room))
@@ -147,13 +147,6 @@ fn headers(record: &Record) -> OwnedHeaders {
         headers = headers.insert(Header { key, value: header.value.as_deref() });
     }
     headers
-}
-
-/// Key, value and headers.
-pub(crate) fn len_bytes(record: &Record) -> usize {
-    let part = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let headers = record.headers.iter().map(|header| header.key.len() + part(&header.value));
-    part(&record.key) + part(&record.value) + headers.sum::<usize>()
 }
 
 impl Pending {

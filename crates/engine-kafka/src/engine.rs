@@ -20,7 +20,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::watch;
 
-use crate::append::{Appender, RECORD_OVERHEAD_BYTES, len_bytes};
+use crate::append::{Appender, RECORD_OVERHEAD_BYTES};
 use crate::error::{KAFKA, away, blame, code_of, failed};
 use crate::fetch::{Fetchers, KafkaReader};
 use crate::group::KafkaMember;
@@ -388,28 +388,16 @@ impl Cluster {
 
     /// Whether the cluster's metadata has the partition.
     async fn is_there(&self, at: &TopicPartition) -> bool {
-        let asked = at.clone();
-        let (client, patience) = (Arc::clone(&self.client), self.settings.request_max());
-        let found = blocking(move || {
-            let metadata = client.fetch_metadata(Some(&asked.topic), patience).ok()?;
-            let topic = metadata.topics().iter().find(|topic| topic.name() == asked.topic)?;
-            topic.partitions().iter().find(|partition| partition.id() == asked.partition).map(drop)
-        });
-        matches!(found.await, Ok(Some(())))
+        let (client, asked, patience) = (Arc::clone(&self.client), at.clone(), self.settings.request_max());
+        let count = blocking(move || partition_count(&client, &asked.topic, patience)).await;
+        matches!(count, Ok(Ok(count)) if (0..count).contains(&at.partition))
     }
 
     /// Asks the cluster for a topic's partitions.
     async fn look_up(&self, topic: &str) -> Result<i32, EngineError> {
         let at = TopicPartition::new(topic, 0);
-        let found = self.ask(&at, false, |client, asked, patience| {
-            let metadata = client.fetch_metadata(Some(&asked.topic), patience)?;
-            let topic = metadata.topics().iter().find(|topic| topic.name() == asked.topic);
-            match topic.map(|topic| (topic.error(), topic.partitions().len())) {
-                Some((None, count)) if count > 0 => Ok(count as i32),
-                Some((Some(error), _)) => Err(KafkaError::MetadataFetch(error.into())),
-                _ => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
-            }
-        });
+        let found =
+            self.ask(&at, false, |client, asked, patience| partition_count(client, &asked.topic, patience));
         let found = found.await;
         let mut topics = self.topics.lock();
         match &found {
@@ -513,7 +501,7 @@ impl Cluster {
         }
         let max = self.description.limits.record_bytes_max;
         for record in &records {
-            let bytes = len_bytes(record) as u64;
+            let bytes = record.size_bytes() as u64;
             if bytes > max {
                 return Err(EngineError::TooLarge { partition: to.clone(), bytes, max });
             }
@@ -534,6 +522,17 @@ impl Cluster {
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// How many partitions the cluster says that a topic has.
+fn partition_count(client: &BaseConsumer<Watch>, topic: &str, patience: Duration) -> Result<i32, KafkaError> {
+    let metadata = client.fetch_metadata(Some(topic), patience)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    match found.map(|found| (found.error(), found.partitions().len())) {
+        Some((None, count)) if count > 0 => Ok(count as i32),
+        Some((Some(error), _)) => Err(KafkaError::MetadataFetch(error.into())),
+        _ => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
     }
 }
 

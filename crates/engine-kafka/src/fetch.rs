@@ -185,12 +185,12 @@ impl KafkaReader {
                 &*self.lane.insert(lane.map_err(|error| blame(&self.at, &error))?)
             }
         };
-        let mut bytes: usize = self.ready.iter().map(len_bytes).sum();
+        let mut bytes: usize = self.ready.iter().map(|at| at.record.size_bytes()).sum();
         let mut any = false;
         while bytes < bytes_max && self.failure.is_none() {
             let came = lane.queue.take(|event| match event {
                 Event::Record(record) if self.failure.is_none() => {
-                    bytes += len_bytes(&record);
+                    bytes += record.record.size_bytes();
                     self.ready.push_back(record);
                     self.ended = None;
                 }
@@ -214,7 +214,7 @@ impl KafkaReader {
     fn hand_out(&mut self, bytes_max: usize) -> Option<Fetched> {
         let (mut records, mut bytes) = (Vec::with_capacity(self.ready.len()), 0);
         while let Some(record) = self.ready.front() {
-            bytes += len_bytes(record);
+            bytes += record.record.size_bytes();
             if bytes > bytes_max && !records.is_empty() {
                 break;
             }
@@ -320,10 +320,4 @@ impl KafkaReader {
         lane.fetcher.watch.is_back();
         Ok(())
     }
-}
-
-fn len_bytes(at: &RecordAt) -> usize {
-    let part = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let headers = at.record.headers.iter().map(|header| header.key.len() + part(&header.value));
-    part(&at.record.key) + part(&at.record.value) + headers.sum::<usize>()
 }

@@ -202,7 +202,7 @@ impl Message {
         for index in 0.. {
             let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
             // SAFETY: the headers live as long as the message; past the last one it fails.
-            let (answer, name) = unsafe {
+            let name = unsafe {
                 let answer = native::rd_kafka_header_get_all(
                     headers,
                     index,
@@ -213,9 +213,8 @@ impl Message {
                 if answer != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
                     return;
                 }
-                (answer, CStr::from_ptr(name))
+                CStr::from_ptr(name)
             };
-            debug_assert_eq!(answer, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
             // SAFETY: as the library has told.
             each(name.to_bytes(), unsafe { slice(value, len) });
         }

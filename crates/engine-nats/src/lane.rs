@@ -98,7 +98,7 @@ impl Lanes {
         mut records: Vec<Record>,
         mut how: AppendOptions,
     ) -> Result<Appended, EngineError> {
-        let bytes: usize = records.iter().map(record_bytes).sum();
+        let bytes: usize = records.iter().map(Record::size_bytes).sum();
         let bytes = bytes.clamp(APPEND_BYTES_MIN, WAITING_BYTES_MAX) as u32;
         loop {
             let (queue, turn) = self.lane(to).ok_or(EngineError::Closed)?;
@@ -151,12 +151,6 @@ impl Drop for Lanes {
     fn drop(&mut self) {
         self.shut(); // each ends when its queue is empty
     }
-}
-
-fn record_bytes(record: &Record) -> usize {
-    let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-    let headers = record.headers.iter().map(|header| header.key.len() + len(&header.value));
-    len(&record.key) + len(&record.value) + headers.sum::<usize>()
 }
 
 /// A record on its way.
@@ -296,9 +290,9 @@ impl Lane {
 
     fn messages(&self, records: &[Record], plan: &Plan) -> Result<Vec<Message>, Trouble> {
         let payload_bytes_max = self.shared.link.client().max_payload();
-        let bytes: u64 = records.iter().map(|record| record_bytes(record) as u64).sum();
+        let bytes: u64 = records.iter().map(|record| record.size_bytes() as u64).sum();
         // As many as may be come to so many bytes.
-        let fit = records.iter().take(ROUND_RECORDS_MAX).map(|record| record_bytes(record) as u64).sum();
+        let fit = records.iter().take(ROUND_RECORDS_MAX).map(|record| record.size_bytes() as u64).sum();
         let max = append_bytes_max(payload_bytes_max);
         if records.len() > ROUND_RECORDS_MAX || bytes > max {
             return Err(Trouble::TooLarge { bytes, max: max.min(fit) });
@@ -308,7 +302,7 @@ impl Lane {
         let record_max = record_bytes_max(payload_bytes_max);
         let message = |record: &Record| {
             let envelope = Envelope::seal(record);
-            for (bytes, max) in [(record_bytes(record), record_max), (envelope.len_bytes(), message_max)] {
+            for (bytes, max) in [(record.size_bytes(), record_max), (envelope.len_bytes(), message_max)] {
                 if bytes as u64 > max {
                     return Err(Trouble::TooLarge { bytes: bytes as u64, max });
                 }

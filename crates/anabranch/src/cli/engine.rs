@@ -74,7 +74,7 @@ fn show(description: &Description, output: &mut Output) -> anyhow::Result<()> {
         let (support, words) = match description.support(capability) {
             Support::Native => ("native", String::new()),
             Support::Emulated { cost } => ("emulated", cost.to_string()),
-            Support::Absent { why } => ("absent", format!("{why}{}", others(capability, engine))),
+            Support::Absent { why } => ("absent", format!("{why}{}", capability.elsewhere(engine))),
         };
         vec![capability.name().to_owned(), support.to_owned(), words]
     });
@@ -82,12 +82,6 @@ fn show(description: &Description, output: &mut Output) -> anyhow::Result<()> {
         &[Column::Text("CAPABILITY"), Column::Text("SUPPORT"), Column::Text("COST, OR WHY NOT")],
         rows.collect(),
     )
-}
-
-/// Which engines have what this one lacks.
-fn others(capability: Capability, engine: &str) -> String {
-    let others: Vec<_> = capability.had_by().iter().filter(|other| **other != engine).copied().collect();
-    if others.is_empty() { String::new() } else { format!(" ({} can have it)", others.join(" and ")) }
 }
 
 fn as_json(description: &Description) -> Value {

@@ -7,7 +7,7 @@ use anabranch_conformance::Ground;
 use anabranch_core::engine::{Engine, EngineError};
 use anabranch_engine_nats::{NatsEngine, NatsSettings};
 
-use crate::peer::{Kind, Peer};
+use crate::peer::{Kind, Peer, play};
 
 const NATS: Kind = Kind {
     open: |addr| {
@@ -33,12 +33,7 @@ async fn lay() -> Result<Option<Arc<dyn Ground>>, EngineError> {
 /// Not a test of its own: the process that behaviours start, and kill.
 #[test]
 fn child() {
-    crate::embedded::runtime().block_on(async {
-        if std::env::var_os(anabranch_conformance::CHILD).is_some() {
-            let ground = lay().await.unwrap().expect("its parent has one");
-            anabranch_conformance::play(&*ground).await;
-        }
-    });
+    play(lay());
 }
 
 anabranch_conformance::conformance_tests!(crate::nats::lay);

@@ -86,6 +86,14 @@ impl Record {
         self
     }
 
+    /// Bytes of its key, its value, and the names and values of its headers.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let nullable = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter().map(|header| header.key.len() + nullable(&header.value));
+        nullable(&self.key) + nullable(&self.value) + headers.sum::<usize>()
+    }
+
     /// Appends the record as it stands inside a batch.
     pub(super) fn write(&self, into: &mut Vec<u8>, offset_delta: i32, timestamp_delta_ms: i64) {
         let headers = self.headers.iter();

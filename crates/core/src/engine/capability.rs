@@ -103,6 +103,18 @@ impl Capability {
     }
 }
 
+impl Capability {
+    /// Who else can have it, in brackets, for those who find it missing in `engine`; nothing where nobody can.
+    #[must_use]
+    pub fn elsewhere(self, engine: &str) -> String {
+        let others: Vec<_> = self.had_by().iter().copied().filter(|other| *other != engine).collect();
+        match others.is_empty() {
+            true => String::new(),
+            false => format!(" ({} can have it)", others.join(" and ")),
+        }
+    }
+}
+
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -242,12 +254,7 @@ impl fmt::Display for Unsuitable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the {} engine lacks what is needed", self.engine)?;
         for Missing { capability, why } in &self.missing {
-            write!(f, "; {capability}: {why}")?;
-            let others: Vec<_> =
-                capability.had_by().iter().copied().filter(|engine| *engine != self.engine).collect();
-            if !others.is_empty() {
-                write!(f, " ({} can have it)", others.join(" and "))?;
-            }
+            write!(f, "; {capability}: {why}{}", capability.elsewhere(self.engine))?;
         }
         Ok(())
     }
