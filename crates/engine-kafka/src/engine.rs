@@ -108,9 +108,12 @@ async fn describe(
     let found = blocking(move || {
         // Of a topic that need not be there: what is wanted are the brokers.
         let metadata = asked.fetch_metadata(Some("anabranch"), patience)?;
+        // Not who has answered: as long as that is a bootstrap server, it has no id.
+        let broker =
+            metadata.brokers().first().ok_or(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown))?;
         Ok::<_, KafkaError>((
             metadata.brokers().len() as u32,
-            metadata.orig_broker_id(),
+            broker.id(),
             asked.client().fetch_cluster_id(patience),
         ))
     });
@@ -119,25 +122,8 @@ async fn describe(
         None => blame(&TopicPartition::new("the cluster", 0), &error),
     })?;
     let options = AdminOptions::new().request_timeout(Some(patience));
-    let until = tokio::time::Instant::now() + patience;
-    let configs = loop {
-        let asked = admin.describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
-        let answer = asked.and_then(|mut answers| match answers.pop() {
-            Some(Err(code)) => Err(KafkaError::AdminOp(code)),
-            answer => Ok(answer.and_then(Result::ok)),
-        });
-        match answer {
-            Ok(configs) => break configs,
-            Err(error) => {
-                let refused = blame(&TopicPartition::new("the cluster", 0), &error);
-                let is_final = matches!(refused, EngineError::Unauthorised { .. });
-                if is_final || tokio::time::Instant::now() >= until {
-                    break None;
-                }
-            }
-        }
-        tokio::time::sleep(ASK_AGAIN).await;
-    };
+    let asked = admin.describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
+    let configs = asked.ok().and_then(|mut answers| answers.pop()?.ok());
     Ok(description(settings, nodes, cluster.unwrap_or_default(), configs.as_ref()))
 }
 

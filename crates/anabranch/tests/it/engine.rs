@@ -28,6 +28,11 @@ fn engines_are_described_as_they_are() {
     let server = Server::start(&served);
     let described = run(&["--json", "engine", "describe", &format!("kafka://{}", server.kafka)]).json();
     assert_eq!((&described["engine"], &described["nodes"]), (&Value::from("kafka"), &Value::from(1)));
+    assert_eq!(
+        support(&described, "survives the loss of power")["support"],
+        "native",
+        "its settings are seen"
+    );
     let verbatim = support(&described, "verbatim batches");
     assert_eq!(
         (&verbatim["support"], &verbatim["had_by"][0]),
