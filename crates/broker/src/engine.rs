@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use anabranch_core::engine::{
-    self, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError, Ensured,
-    Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader, Support,
-    TopicSpec, Transactions,
+    self, Admin, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError,
+    Ensured, Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader,
+    Support, TopicSpec, Transactions,
 };
 use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::{Ack, AppendError, Isolation, ReadError, ReadSlice, UpkeepError, Waiter};
@@ -38,6 +38,10 @@ impl Engine for Broker {
         // Kafka's protocol has -1 for the default; the seam has not.
         if spec.partitions < 1 {
             let reason = format!("{} partitions are none", spec.partitions);
+            return Err(EngineError::Refused { topic: spec.name.clone(), reason });
+        }
+        if let Some(replicas) = spec.replicas.filter(|replicas| *replicas != 1) {
+            let reason = format!("there is one machine, and no room for {replicas} copies on others");
             return Err(EngineError::Refused { topic: spec.name.clone(), reason });
         }
         let new = NewTopic {
@@ -124,6 +128,10 @@ impl Engine for Broker {
         Some(self)
     }
 
+    fn admin(&self) -> &dyn Admin {
+        self
+    }
+
     async fn close(&self) {
         Broker::close(self).await;
     }
@@ -151,7 +159,10 @@ pub(crate) fn describe(cluster: &str, config: &BrokerConfig) -> Description {
         }
         _ => Support::Native,
     };
-    Description::new("embedded", env!("CARGO_PKG_VERSION"), cluster, 1, limits, support)
+    let mut description =
+        Description::new("embedded", env!("CARGO_PKG_VERSION"), cluster, 1, limits, support);
+    description.partitions_default = i32::try_from(config.number("num.partitions")).unwrap_or(1);
+    description
 }
 
 /// Reads one partition.

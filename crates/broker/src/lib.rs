@@ -44,6 +44,7 @@
 //!
 //! There is one node, with id [`NODE_ID`], which leads every partition in epoch 0.
 
+mod admin;
 mod append;
 pub mod blocking;
 mod broker;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anabranch_core::batch::{NO_TIMESTAMP, Record};
 use anabranch_core::engine::{
-    AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember, Limits,
-    Payload, Place, Position, Reader, Support, TopicSpec, TransactionalProducer, Transactions,
+    Admin, AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember,
+    Limits, Payload, Place, Position, Reader, Support, TopicSpec, TransactionalProducer, Transactions,
 };
 use anabranch_core::{Offset, TopicPartition};
 use async_trait::async_trait;
@@ -31,7 +31,7 @@ use crate::watch::Watch;
 /// What a batch may have where the cluster does not tell (`message.max.bytes`).
 const MESSAGE_BYTES_MAX: u64 = 1_048_588;
 /// How long it waits before it asks again.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// How long closing waits for what is under way.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
@@ -48,15 +48,15 @@ const CLOSE_MAX: Duration = Duration::from_secs(10);
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct KafkaEngine(Arc<Cluster>);
+pub struct KafkaEngine(pub(crate) Arc<Cluster>);
 
 /// What everything of one engine shares.
 pub(crate) struct Cluster {
     pub(crate) settings: KafkaSettings,
     description: Description,
     /// Asks, and is assigned nothing.
-    client: Arc<BaseConsumer<Watch>>,
-    admin: AdminClient<Watch>,
+    pub(crate) client: Arc<BaseConsumer<Watch>>,
+    pub(crate) admin: AdminClient<Watch>,
     pub(crate) fetchers: Fetchers,
     /// Made when it is needed first, and again when one has failed for good. Held to look or to replace only.
     appender: Mutex<Option<Arc<Appender>>>,
@@ -173,7 +173,12 @@ fn description(
         append_bytes_max: u64::MAX,
         append_records_max: u32::MAX,
     };
-    Description::new(KAFKA, "not told by Kafka's protocol", cluster, nodes, limits, support)
+    let mut description =
+        Description::new(KAFKA, "not told by Kafka's protocol", cluster, nodes, limits, support);
+    if let Some(partitions) = number("num.partitions").and_then(|partitions| i32::try_from(partitions).ok()) {
+        description.partitions_default = partitions;
+    }
+    description
 }
 
 #[async_trait]
@@ -189,16 +194,15 @@ impl Engine for KafkaEngine {
             let reason = format!("{} partitions are none", spec.partitions);
             return Err(EngineError::Refused { topic: spec.name.clone(), reason });
         }
-        let replication = TopicReplication::Fixed(self.0.settings.replicas().unwrap_or(-1)); // -1: the cluster's default
+        let replicas = spec.replicas.or(self.0.settings.replicas());
+        let replication = TopicReplication::Fixed(replicas.unwrap_or(-1)); // -1: the cluster's default
         let mut topic = NewTopic::new(&spec.name, spec.partitions, replication);
         for (name, value) in &spec.configs {
             topic = topic.set(name, value);
         }
         let at = TopicPartition::new(&spec.name, 0);
-        let options = AdminOptions::new().request_timeout(Some(self.0.settings.request_max()));
-        let options = options.operation_timeout(Some(self.0.settings.request_max()));
-        let created =
-            self.0.admin.create_topics([&topic], &options).await.map_err(|error| blame(&at, &error))?;
+        let created = self.0.admin.create_topics([&topic], &self.0.options()).await;
+        let created = created.map_err(|error| blame(&at, &error))?;
         match created.into_iter().next().expect("one was asked for") {
             Ok(_) => {
                 self.0.await_topic(&spec.name, spec.partitions).await?;
@@ -271,9 +275,8 @@ impl Engine for KafkaEngine {
         let mut list = TopicPartitionList::new();
         let offset = rdkafka::Offset::Offset(Offset::from(before).0);
         list.add_partition_offset(&at.topic, at.partition, offset).map_err(|error| blame(at, &error))?;
-        let options = AdminOptions::new().request_timeout(Some(self.0.settings.request_max()));
-        let trimmed =
-            self.0.admin.delete_records(&list, &options).await.map_err(|error| blame(at, &error))?;
+        let trimmed = self.0.admin.delete_records(&list, &self.0.options()).await;
+        let trimmed = trimmed.map_err(|error| blame(at, &error))?;
         let elements = trimmed.elements();
         let element = elements.first().ok_or_else(|| failed("the answer tells of no partition"))?;
         element.error().map_err(|error| blame(at, &error))?;
@@ -290,6 +293,10 @@ impl Engine for KafkaEngine {
 
     fn transactions(&self) -> Option<&dyn Transactions> {
         Some(self)
+    }
+
+    fn admin(&self) -> &dyn Admin {
+        self
     }
 
     async fn close(&self) {
@@ -333,7 +340,7 @@ impl Cluster {
     }
 
     /// Asks the cluster about `at`, again where a partition is changing its leader.
-    async fn ask<R: Send + 'static>(
+    pub(crate) async fn ask<R: Send + 'static>(
         &self,
         at: &TopicPartition,
         is_known: bool,
@@ -380,7 +387,7 @@ impl Cluster {
     }
 
     /// Asks the cluster for a topic's partitions.
-    async fn look_up(&self, topic: &str) -> Result<i32, EngineError> {
+    pub(crate) async fn look_up(&self, topic: &str) -> Result<i32, EngineError> {
         let at = TopicPartition::new(topic, 0);
         let found =
             self.ask(&at, false, |client, asked, patience| partition_count(client, &asked.topic, patience));
@@ -404,7 +411,7 @@ impl Cluster {
     }
 
     /// Waits until a topic can be used that is there, and perhaps new: brokers hear of it one after the other.
-    async fn await_topic(&self, topic: &str, partitions: i32) -> Result<(), EngineError> {
+    pub(crate) async fn await_topic(&self, topic: &str, partitions: i32) -> Result<(), EngineError> {
         let until = tokio::time::Instant::now() + self.settings.request_max();
         loop {
             match self.look_up(topic).await {

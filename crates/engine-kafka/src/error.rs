@@ -22,8 +22,14 @@ pub(crate) fn code_of(error: &KafkaError) -> Option<Code> {
 
 /// Why something about `at` did not work, where nothing has been done if the cluster cannot be reached.
 pub(crate) fn blame(at: &TopicPartition, error: &KafkaError) -> EngineError {
-    let Some(code) = code_of(error) else { return failed(error.to_string()) };
-    let refused = || EngineError::Refused { topic: at.topic.clone(), reason: error.to_string() };
+    match code_of(error) {
+        Some(code) => judge(at, code, error.to_string()),
+        None => failed(error.to_string()),
+    }
+}
+
+/// The same of a code and what is said of it.
+pub(crate) fn judge(at: &TopicPartition, code: Code, text: String) -> EngineError {
     match code {
         Code::UnknownTopicOrPartition
         | Code::UnknownTopic
@@ -39,14 +45,14 @@ pub(crate) fn blame(at: &TopicPartition, error: &KafkaError) -> EngineError {
         | Code::CoordinatorNotAvailable
         | Code::CoordinatorLoadInProgress
         | Code::NotCoordinator
-        | Code::NetworkException => away(error.to_string()),
+        | Code::NetworkException => away(text),
         Code::TopicAuthorizationFailed
         | Code::GroupAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed
         | Code::SaslAuthenticationFailed
         | Code::Authentication
-        | Code::SSL => EngineError::Unauthorised { engine: KAFKA, reason: error.to_string() },
+        | Code::SSL => EngineError::Unauthorised { engine: KAFKA, reason: text },
         Code::InvalidTopic
         | Code::InvalidPartitions
         | Code::InvalidReplicationFactor
@@ -56,8 +62,15 @@ pub(crate) fn blame(at: &TopicPartition, error: &KafkaError) -> EngineError {
         | Code::InvalidRecord
         | Code::InvalidRequest
         | Code::InvalidTransactionTimeout
-        | Code::InvalidTimestamp => refused(),
-        _ => failed(error.to_string()),
+        | Code::InvalidTimestamp
+        | Code::GroupIdNotFound
+        | Code::NonEmptyGroup => EngineError::Refused { topic: at.topic.clone(), reason: text },
+        // What is answered to a commit without a member, while there are members.
+        Code::UnknownMemberId | Code::RebalanceInProgress => EngineError::Refused {
+            topic: at.topic.clone(),
+            reason: format!("the group has members ({text})"),
+        },
+        _ => failed(text),
     }
 }
 

@@ -3,6 +3,7 @@
 //! What is written against [`anabranch_core::engine::Engine`] runs on a Kafka cluster by [`KafkaEngine`]: appends are
 //! idempotent and acknowledged by all replicas in sync, reads see committed records only, groups are Kafka's own.
 
+mod admin;
 mod append;
 mod engine;
 mod error;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::BatchError;
 use anabranch_core::engine::{
-    AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember, Payload,
-    Place, Position, ReadLimits, Reader, TopicSpec,
+    Admin, AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember,
+    Payload, Place, Position, ReadLimits, Reader, TopicSpec,
 };
 use anabranch_core::seam::{OsRandom, Random};
 use async_nats::jetstream;
@@ -91,6 +91,10 @@ impl NatsEngine {
         let is_closed = watch::Sender::new(false);
         let inner = Arc::new(Inner { link, topics, settings, description, is_closed });
         Ok(Self { inner, context, lanes, members: Mutex::default() })
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     async fn open_bucket(&self, name: &str, history: i64) -> Result<Store, Trouble> {
@@ -233,6 +237,10 @@ impl Engine for NatsEngine {
         Ok(Box::new(member))
     }
 
+    fn admin(&self) -> &dyn Admin {
+        self
+    }
+
     async fn close(&self) {
         self.inner.is_closed.send_replace(true);
         self.lanes.close().await;
@@ -261,6 +269,11 @@ impl Inner {
     /// Waits until the engine is closed.
     pub(crate) async fn closed(&self) {
         let _ = self.is_closed.subscribe().wait_for(|is| *is).await;
+    }
+
+    /// How long a member may be silent.
+    pub(crate) fn session_timeout(&self) -> Duration {
+        self.settings.session_timeout
     }
 
     /// What the partition's topic was created with.

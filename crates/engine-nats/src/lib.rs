@@ -45,6 +45,7 @@
 //! * Topics keep the replicas that they were created with. `retention.bytes` is what a partition has at most, in Kafka at least.
 //! * A group's members each hear all keys of the group; thousands of partitions were not tried.
 
+mod admin;
 mod describe;
 mod engine;
 mod envelope;

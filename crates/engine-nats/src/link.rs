@@ -1,6 +1,6 @@
 //! The connection, and questions to JetStream.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -157,6 +158,33 @@ pub(crate) struct Entry {
     /// `None` when there is none, or it was deleted.
     pub(crate) value: Option<Bytes>,
     pub(crate) revision: u64,
+    /// By the server's clock.
+    pub(crate) written: OffsetDateTime,
+}
+
+/// Keys of a bucket.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    /// Also those that were deleted.
+    pub(crate) keys: Vec<String>,
+    /// By the server's clock.
+    pub(crate) now: OffsetDateTime,
+}
+
+/// A stream's answer about its subjects; there may be more than it tells at once.
+#[derive(Deserialize)]
+struct Subjects {
+    state: SubjectsState,
+    #[serde(default)]
+    total: usize,
+    #[serde(with = "time::serde::rfc3339")]
+    ts: OffsetDateTime,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    #[serde(default)]
+    subjects: BTreeMap<String, u64>,
 }
 
 /// The answer to `STREAM.MSG.GET`.
@@ -172,6 +200,8 @@ struct Stored {
     hdrs: String,
     #[serde(default)]
     data: String,
+    #[serde(with = "time::serde::rfc3339")]
+    time: OffsetDateTime,
 }
 
 impl Stored {
@@ -317,11 +347,38 @@ impl Link {
             Ok(Got { message }) => {
                 let is_there = !message.headers().contains("KV-Operation");
                 let value = is_there.then(|| STANDARD.decode(&message.data).unwrap_or_default().into());
-                Ok(Entry { value, revision: message.seq })
+                Ok(Entry { value, revision: message.seq, written: message.time })
             }
-            Err(CallError::Api { code: code::NO_MESSAGE, .. }) => Ok(Entry { value: None, revision: 0 }),
+            Err(CallError::Api { code: code::NO_MESSAGE, .. }) => {
+                Ok(Entry { value: None, revision: 0, written: OffsetDateTime::UNIX_EPOCH })
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// The keys of a bucket that fit `filter`.
+    pub(crate) async fn keys(&self, bucket: &str, filter: &str) -> Result<Keys, CallError> {
+        let prefix = format!("$KV.{bucket}.");
+        let mut found = Keys { keys: Vec::new(), now: OffsetDateTime::UNIX_EPOCH };
+        loop {
+            let question =
+                json!({ "subjects_filter": format!("{prefix}{filter}"), "offset": found.keys.len() });
+            let told: Subjects = self.api(&format!("STREAM.INFO.KV_{bucket}"), &question).await?;
+            let keys = told.state.subjects.into_keys();
+            let before = found.keys.len();
+            found.keys.extend(keys.filter_map(|subject| Some(subject.strip_prefix(&prefix)?.to_owned())));
+            found.now = told.ts;
+            if found.keys.len() >= told.total || found.keys.len() == before {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Deletes the keys of a bucket that fit `filter`, and their history.
+    pub(crate) async fn forget(&self, bucket: &str, filter: &str) -> Result<(), CallError> {
+        let filter = Some(format!("$KV.{bucket}.{filter}"));
+        let purge = PurgeRequest { sequence: None, filter, keep: None };
+        self.api::<serde_json::Value>(&format!("STREAM.PURGE.KV_{bucket}"), &purge).await.map(drop)
     }
 
     /// Writes a key's entry over that of a revision, 0 if there is none; `None` if somebody was faster.

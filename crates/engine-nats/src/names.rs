@@ -77,6 +77,11 @@ pub(crate) fn text_token(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
+/// The text that a token stands for.
+pub(crate) fn text(token: &str) -> Option<String> {
+    String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +91,7 @@ mod tests {
         let longest = "a".repeat(TOPIC_BYTES_MAX);
         assert!(is_topic(&longest) && !is_topic(&format!("{longest}a")));
         assert_eq!(stream(&TopicPartition::new(longest, i32::MAX)).len(), STREAM_NAME_BYTES_MAX);
+        assert_eq!(text(&text_token("a.b >")), Some("a.b >".to_owned()));
         for bad in ["", ".", "..", "a b", "a>", "a=b", "ü"] {
             assert!(!is_topic(bad), "{bad}");
         }

@@ -11,6 +11,7 @@ use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::link::{CallError, Link, code};
@@ -27,6 +28,8 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 
 /// Each is a stream of its own, with files, and a Raft group if it is replicated.
 const PARTITIONS_MAX: i32 = 10_000;
+/// The server takes no more.
+const REPLICAS_MAX: usize = 5;
 /// How often an entry is written that cannot be written for a moment.
 const CREATIONS_TRIED_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -38,6 +41,9 @@ const CREATIONS_MAX: usize = 8;
 pub(crate) struct Topic {
     pub(crate) partitions: i32,
     pub(crate) configs: Vec<(String, String)>,
+    /// It is there no more, but for some of its streams.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_deleted: bool,
 }
 
 impl Topic {
@@ -139,6 +145,23 @@ impl Plan {
     }
 }
 
+/// What holds of a topic where nothing is set.
+pub(crate) fn defaults() -> impl Iterator<Item = (&'static str, String)> {
+    [
+        ("cleanup.policy", "delete".to_owned()),
+        ("compression.type", "producer".to_owned()),
+        ("delete.retention.ms", TOMBSTONE_TTL.as_millis().to_string()),
+        ("message.timestamp.type", "CreateTime".to_owned()),
+        ("retention.bytes", "-1".to_owned()),
+        ("retention.ms", "-1".to_owned()),
+    ]
+    .into_iter()
+}
+
+fn is_known(config: &str) -> bool {
+    config == "max.message.bytes" || defaults().any(|(name, _)| name == config)
+}
+
 /// The registry.
 #[derive(Debug, Clone)]
 pub(crate) struct Topics {
@@ -156,7 +179,129 @@ impl Topics {
         if !names::is_topic(name) {
             return Ok(None);
         }
-        Ok(self.entry(name).await?.0)
+        Ok(self.entry(name).await?.0.filter(|topic| !topic.is_deleted))
+    }
+
+    /// The names of all topics.
+    pub(crate) async fn names(&self) -> Result<Vec<String>, Trouble> {
+        let keys = self.link.keys(names::TOPICS_BUCKET, "topic.*").await?.keys;
+        let mut names: Vec<_> =
+            keys.iter().filter_map(|key| key.strip_prefix("topic.").map(names::topic)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Writes the entry of a topic over that of a revision.
+    async fn put(&self, name: &str, topic: &Topic, over: u64) -> Result<(), Trouble> {
+        let value = serde_json::to_vec(topic).expect("an entry is a plain value");
+        let put = self.link.put_over(names::TOPICS_BUCKET, &names::topic_key(name), value.into(), over).await;
+        match put.map_err(|error| Trouble::from(error).of_a_change())? {
+            Some(_) => Ok(()),
+            None => Err(Trouble::Refused("somebody else has changed the topic meanwhile".to_owned())),
+        }
+    }
+
+    /// The topic as it is, to be changed, and the revision of its entry.
+    async fn to_change(&self, name: &str) -> Result<(Topic, u64), Trouble> {
+        if !names::is_topic(name) {
+            return Err(Trouble::NotFound);
+        }
+        match self.entry(name).await? {
+            (Some(topic), revision) if !topic.is_deleted => Ok((topic, revision)),
+            _ => Err(Trouble::NotFound),
+        }
+    }
+
+    /// How many replicas the topic was created with.
+    async fn replicas_of(&self, name: &str) -> Result<usize, Trouble> {
+        let stream = names::stream(&TopicPartition::new(name, 0));
+        let info: stream::Info = self.link.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
+        Ok(info.config.num_replicas)
+    }
+
+    /// Changes settings: those of the streams first, so that a change that died is done again.
+    pub(crate) async fn set_configs(
+        &self,
+        name: &str,
+        changes: &[(String, Option<String>)],
+    ) -> Result<(), Trouble> {
+        let (mut topic, over) = self.to_change(name).await?;
+        let before = topic.plan()?;
+        for (config, value) in changes {
+            topic.configs.retain(|(there, _)| there != config);
+            match value {
+                Some(value) => topic.configs.push((config.clone(), value.clone())),
+                None if is_known(config) => {}
+                None => return Err(Trouble::Refused(format!("{config}: NATS has nothing like it"))),
+            }
+        }
+        let plan =
+            topic.plan().map_err(|_| Trouble::Refused(Plan::of(&topic.configs).err().unwrap_or_default()))?;
+        if plan.compacted != before.compacted {
+            let why = "cleanup.policy: the subjects of a topic's records depend on it, so it stays as it was";
+            return Err(Trouble::Refused(why.to_owned()));
+        }
+        let replicas = self.replicas_of(name).await?;
+        let updates = (0..topic.partitions).map(|partition| {
+            let config = plan.stream(&TopicPartition::new(name, partition), replicas);
+            async move {
+                let subject = format!("STREAM.UPDATE.{}", config.name);
+                let updated = self.link.api::<stream::Info>(&subject, &config).await;
+                updated.map(drop).map_err(|error| Trouble::from(error).of_a_change())
+            }
+        });
+        futures::stream::iter(updates).buffer_unordered(CREATIONS_MAX).try_collect::<()>().await?;
+        self.put(name, &topic, over).await
+    }
+
+    /// Adds partitions, so that there are `total`.
+    pub(crate) async fn grow(&self, name: &str, total: i32) -> Result<(), Trouble> {
+        let (mut topic, over) = self.to_change(name).await?;
+        if !(topic.partitions + 1..=PARTITIONS_MAX).contains(&total) {
+            let why = format!("it has {} partitions, and can have {PARTITIONS_MAX}", topic.partitions);
+            return Err(Trouble::Refused(why));
+        }
+        self.create_streams(name, &topic.plan()?, topic.partitions..total, self.replicas_of(name).await?)
+            .await?;
+        topic.partitions = total;
+        self.put(name, &topic, over).await
+    }
+
+    /// From now on there is no such topic. What is left of it then is for [`Self::finish_deletion`].
+    pub(crate) async fn mark_deleted(&self, name: &str) -> Result<(), Trouble> {
+        let (topic, over) = self.to_change(name).await?;
+        self.put(name, &Topic { is_deleted: true, ..topic }, over).await
+    }
+
+    /// Deletes the streams of a topic that is marked, and its entry.
+    pub(crate) async fn finish_deletion(&self, name: &str) -> Result<(), Trouble> {
+        let (Some(topic), _) = self.entry(name).await? else { return Ok(()) };
+        if !topic.is_deleted {
+            return Ok(());
+        }
+        let deletions = (0..topic.partitions).map(|partition| async move {
+            let subject = format!("STREAM.DELETE.{}", names::stream(&TopicPartition::new(name, partition)));
+            match self.link.api::<serde_json::Value>(&subject, &json!({})).await {
+                Ok(_) | Err(CallError::Api { code: code::STREAM_NOT_FOUND, .. }) => Ok(()),
+                Err(error) => Err(Trouble::from(error).of_a_change()),
+            }
+        });
+        futures::stream::iter(deletions).buffer_unordered(CREATIONS_MAX).try_collect::<()>().await?;
+        let forgotten = self.link.forget(names::TOPICS_BUCKET, &names::topic_key(name)).await;
+        forgotten.map_err(|error| Trouble::from(error).of_a_change())
+    }
+
+    async fn create_streams(
+        &self,
+        name: &str,
+        plan: &Plan,
+        partitions: std::ops::Range<i32>,
+        replicas: usize,
+    ) -> Result<(), Trouble> {
+        let streams = partitions.map(|partition| {
+            self.create_stream(plan.stream(&TopicPartition::new(name, partition), replicas))
+        });
+        futures::stream::iter(streams).buffer_unordered(CREATIONS_MAX).try_collect().await
     }
 
     /// The topic, and the revision of its entry.
@@ -188,20 +333,27 @@ impl Topics {
             return Err(Trouble::Refused(format!("a topic has 1 to {PARTITIONS_MAX} partitions")));
         }
         let plan = Plan::of(&spec.configs).map_err(Trouble::Refused)?;
-        let streams = (0..spec.partitions).map(|partition| {
-            let at = TopicPartition::new(spec.name.clone(), partition);
-            self.create_stream(plan.stream(&at, self.replicas))
-        });
-        futures::stream::iter(streams).buffer_unordered(CREATIONS_MAX).try_collect::<()>().await?;
-        let topic = Topic { partitions: spec.partitions, configs: spec.configs.clone() };
+        let replicas = match spec.replicas.map(usize::try_from) {
+            None => self.replicas,
+            Some(Ok(replicas @ 1..=REPLICAS_MAX)) => replicas,
+            Some(_) => return Err(Trouble::Refused(format!("a stream has 1 to {REPLICAS_MAX} replicas"))),
+        };
+        // What a deletion that died has left.
+        self.finish_deletion(&spec.name).await?;
+        self.create_streams(&spec.name, &plan, 0..spec.partitions, replicas).await?;
+        let topic = Topic { partitions: spec.partitions, configs: spec.configs.clone(), is_deleted: false };
         let entry = serde_json::to_vec(&topic).expect("an entry is a plain value");
         let key = names::topic_key(&spec.name);
         let mut tries = 0;
         loop {
             // Whoever was faster, or deleted it by hand.
             let (there, over) = self.entry(&spec.name).await?;
-            if there.is_some() {
-                return Ok(there);
+            match there {
+                None => {}
+                Some(topic) if topic.is_deleted => {
+                    return Err(Trouble::Refused("somebody is deleting a topic of this name".to_owned()));
+                }
+                Some(topic) => return Ok(Some(topic)),
             }
             let put = self.link.put_over(names::TOPICS_BUCKET, &key, entry.clone().into(), over);
             match put.await {

@@ -10,8 +10,8 @@ use anabranch::Broker;
 use anabranch::core::seam::{Disk, DiskFile, Entry, Lock, Open, RealDisk, Space};
 use anabranch::{Engine, EngineError, Place, TopicPartition};
 use anabranch_core::engine::{
-    AppendOptions, Appended, Description, Ensured, GroupMember, GroupPositions, Payload, Position, Reader,
-    TopicSpec, TransactionalProducer, Transactions,
+    Admin, AppendOptions, Appended, Description, Ensured, GroupMember, GroupPositions, Payload, Position,
+    Reader, TopicSpec, TransactionalProducer, Transactions,
 };
 use async_trait::async_trait;
 use rustix::process::{Signal, getpid, kill_process};
@@ -190,6 +190,10 @@ impl Engine for DeadlyEngine {
 
     fn transactions(&self) -> Option<&dyn Transactions> {
         Some(self)
+    }
+
+    fn admin(&self) -> &dyn Admin {
+        self.broker.admin()
     }
 
     async fn close(&self) {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{Compression, Record, check_batch};
 use anabranch_core::engine::{
-    AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember, Payload,
-    Place, Position, Reader, Support, TopicSpec, TransactionalProducer, Transactions, Unsuitable,
+    Admin, AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember,
+    Payload, Place, Position, Reader, Support, TopicSpec, TransactionalProducer, Transactions, Unsuitable,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -470,6 +470,10 @@ impl Engine for Liar {
             Lie::LosesTransactions => None,
             _ => Some(self),
         }
+    }
+
+    fn admin(&self) -> &dyn Admin {
+        self.0.engine.admin()
     }
 
     async fn close(&self) {

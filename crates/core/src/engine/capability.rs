@@ -181,6 +181,8 @@ pub struct Description {
     pub nodes: u32,
     /// How large things may be.
     pub limits: Limits,
+    /// How many partitions a topic has that nobody says more of; 1 where the engine has no opinion.
+    pub partitions_default: i32,
     support: BTreeMap<Capability, Support>,
 }
 
@@ -196,7 +198,8 @@ impl Description {
     ) -> Self {
         let support =
             Capability::ALL.into_iter().map(|capability| (capability, support(capability))).collect();
-        Self { engine, version: version.into(), cluster: cluster.into(), nodes, limits, support }
+        let (version, cluster) = (version.into(), cluster.into());
+        Self { engine, version, cluster, nodes, limits, partitions_default: 1, support }
     }
 
     /// How the engine provides `capability`.

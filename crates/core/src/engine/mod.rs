@@ -15,6 +15,7 @@
 //!   [`EngineError::Away`] and [`EngineError::Aborted`], of which nothing was done. After [`EngineError::Failed`] nobody
 //!   knows.
 
+mod admin;
 mod block;
 mod capability;
 mod error;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::admin::{Admin, GroupInfo, MemberInfo, PartitionInfo, TopicConfig, TopicInfo};
 pub use self::block::{Block, Payload};
 pub use self::capability::{Capability, Description, ENGINES, Limits, Missing, Support, Unsuitable};
 pub use self::error::EngineError;
@@ -194,6 +196,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn transactions(&self) -> Option<&dyn Transactions> {
         None
     }
+
+    /// For those who operate it.
+    fn admin(&self) -> &dyn Admin;
 
     /// Ends what is under way, as far as that is soon, and lets go of everything. Later calls, and waits that are under way,
     /// fail with [`EngineError::Closed`]; so do those of its readers, members and producers.

@@ -10,18 +10,27 @@ pub struct TopicSpec {
     /// Kafka's property names and values, such as `("cleanup.policy", "compact")`. An engine refuses those that it does
     /// not have.
     pub configs: Vec<(String, String)>,
+    /// How many nodes are to have a copy; as many as the engine is set up for unless it is given.
+    pub replicas: Option<i32>,
 }
 
 impl TopicSpec {
     /// A topic with the engine's default settings.
     pub fn new(name: impl Into<String>, partitions: i32) -> Self {
-        Self { name: name.into(), partitions, configs: Vec::new() }
+        Self { name: name.into(), partitions, configs: Vec::new(), replicas: None }
     }
 
     /// The same with one more setting.
     #[must_use]
     pub fn config(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.configs.push((name.into(), value.into()));
+        self
+    }
+
+    /// The same on so many nodes.
+    #[must_use]
+    pub fn replicas(mut self, replicas: i32) -> Self {
+        self.replicas = Some(replicas);
         self
     }
 }

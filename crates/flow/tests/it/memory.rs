@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anabranch_core::batch::{BatchBuilder, Compression, Record, RecordAt, check_batch, split_batches};
 use anabranch_core::engine::{
-    self, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError, Ensured,
-    Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader, Support,
-    TopicSpec, TransactionalProducer,
+    self, Admin, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError,
+    Ensured, Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader,
+    Support, TopicSpec, TransactionalProducer,
 };
 use anabranch_core::{LeaderEpoch, Offset, TopicPartition};
 use async_trait::async_trait;
@@ -399,6 +399,10 @@ impl Engine for MemoryEngine {
 
     fn transactions(&self) -> Option<&dyn engine::Transactions> {
         self.description.has(Capability::Transactions).then_some(self)
+    }
+
+    fn admin(&self) -> &dyn Admin {
+        unimplemented!("a flow does not operate its engine")
     }
 
     async fn close(&self) {}

@@ -1,9 +1,8 @@
 //! One partition's queue of fetched messages, by librdkafka's own functions.
 //!
 //! The binding hands over message by message, each with allocations of its own, and keeps back two things that a reader
-//! has to know: the offset at which a partition ended, and header names that are not UTF-8. So this one module calls the
-//! library itself.
-#![allow(unsafe_code, reason = "the functions of a C library")]
+//! has to know: the offset at which a partition ended, and header names that are not UTF-8. So this module calls the library
+//! itself.
 
 use std::ffi::{CStr, CString, c_void};
 use std::ptr::{self, NonNull};
