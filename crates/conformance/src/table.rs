@@ -132,6 +132,15 @@ macro_rules! behaviours {
             trim_goes_no_further_than_the_end [Trim] "Trimming behind the end is out of range, and deletes nothing."
             trimmed_stays_trimmed [Trim] "What was deleted stays deleted after all was closed and opened again."
         }
+        admin {
+            topics_are_described [] "A topic is listed, and described with its partitions, the nodes that have them, and its settings."
+            settings_are_changed_one_by_one [] "Settings are changed, and taken back to their defaults, and others stay; of a change that is refused nothing is made."
+            partitions_are_added [] "A topic gets more partitions and keeps its records; fewer are refused."
+            a_deleted_topic_is_gone [] "A deleted topic is not found any more, and a new one of its name begins empty."
+            groups_are_described [Groups] "A group is listed, and described with its members and what they read; while it has any it is neither moved nor deleted."
+            a_group_without_members_is_moved [Groups] "A group without members is moved, also backwards, durably, and its next member goes on from there."
+            a_deleted_group_stands_nowhere [Groups] "A deleted group is gone with its positions, and others are not."
+        }
         away {
             the_description_is_of_one_engine [] "A description names an engine, its version and cluster, is the same for all clients, and declares nothing that core says the engine never has."
             all_that_is_missing_is_named [] "Requiring everything names all that is absent, and nothing else."

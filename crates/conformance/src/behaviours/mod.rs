@@ -1,5 +1,6 @@
 //! The behaviours, a module per group. Their promises stand in [`crate::table`].
 
+pub(crate) mod admin;
 pub(crate) mod away;
 pub(crate) mod durability;
 pub(crate) mod groups;

@@ -184,6 +184,20 @@ lies! {
     TrimsNothing,
     /// Trimming behind the end trims to the end.
     TrimsBehindTheEnd,
+    /// An operator is shown the first partition only.
+    HidesPartitions,
+    /// Of a change that is refused the first settings are made.
+    ChangesSettingsInPart,
+    /// Partitions are not added.
+    AddsNoPartitions,
+    /// A deleted topic is an empty one.
+    EmptiesDeletedTopics,
+    /// Groups that have members are not listed.
+    HidesGroups,
+    /// A group is moved forward, and not back.
+    MovesGroupsForwardOnly,
+    /// A deleted group stands where it stood.
+    KeepsDeletedGroups,
     /// A capability is declared that is not there.
     DeclaresTooMuch,
     /// A capability is there and declared absent.

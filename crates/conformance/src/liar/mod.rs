@@ -1,5 +1,6 @@
 //! An engine that breaks one promise, so that the behaviours can be seen to tell.
 
+mod admin;
 mod lies;
 mod member;
 mod producer;
@@ -73,7 +74,7 @@ impl Liar {
             limits.record_bytes_max += 10_000;
             limits.append_bytes_max += 10_000;
         }
-        let description = Description::new(
+        let mut description = Description::new(
             told.engine,
             told.version.clone(),
             told.cluster.clone(),
@@ -81,6 +82,7 @@ impl Liar {
             limits,
             support,
         );
+        description.partitions_default = told.partitions_default;
         Self(Arc::new(Shared {
             engine,
             lie,
@@ -473,7 +475,7 @@ impl Engine for Liar {
     }
 
     fn admin(&self) -> &dyn Admin {
-        self.0.engine.admin()
+        self
     }
 
     async fn close(&self) {

@@ -224,6 +224,13 @@ const TELL: &[(Lie, &[&str])] = &[
     (Lie::TrimsTooMuch, &["trim_moves_the_start"]),
     (Lie::TrimsNothing, &["trim_moves_the_start", "trimmed_to_the_end_is_empty", "trimmed_stays_trimmed"]),
     (Lie::TrimsBehindTheEnd, &["trim_goes_no_further_than_the_end"]),
+    (Lie::HidesPartitions, &["topics_are_described"]),
+    (Lie::ChangesSettingsInPart, &["settings_are_changed_one_by_one"]),
+    (Lie::AddsNoPartitions, &["partitions_are_added"]),
+    (Lie::EmptiesDeletedTopics, &["a_deleted_topic_is_gone"]),
+    (Lie::HidesGroups, &["groups_are_described"]),
+    (Lie::MovesGroupsForwardOnly, &["a_group_without_members_is_moved"]),
+    (Lie::KeepsDeletedGroups, &["a_deleted_group_stands_nowhere"]),
     (Lie::DeclaresTooMuch, &["the_description_is_of_one_engine"]),
     (Lie::DeclaresTooLittle, &["trim_moves_the_start", "what_is_absent_is_refused_by_type"]),
     (
