@@ -33,6 +33,8 @@ impl Admin for KafkaEngine {
 
     async fn topic_configs(&self, topic: &str) -> Result<Vec<TopicConfig>, EngineError> {
         let at = TopicPartition::new(topic, 0);
+        // Of a topic that is not there the cluster tells no settings, and no error.
+        self.0.look_up(topic).await?;
         let asked = [ResourceSpecifier::Topic(topic)];
         let answers = self.0.admin.describe_configs(&asked, &self.0.options()).await;
         let answer = answers.map_err(|error| blame(&at, &error))?.pop();
@@ -63,7 +65,11 @@ impl Admin for KafkaEngine {
 
     async fn add_partitions(&self, topic: &str, total: i32) -> Result<(), EngineError> {
         let at = TopicPartition::new(topic, 0);
-        let asked = NewPartitions::new(topic, usize::try_from(total).unwrap_or(0));
+        let Some(asked) = usize::try_from(total).ok().filter(|total| *total > 0) else {
+            let reason = format!("{total} partitions are none");
+            return Err(EngineError::Refused { topic: topic.to_owned(), reason });
+        };
+        let asked = NewPartitions::new(topic, asked);
         let answers = self.0.admin.create_partitions([&asked], &self.0.options()).await;
         match answers.map_err(|error| blame(&at, &error))?.pop() {
             Some(Err((_, code))) => return Err(blame(&at, &KafkaError::AdminOp(code))),

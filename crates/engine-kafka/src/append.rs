@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
@@ -16,6 +17,7 @@ use rdkafka::producer::{
 };
 use tokio::sync::{Mutex as Turn, MutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::engine::blocking;
 use crate::error::{blame, failed};
 use crate::watch::Watch;
 
@@ -49,7 +51,7 @@ struct State {
     last: i64,
     failure: Option<KafkaError>,
     done: Option<oneshot::Sender<Outcome>>,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// The offsets of the first and the last record.
@@ -68,7 +70,7 @@ impl Appender {
     }
 
     /// Waits until nothing is under way, for so long at most; what is left then fails.
-    pub(crate) fn flush(&self, patience: std::time::Duration) {
+    pub(crate) fn flush(&self, patience: Duration) {
         if let Err(error) = self.producer.flush(patience) {
             tracing::warn!(%error, "what is under way was not acknowledged in time");
             self.producer.purge(PurgeConfig::default().queue().inflight());
@@ -95,20 +97,47 @@ impl Appender {
         &self,
         _turn: MutexGuard<'_, ()>,
         to: &TopicPartition,
-        records: Vec<Record>,
-    ) -> KafkaResult<Waiting> {
+        records: &[Record],
+        patience: Duration,
+    ) -> Result<Waiting, EngineError> {
         let bytes: usize = records.iter().map(|record| record.size_bytes() + RECORD_BYTES).sum();
         let permits = bytes.min(IN_FLIGHT_BYTES_MAX) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await.expect("it is never closed");
-        self.hand_over(to, records, Some(room))
+        let room = Arc::new(room);
+        match self.hand_over(to, records, Some(Arc::clone(&room))) {
+            Err(error) if is_news(&error) => {
+                let (producer, topic) = (self.producer.clone(), to.topic.clone());
+                blocking(move || look_again(&producer, &topic, patience)).await?;
+                self.hand_over(to, records, Some(room))
+            }
+            handed_over => handed_over,
+        }
+        .map_err(|error| blame(to, &error))
     }
 
-    /// Hands `records` over. It never blocks.
-    pub(crate) fn hand_over(
+    /// The same on a thread that may block, and without a bound.
+    pub(crate) fn send_blocking(
         &self,
         to: &TopicPartition,
-        records: Vec<Record>,
-        room: Option<OwnedSemaphorePermit>,
+        records: &[Record],
+        patience: Duration,
+    ) -> Result<Waiting, EngineError> {
+        match self.hand_over(to, records, None) {
+            Err(error) if is_news(&error) => {
+                look_again(&self.producer, &to.topic, patience);
+                self.hand_over(to, records, None)
+            }
+            handed_over => handed_over,
+        }
+        .map_err(|error| blame(to, &error))
+    }
+
+    /// Hands `records` over, all or none of them to begin with. It never blocks.
+    fn hand_over(
+        &self,
+        to: &TopicPartition,
+        records: &[Record],
+        room: Option<Arc<OwnedSemaphorePermit>>,
     ) -> KafkaResult<Waiting> {
         let (done, waiting) = oneshot::channel();
         let state = State {
@@ -121,12 +150,12 @@ impl Appender {
         };
         let pending = Arc::new(Pending(Mutex::new(state)));
         let count = records.len();
-        for (index, record) in records.into_iter().enumerate() {
+        for (index, record) in records.iter().enumerate() {
             let mut sent =
                 BaseRecord::with_opaque_to(&to.topic, Arc::clone(&pending)).partition(to.partition);
             (sent.key, sent.payload) = (record.key.as_deref(), record.value.as_deref());
             sent.timestamp = (record.timestamp_ms >= 0).then_some(record.timestamp_ms);
-            sent.headers = (!record.headers.is_empty()).then(|| headers(&record));
+            sent.headers = (!record.headers.is_empty()).then(|| headers(record));
             if let Err((error, _)) = self.producer.send(sent) {
                 if index == 0 {
                     return Err(error);
@@ -136,6 +165,18 @@ impl Appender {
             }
         }
         Ok(Waiting(waiting))
+    }
+}
+
+/// Whether the library has not heard of a partition, which may be new.
+fn is_news(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
+}
+
+/// Lets the library look how many partitions there are: by itself it does so every five minutes.
+fn look_again(producer: &ThreadedProducer<Deliveries>, topic: &str, patience: Duration) {
+    if let Err(error) = producer.client().fetch_metadata(Some(topic), patience) {
+        tracing::debug!(topic, %error, "cannot look again how many partitions there are");
     }
 }
 

@@ -240,7 +240,7 @@ impl Engine for KafkaEngine {
         // First of all, lest a later append overtakes while the cluster is asked.
         let turn = appender.turn().await;
         self.0.check_partition(to).await?;
-        let sent = appender.send(turn, to, records).await.map_err(|error| blame(to, &error))?;
+        let sent = appender.send(turn, to, &records, self.0.settings.request_max()).await?;
         sent.appended(to).await
     }
 

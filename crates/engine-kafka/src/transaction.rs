@@ -126,12 +126,9 @@ impl Session {
         self.producer().begin_transaction().map_err(|error| self.blame(&error))?;
         let mut sent = Vec::with_capacity(records.len());
         for (to, records) in records {
-            match self.appender.hand_over(&to, records, None) {
+            match self.appender.send_blocking(&to, &records, self.cluster.settings.request_max()) {
                 Ok(waiting) => sent.push((to, waiting)),
-                Err(error) => {
-                    let error = blame(&to, &error);
-                    return Err(self.abort(error));
-                }
+                Err(error) => return Err(self.abort(error)),
             }
         }
         if let Some(positions) = positions

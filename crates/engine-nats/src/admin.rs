@@ -119,6 +119,7 @@ impl Admin for NatsEngine {
         let told = |trouble: Trouble| trouble.about_topic(group);
         let found = self.find_group(group).await.map_err(told)?;
         refuse_members(found.as_ref().map(|(info, _)| info)).map_err(told)?;
+        self.open_groups().await.map_err(told)?;
         for (at, next) in &to.positions {
             self.inner().topics.plan(at).await.map_err(|trouble| trouble.about(at))?;
             let key = Key::At(at.clone()).of(group);

@@ -97,8 +97,9 @@ impl NatsEngine {
         &self.inner
     }
 
-    async fn open_bucket(&self, name: &str, history: i64) -> Result<Store, Trouble> {
-        open_bucket(&self.context, name, self.inner.settings.replicas, history).await
+    /// The bucket of all groups, made by the first who needs it.
+    pub(crate) async fn open_groups(&self) -> Result<Store, Trouble> {
+        open_bucket(&self.context, names::GROUPS_BUCKET, self.inner.settings.replicas, HISTORY).await
     }
 
     /// A reader of a partition that is there.
@@ -227,7 +228,7 @@ impl Engine for NatsEngine {
         if topics.is_empty() {
             return Err(told(Trouble::Refused("a member of a group reads at least one topic".to_owned())));
         }
-        let bucket = self.open_bucket(names::GROUPS_BUCKET, HISTORY).await.map_err(told)?;
+        let bucket = self.open_groups().await.map_err(told)?;
         let (inner, id) = (Arc::clone(&self.inner), OsRandom.uuid().simple().to_string());
         let session = self.inner.settings.session_timeout;
         let (member, task) = Member::start(inner, bucket, id, group, topics, session);
