@@ -1,25 +1,32 @@
 //! `anabranch consume`
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anabranch::engine::{
+    Engine, EngineError, Fetched, GroupEvent, GroupMember, Position, ReadLimits, Reader,
+};
+use anabranch_core::TopicPartition;
+use anabranch_core::batch::RecordAt;
+use anabranch_core::engine::Place as SeamPlace;
 use anyhow::Context;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-use super::client::{ClusterArgs, LogContext, Observer, Span, client_error, code_error};
+use super::client::{EngineArgs, Span, Told, partitions, span, told};
 use super::failure::usage;
 use super::format::{Format, Shown, to_json};
 use super::output::Output;
 use super::place::Place;
 
-/// How long to wait for a record before looking whether to stop.
-const POLL: Duration = Duration::from_millis(100);
+/// How long to wait before an engine that is away is tried again.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is stored where a group stands.
+const STORE_EVERY: Duration = Duration::from_secs(1);
 /// Records are printed together up to this many bytes, and whenever no more are there.
 const PRINT_BYTES: usize = 64 << 10;
 
@@ -67,7 +74,7 @@ pub(super) struct ConsumeArgs {
     #[arg(short, long, default_value = "%v\\n", conflicts_with = "json")]
     format: Format,
     #[command(flatten)]
-    cluster: ClusterArgs,
+    engine: EngineArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -98,66 +105,62 @@ With --json, each record is an object on a line; keys and values that are no UTF
 key_base64 and value_base64.";
 
 pub(super) fn run(args: &ConsumeArgs, output: &mut Output) -> anyhow::Result<()> {
-    let stop = stop_on_signals()?;
-    match &args.group {
-        Some(group) => as_member(args, group, &stop, output),
-        None => alone(args, &stop, output),
-    }
-}
-
-/// Set when the user wants it to end: records that were read are printed and the group is left in order.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&stop);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("cannot start the runtime")?;
-    let listen = |kind| {
-        let _inside = runtime.enter();
-        signal(kind).context("cannot listen for signals")
-    };
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+    args.engine.run(async |engine| {
+        let mut stop = stop_on_signals()?;
+        let mut printer = Printer::new(args, output);
+        let reading = async {
+            match &args.group {
+                Some(group) => as_member(args, group, engine, &mut printer, &mut stop).await,
+                None => alone(args, &**engine, &mut printer, &mut stop).await,
             }
-        });
-        told.store(true, Ordering::Relaxed);
-    });
-    Ok(stop)
+        };
+        reading.await?;
+        printer.print()
+    })
 }
 
-/// Prints records and remembers how far.
+/// Turns true when the user wants it to end: records that were read are printed and the group is left in order.
+fn stop_on_signals() -> anyhow::Result<watch::Receiver<bool>> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (tell, told) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tell.send_replace(true);
+        // Whoever looks later sees it too.
+        tell.closed().await;
+    });
+    Ok(told)
+}
+
+/// Prints records, and counts them.
 struct Printer<'a> {
     args: &'a ConsumeArgs,
     output: &'a mut Output,
     buffer: Vec<u8>,
     printed: u64,
-    /// After the last record in the buffer or printed, by partition.
-    next: BTreeMap<i32, i64>,
 }
 
 impl<'a> Printer<'a> {
     fn new(args: &'a ConsumeArgs, output: &'a mut Output) -> Self {
-        Self { args, output, buffer: Vec::new(), printed: 0, next: BTreeMap::new() }
+        Self { args, output, buffer: Vec::new(), printed: 0 }
     }
 
-    fn take(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
-        let shown = Shown::from(message);
+    fn take(&mut self, shown: &Shown<'_>) -> anyhow::Result<()> {
         if self.output.is_json() {
-            serde_json::to_writer(&mut self.buffer, &to_json(&shown))?;
+            serde_json::to_writer(&mut self.buffer, &to_json(shown))?;
             self.buffer.push(b'\n');
         } else {
-            self.args.format.write(&shown, &mut self.buffer);
+            self.args.format.write(shown, &mut self.buffer);
         }
-        self.next.insert(message.partition(), message.offset() + 1);
         self.printed += 1;
+        if self.buffer.len() >= PRINT_BYTES {
+            self.output.bytes(&std::mem::take(&mut self.buffer))?;
+        }
         Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        self.buffer.len() >= PRINT_BYTES
     }
 
     fn is_done(&self) -> bool {
@@ -165,85 +168,146 @@ impl<'a> Printer<'a> {
     }
 
     fn print(&mut self) -> anyhow::Result<()> {
-        self.output.bytes(&self.buffer)?;
-        self.buffer.clear();
+        self.output.bytes(&std::mem::take(&mut self.buffer))?;
         self.output.flush()
     }
 }
 
+/// A partition that is read.
+struct Part {
+    at: TopicPartition,
+    reader: Box<dyn Reader>,
+}
+
+/// What came of a read; the partition is read again unless it is dropped.
+struct Came {
+    part: Part,
+    from: Position,
+    fetched: Fetched,
+}
+
+type Reading = Pin<Box<dyn Future<Output = anyhow::Result<Came>> + Send>>;
+
+impl Part {
+    async fn open(engine: &dyn Engine, at: TopicPartition, from: Position) -> anyhow::Result<Self> {
+        let reader = engine.reader(&at, from).await.told();
+        Ok(Self { reader: reader.with_context(|| format!("cannot read {at}"))?, at })
+    }
+
+    fn read(mut self) -> Reading {
+        Box::pin(async move {
+            loop {
+                let from = self.reader.position();
+                match self.reader.read(ReadLimits::default()).await {
+                    Ok(fetched) => return Ok(Came { part: self, from, fetched }),
+                    // It comes back, or the user ends it.
+                    Err(error @ EngineError::Away { .. }) => {
+                        tracing::warn!("{}: {error}", self.at);
+                        tokio::time::sleep(AWAY_PAUSE).await;
+                    }
+                    // What was to be read is too old meanwhile, or was deleted.
+                    Err(EngineError::OutOfRange { earliest, .. }) if earliest > from => {
+                        tracing::warn!("{}: records before {earliest} are gone", self.at);
+                        self.reader.seek(earliest);
+                    }
+                    Err(error) => {
+                        return Err(told(error)).with_context(|| format!("cannot read {}", self.at));
+                    }
+                }
+            }
+        })
+    }
+}
+
 /// Reads partitions of its own choice.
-fn alone(args: &ConsumeArgs, stop: &AtomicBool, output: &mut Output) -> anyhow::Result<()> {
+async fn alone(
+    args: &ConsumeArgs,
+    engine: &dyn Engine,
+    printer: &mut Printer<'_>,
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let topic = &args.topic;
-    // librdkafka reads partitions only in the name of a group; nothing is ever stored under it.
-    let settings = [("group.id", "anabranch-consume"), ("enable.partition.eof", "true")];
-    let observer = args.cluster.observe(&settings)?;
-    let spans = spans(args, &observer)?;
-    let starts = resolve(&observer, topic, &spans, args.from)?;
-    let ends = match args.to {
-        Some(to) => resolve(&observer, topic, &spans, to)?,
-        None => BTreeMap::new(),
-    };
-    let is_before_end = |partition: i32, offset: i64| ends.get(&partition).is_none_or(|end| offset < *end);
-    let mut open: BTreeSet<i32> =
-        spans.keys().copied().filter(|partition| is_before_end(*partition, starts[partition])).collect();
-    let consumer = &observer.consumer;
-    let mut assignment = TopicPartitionList::new();
-    for partition in &open {
-        assignment.add_partition_offset(topic, *partition, Offset::Offset(starts[partition]))?;
+    let failed = || format!("cannot read topic {topic}");
+    let mut all = partitions(engine, topic).await.with_context(failed)?;
+    if let Some(missing) =
+        args.partitions.iter().find(|number| !all.iter().any(|at| at.partition == **number))
+    {
+        return Err(usage(format!("topic {topic} has no partition {missing}")));
     }
-    consumer.assign(&assignment).context("cannot begin to read")?;
-
-    let mut printer = Printer::new(args, output);
-    while !open.is_empty() && !printer.is_done() && !stop.load(Ordering::Relaxed) {
-        match consumer.poll(if printer.buffer.is_empty() { POLL } else { Duration::ZERO }) {
-            None => printer.print()?,
-            Some(Ok(message)) => {
-                let partition = message.partition();
-                if open.contains(&partition) && is_before_end(partition, message.offset()) {
-                    printer.take(&message)?;
-                }
-                if !is_before_end(partition, message.offset() + 1) && open.remove(&partition) {
-                    pause(consumer, topic, partition)?;
-                }
-            }
-            // Everything that the partition held at the start was read. What was not seen of it is no record: the end of
-            // a transaction, or compacted away.
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                if !is_before_end(partition, spans[&partition].end) {
-                    open.remove(&partition);
-                }
-            }
-            Some(Err(error)) => tolerate(error, topic)?,
-        }
-        if printer.is_full() {
-            printer.print()?;
+    all.retain(|at| args.partitions.is_empty() || args.partitions.contains(&at.partition));
+    let mut ends = BTreeMap::new();
+    let mut readings = FuturesUnordered::new();
+    for at in all {
+        let span = span(engine, &at).await?;
+        let start = resolve(engine, &at, span, args.from).await?;
+        let end = match args.to {
+            Some(to) => resolve(engine, &at, span, to).await?,
+            None => Position(u64::MAX),
+        };
+        if start < end {
+            ends.insert(at.clone(), end);
+            readings.push(Part::open(engine, at, start).await?.read());
         }
     }
-    printer.print()
-}
-
-/// Where the partitions that are to be read begin and end now.
-fn spans(args: &ConsumeArgs, observer: &Observer) -> anyhow::Result<BTreeMap<i32, Span>> {
-    let all = observer.partitions(&args.topic)?;
-    if let Some(missing) = args.partitions.iter().find(|number| !all.contains(number)) {
-        return Err(usage(format!("topic {} has no partition {missing}", args.topic)));
+    while !readings.is_empty() && !printer.is_done() {
+        let Some(came) = next(&mut readings, printer, stop).await? else { return Ok(()) };
+        let Came { part, from, fetched } = came;
+        let end = ends[&part.at];
+        let next = fetched.next;
+        show(&part.at, from, fetched, end, printer)?;
+        if next < end {
+            readings.push(part.read());
+        }
     }
-    let wanted =
-        all.into_iter().filter(|number| args.partitions.is_empty() || args.partitions.contains(number));
-    wanted.map(|partition| Ok((partition, observer.span(&args.topic, partition)?))).collect()
+    Ok(())
 }
 
-fn pause(consumer: &BaseConsumer<LogContext>, topic: &str, partition: i32) -> anyhow::Result<()> {
-    let mut list = TopicPartitionList::new();
-    list.add_partition(topic, partition);
-    consumer.pause(&list).context("cannot pause a partition that was read to its end")
+/// The next that comes; prints what there is before it waits. None when the user wants to end.
+async fn next(
+    readings: &mut FuturesUnordered<Reading>,
+    printer: &mut Printer<'_>,
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<Option<Came>> {
+    if let Some(Some(came)) = readings.next().now_or_never() {
+        return came.map(Some);
+    }
+    printer.print()?;
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => Ok(None),
+        Some(came) = readings.next(), if !readings.is_empty() => came.map(Some),
+    }
+}
+
+/// Takes the records before `end`, as many as are wanted; tells where the one after the last of them is.
+fn show(
+    at: &TopicPartition,
+    from: Position,
+    fetched: Fetched,
+    end: Position,
+    printer: &mut Printer<'_>,
+) -> anyhow::Result<Position> {
+    let records = fetched.block.into_records(from).with_context(|| format!("cannot read {at}"))?;
+    for RecordAt { offset, record } in &records {
+        let position = Position::from(*offset);
+        if position >= end || printer.is_done() {
+            return Ok(position);
+        }
+        printer.take(&Shown { at, position, record })?;
+    }
+    Ok(fetched.next)
 }
 
 /// Reads what a group gives it.
-fn as_member(args: &ConsumeArgs, group: &str, stop: &AtomicBool, output: &mut Output) -> anyhow::Result<()> {
-    let reset = match args.from {
-        Place::Beginning => "earliest",
-        Place::End => "latest",
+async fn as_member(
+    args: &ConsumeArgs,
+    group: &str,
+    engine: &Arc<dyn Engine>,
+    printer: &mut Printer<'_>,
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let begin = match args.from {
+        Place::Beginning => SeamPlace::Earliest,
+        Place::End => SeamPlace::Latest,
         _ => {
             return Err(usage(
                 "a group begins where it stands: with --group, --from is beginning or end, for partitions where it does \
@@ -256,91 +320,144 @@ fn as_member(args: &ConsumeArgs, group: &str, stop: &AtomicBool, output: &mut Ou
         Some(Place::End) => true,
         Some(_) => return Err(usage("with --group, --to can only be end")),
     };
-    let config = args.cluster.config(&[
-        ("group.id", group),
-        ("auto.offset.reset", reset),
-        ("enable.auto.commit", "true"),
-        // Stored when they are printed, not when they are read.
-        ("enable.auto.offset.store", "false"),
-        ("enable.partition.eof", "true"),
-    ])?;
-    let consumer: BaseConsumer<LogContext> = config.create_with_context(LogContext).map_err(client_error)?;
-    consumer.subscribe(&[&args.topic]).with_context(|| format!("cannot subscribe to {}", args.topic))?;
-
-    let mut printer = Printer::new(args, output);
-    let mut at_end = BTreeSet::new();
-    while !printer.is_done() && !stop.load(Ordering::Relaxed) {
-        match consumer.poll(if printer.buffer.is_empty() { POLL } else { Duration::ZERO }) {
-            None => store(&consumer, &mut printer)?,
-            Some(Ok(message)) => {
-                at_end.remove(&message.partition());
-                printer.take(&message)?;
-                if printer.is_full() {
-                    store(&consumer, &mut printer)?;
+    let topic = &args.topic;
+    partitions(&**engine, topic).await.with_context(|| format!("cannot read topic {topic}"))?;
+    let failed = || format!("group {group} cannot go on");
+    let mut member = engine.join(group, std::slice::from_ref(topic)).await.told().with_context(failed)?;
+    let mut member_is_at = Standing::default();
+    let mut readings: FuturesUnordered<Reading> = FuturesUnordered::new();
+    let mut store = tokio::time::interval(STORE_EVERY);
+    let outcome = loop {
+        if printer.is_done() {
+            break Ok(());
+        }
+        // What is there is printed before it waits.
+        if let Some(Some(came)) = readings.next().now_or_never() {
+            match member_is_at.take(came?, printer)? {
+                Some(part) => readings.push(part.read()),
+                None if to_end && member_is_at.is_at_end() => break Ok(()),
+                None => {}
+            }
+            if to_end && member_is_at.is_at_end() {
+                break Ok(());
+            }
+            continue;
+        }
+        printer.print()?;
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break Ok(()),
+            event = member.next_event() => match event {
+                Ok(GroupEvent::Assigned(assigned)) => {
+                    readings.clear();
+                    member_is_at = Standing::default();
+                    for (at, position) in assigned {
+                        let from = match position {
+                            Some(position) => position,
+                            None => engine.locate(&at, begin).await.told()?,
+                        };
+                        member_is_at.0.insert(at.clone(), Stand { next: from, stored: from, is_at_end: false });
+                        readings.push(Part::open(&**engine, at, from).await?.read());
+                    }
+                }
+                Ok(GroupEvent::Revoked(gone)) => {
+                    member_is_at.store(&mut *member).await.with_context(failed)?;
+                    member_is_at.0.retain(|at, _| !gone.contains(at));
+                }
+                Ok(GroupEvent::Lost(gone)) => member_is_at.0.retain(|at, _| !gone.contains(at)),
+                Err(error @ EngineError::Away { .. }) => {
+                    tracing::warn!("{error}");
+                    tokio::time::sleep(AWAY_PAUSE).await;
+                }
+                Err(error) => break Err(told(error)).with_context(failed),
+            },
+            Some(came) = readings.next(), if !readings.is_empty() => {
+                if let Some(part) = member_is_at.take(came?, printer)? {
+                    readings.push(part.read());
+                }
+                if to_end && member_is_at.is_at_end() {
+                    break Ok(());
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                at_end.insert(partition);
-                let assigned = consumer.assignment().context("cannot read the assignment")?;
-                if to_end && assigned.elements().iter().all(|mine| at_end.contains(&mine.partition())) {
-                    break;
-                }
-            }
-            Some(Err(error)) => tolerate(error, &args.topic)?,
+            _ = store.tick() => member_is_at.store(&mut *member).await.with_context(failed)?,
         }
-    }
-    store(&consumer, &mut printer)?;
-    match consumer.commit_consumer_state(CommitMode::Sync) {
-        Ok(()) | Err(KafkaError::ConsumerCommit(rdkafka::types::RDKafkaErrorCode::NoOffset)) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot store where group {group} stands")),
-    }
-}
-
-/// Prints, and then says so: a record that was not printed is read again by whoever comes next.
-fn store(consumer: &BaseConsumer<LogContext>, printer: &mut Printer<'_>) -> anyhow::Result<()> {
-    printer.print()?;
-    for (partition, next) in std::mem::take(&mut printer.next) {
-        // A partition that went to another member in the meantime is that member's business.
-        let stored = consumer.store_offset(&printer.args.topic, partition, next - 1);
-        if let Err(error) = stored {
-            tracing::debug!(partition, %error, "the offset was not stored");
-        }
-    }
-    Ok(())
-}
-
-/// Errors after which librdkafka goes on by itself are told by its log; the others end the command.
-fn tolerate(error: KafkaError, topic: &str) -> anyhow::Result<()> {
-    use rdkafka::types::RDKafkaErrorCode as Code;
-    match error.rdkafka_error_code() {
-        Some(
-            Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve,
-        ) => Ok(()),
-        Some(code @ (Code::UnknownTopicOrPartition | Code::UnknownTopic)) => {
-            Err(code_error(code)).with_context(|| format!("cannot read topic {topic}"))
-        }
-        _ => Err(error).with_context(|| format!("cannot read topic {topic}")),
-    }
-}
-
-/// The offset of a place, in each partition. It is never below what the partition holds.
-fn resolve(
-    observer: &Observer,
-    topic: &str,
-    spans: &BTreeMap<i32, Span>,
-    place: Place,
-) -> anyhow::Result<BTreeMap<i32, i64>> {
-    if let Place::Time(time_ms) = place {
-        let asked: Vec<(String, i32)> =
-            spans.keys().map(|partition| (topic.to_owned(), *partition)).collect();
-        let found = observer.at_time(&asked, time_ms)?;
-        return Ok(found.into_iter().map(|((_, partition), offset)| (partition, offset)).collect());
-    }
-    let offset = |span: &Span| match place {
-        Place::Beginning => span.start,
-        Place::End | Place::Time(_) => span.end,
-        Place::BeforeEnd(records) => span.end.saturating_sub(records).max(span.start),
-        Place::Offset(offset) => offset.max(span.start),
     };
-    Ok(spans.iter().map(|(partition, span)| (*partition, offset(span))).collect())
+    printer.print()?;
+    member_is_at
+        .store(&mut *member)
+        .await
+        .with_context(|| format!("cannot store where group {group} stands"))?;
+    member.leave().await.told().with_context(failed)?;
+    outcome
+}
+
+/// How far a member has printed.
+#[derive(Default)]
+struct Standing(BTreeMap<TopicPartition, Stand>);
+
+struct Stand {
+    next: Position,
+    stored: Position,
+    is_at_end: bool,
+}
+
+impl Standing {
+    /// Takes records; gives back the partition if it is still the member's.
+    fn take(&mut self, came: Came, printer: &mut Printer<'_>) -> anyhow::Result<Option<Part>> {
+        let Came { part, from, fetched } = came;
+        let Some(stand) = self.0.get_mut(&part.at) else { return Ok(None) };
+        // Another assignment has brought it back elsewhere.
+        if from < stand.next {
+            return Ok(None);
+        }
+        stand.is_at_end = fetched.next >= fetched.latest;
+        stand.next = show(&part.at, from, fetched, Position(u64::MAX), printer)?;
+        Ok(Some(part))
+    }
+
+    fn is_at_end(&self) -> bool {
+        !self.0.is_empty() && self.0.values().all(|stand| stand.is_at_end)
+    }
+
+    /// Stores what was printed: a record that was not is read again by whoever comes next.
+    async fn store(&mut self, member: &mut dyn GroupMember) -> anyhow::Result<()> {
+        let news = self.0.iter().filter(|(_, stand)| stand.next > stand.stored);
+        let positions: Vec<_> = news.map(|(at, stand)| (at.clone(), stand.next)).collect();
+        if positions.is_empty() {
+            return Ok(());
+        }
+        match member.commit(&positions).await {
+            Ok(()) => {
+                for stand in self.0.values_mut() {
+                    stand.stored = stand.next;
+                }
+                Ok(())
+            }
+            // A partition that went to another member in the meantime is that member's business; and what is not stored now
+            // is stored with the next.
+            Err(error @ (EngineError::Fenced { .. } | EngineError::Away { .. } | EngineError::Failed(_))) => {
+                tracing::debug!(%error, "where the group stands was not stored");
+                Ok(())
+            }
+            Err(error) => Err(told(error)),
+        }
+    }
+}
+
+/// The position of a place. It is never below what the partition holds.
+async fn resolve(
+    engine: &dyn Engine,
+    at: &TopicPartition,
+    span: Span,
+    place: Place,
+) -> anyhow::Result<Position> {
+    Ok(match place {
+        Place::Beginning => span.start,
+        Place::End => span.end,
+        Place::BeforeEnd(records) => Position(span.end.0.saturating_sub(records)).max(span.start),
+        Place::Offset(offset) => Position(offset).max(span.start),
+        Place::Time(ms) => {
+            let found = engine.locate(at, SeamPlace::AtTime(ms)).await.told();
+            found.with_context(|| format!("cannot look up a time in {at}"))?
+        }
+    })
 }

@@ -1,12 +1,11 @@
 //! `anabranch engine`
 
-use anabranch::engine::{self, Capability, Description, OpenError, Support};
-use anabranch_broker::BrokerError;
+use anabranch::engine::{Capability, Description, Support};
 use anyhow::Context;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::failure::{Advise, usage};
+use super::client::{open, start_logging};
 use super::output::Output;
 use super::{Column, grouped};
 
@@ -33,7 +32,7 @@ struct DescribeArgs {
 
 pub(super) fn run(args: &EngineArgs, output: &mut Output) -> anyhow::Result<()> {
     let EngineCommand::Describe(DescribeArgs { url }) = &args.command;
-    super::client::start_logging();
+    start_logging();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let description = runtime.block_on(async {
         let engine = open(url).await?;
@@ -46,19 +45,6 @@ pub(super) fn run(args: &EngineArgs, output: &mut Output) -> anyhow::Result<()> 
         false => show(&description, output)?,
     }
     output.flush()
-}
-
-/// Opens the engine that a user has named.
-async fn open(url: &str) -> anyhow::Result<std::sync::Arc<dyn engine::Engine>> {
-    match engine::open(url, &[]).await {
-        Ok(engine) => Ok(engine),
-        Err(error @ OpenError::Address { .. }) => Err(usage(error.to_string())),
-        Err(error @ OpenError::Broker(BrokerError::Open(_))) => {
-            let advice = "A directory has one owner at a time: while `anabranch serve` has it, ask that one, by kafka://HOST:PORT.";
-            Err::<_, OpenError>(error).context("cannot open the embedded engine").advise(advice)
-        }
-        Err(error) => Err(error).context("cannot open the engine"),
-    }
 }
 
 fn show(description: &Description, output: &mut Output) -> anyhow::Result<()> {

@@ -1,11 +1,13 @@
 //! How `consume` prints a record: a format string in the manner of kcat's, or JSON.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
+use anabranch::engine::Position;
+use anabranch_core::TopicPartition;
+use anabranch_core::batch::{NO_TIMESTAMP, Record};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, Headers, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::place::time_text;
@@ -13,29 +15,22 @@ use super::place::time_text;
 /// What is printed of a record.
 #[derive(Debug)]
 pub(super) struct Shown<'a> {
-    pub(super) topic: &'a str,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-    pub(super) timestamp: Timestamp,
-    pub(super) key: Option<&'a [u8]>,
-    pub(super) value: Option<&'a [u8]>,
-    pub(super) headers: Vec<(&'a str, Option<&'a [u8]>)>,
+    pub(super) at: &'a TopicPartition,
+    pub(super) position: Position,
+    pub(super) record: &'a Record,
 }
 
-impl<'a> From<&'a BorrowedMessage<'a>> for Shown<'a> {
-    fn from(message: &'a BorrowedMessage<'a>) -> Self {
-        let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key, header.value)).collect()
-        });
-        Self {
-            topic: message.topic(),
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp: message.timestamp(),
-            key: message.key(),
-            value: message.payload(),
-            headers,
-        }
+impl Shown<'_> {
+    /// Milliseconds since the Unix epoch, if the record has a time.
+    fn timestamp_ms(&self) -> Option<i64> {
+        (self.record.timestamp_ms != NO_TIMESTAMP).then_some(self.record.timestamp_ms)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (Cow<'_, str>, Option<&[u8]>)> {
+        self.record
+            .headers
+            .iter()
+            .map(|header| (String::from_utf8_lossy(&header.key), header.value.as_deref()))
     }
 }
 
@@ -102,7 +97,8 @@ fn escape(rest: &mut std::str::Chars<'_>) -> Result<u8, String> {
 
 impl Format {
     /// Appends the record as it is to be printed. A key or value that is null prints nothing, and its length as -1.
-    pub(super) fn write(&self, record: &Shown<'_>, into: &mut Vec<u8>) {
+    pub(super) fn write(&self, shown: &Shown<'_>, into: &mut Vec<u8>) {
+        let record = shown.record;
         let len = |bytes: Option<&[u8]>| bytes.map_or("-1".to_owned(), |bytes| bytes.len().to_string());
         for part in &self.0 {
             let field = match part {
@@ -113,17 +109,17 @@ impl Format {
                 Part::Field(field) => field,
             };
             match field {
-                'k' => into.extend_from_slice(record.key.unwrap_or_default()),
-                'v' | 's' => into.extend_from_slice(record.value.unwrap_or_default()),
-                't' => into.extend_from_slice(record.topic.as_bytes()),
-                'p' => into.extend_from_slice(record.partition.to_string().as_bytes()),
-                'o' => into.extend_from_slice(record.offset.to_string().as_bytes()),
+                'k' => into.extend_from_slice(record.key.as_deref().unwrap_or_default()),
+                'v' | 's' => into.extend_from_slice(record.value.as_deref().unwrap_or_default()),
+                't' => into.extend_from_slice(shown.at.topic.as_bytes()),
+                'p' => into.extend_from_slice(shown.at.partition.to_string().as_bytes()),
+                'o' => into.extend_from_slice(shown.position.to_string().as_bytes()),
                 'T' => {
-                    into.extend_from_slice(record.timestamp.to_millis().unwrap_or(-1).to_string().as_bytes());
+                    into.extend_from_slice(shown.timestamp_ms().unwrap_or(-1).to_string().as_bytes());
                 }
-                'K' => into.extend_from_slice(len(record.key).as_bytes()),
-                'S' => into.extend_from_slice(len(record.value).as_bytes()),
-                'h' => write_headers(record, into),
+                'K' => into.extend_from_slice(len(record.key.as_deref()).as_bytes()),
+                'S' => into.extend_from_slice(len(record.value.as_deref()).as_bytes()),
+                'h' => write_headers(shown, into),
                 _ => unreachable!("a format has only fields that there are"),
             }
         }
@@ -131,8 +127,8 @@ impl Format {
 }
 
 /// `name=value,name=value`, as kcat has it.
-fn write_headers(record: &Shown<'_>, into: &mut Vec<u8>) {
-    for (index, (name, value)) in record.headers.iter().enumerate() {
+fn write_headers(shown: &Shown<'_>, into: &mut Vec<u8>) {
+    for (index, (name, value)) in shown.headers().enumerate() {
         if index > 0 {
             into.push(b',');
         }
@@ -143,25 +139,20 @@ fn write_headers(record: &Shown<'_>, into: &mut Vec<u8>) {
 }
 
 /// The record as JSON. Bytes that are no UTF-8 text stand under `key_base64`, `value_base64` instead.
-pub(super) fn to_json(record: &Shown<'_>) -> Value {
+pub(super) fn to_json(shown: &Shown<'_>) -> Value {
     let mut object = Map::new();
-    object.insert("topic".to_owned(), json!(record.topic));
-    object.insert("partition".to_owned(), json!(record.partition));
-    object.insert("offset".to_owned(), json!(record.offset));
-    let (ms, kind) = match record.timestamp {
-        Timestamp::NotAvailable => (None, None),
-        Timestamp::CreateTime(ms) => (Some(ms), Some("CreateTime")),
-        Timestamp::LogAppendTime(ms) => (Some(ms), Some("LogAppendTime")),
-    };
+    object.insert("topic".to_owned(), json!(shown.at.topic));
+    object.insert("partition".to_owned(), json!(shown.at.partition));
+    object.insert("offset".to_owned(), json!(shown.position.0));
+    let ms = shown.timestamp_ms();
     object.insert("timestamp_ms".to_owned(), json!(ms));
     object.insert("timestamp".to_owned(), json!(ms.map(time_text)));
-    object.insert("timestamp_type".to_owned(), json!(kind));
-    insert_bytes(&mut object, "key", record.key);
-    insert_bytes(&mut object, "value", record.value);
-    let headers = record.headers.iter().map(|(name, value)| {
+    insert_bytes(&mut object, "key", shown.record.key.as_deref());
+    insert_bytes(&mut object, "value", shown.record.value.as_deref());
+    let headers = shown.headers().map(|(name, value)| {
         let mut header = Map::new();
         header.insert("key".to_owned(), json!(name));
-        insert_bytes(&mut header, "value", *value);
+        insert_bytes(&mut header, "value", value);
         Value::Object(header)
     });
     object.insert("headers".to_owned(), headers.collect());
@@ -180,25 +171,31 @@ pub(super) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: O
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::batch::Header;
+
     use super::*;
 
-    fn shown() -> Shown<'static> {
-        Shown {
-            topic: "orders",
-            partition: 2,
-            offset: 7,
-            timestamp: Timestamp::CreateTime(1_357_016_400_000),
-            key: Some(b"o-1"),
+    fn record() -> Record {
+        let header = |value: Option<&'static [u8]>| Header { key: "a".into(), value: value.map(Into::into) };
+        Record {
+            key: Some("o-1".into()),
             value: None,
-            headers: vec![("a", Some(b"1")), ("a", None)],
+            headers: vec![header(Some(b"1")), header(None)],
+            timestamp_ms: 1_357_016_400_000,
         }
+    }
+
+    fn with_shown<T>(record: &Record, then: impl FnOnce(&Shown<'_>) -> T) -> T {
+        let at = TopicPartition::new("orders", 2);
+        then(&Shown { at: &at, position: Position(7), record })
     }
 
     #[test]
     fn formats_print_what_they_say() {
         let print = |format: &str| {
             let mut into = Vec::new();
-            format.parse::<Format>().unwrap().write(&shown(), &mut into);
+            let format: Format = format.parse().unwrap();
+            with_shown(&record(), |shown| format.write(shown, &mut into));
             into
         };
         assert_eq!(print(r"%t %p %o %k|%v|%s %K %S\n"), b"orders 2 7 o-1|| 3 -1\n");
@@ -224,15 +221,16 @@ mod tests {
     #[test]
     fn json_has_everything_and_bytes_that_are_no_text_in_base64() {
         assert_eq!(
-            to_json(&shown()),
+            with_shown(&record(), to_json),
             json!({
                 "topic": "orders", "partition": 2, "offset": 7,
                 "timestamp_ms": 1_357_016_400_000_i64, "timestamp": "2013-01-01T05:00:00.000Z",
-                "timestamp_type": "CreateTime", "key": "o-1", "value": null,
+                "key": "o-1", "value": null,
                 "headers": [{ "key": "a", "value": "1" }, { "key": "a", "value": null }],
             })
         );
-        let binary = to_json(&Shown { value: Some(&[0xff, 0]), ..shown() });
+        let binary = Record { value: Some(vec![0xff, 0].into()), ..record() };
+        let binary = with_shown(&binary, to_json);
         assert_eq!(binary["value_base64"], "/wA=");
         assert!(binary.get("value").is_none());
     }

@@ -1,8 +1,7 @@
 //! The command line: one file per command, and what they share.
 //!
 //! * `serve`, `check`, `dump` and `demo` work on a data directory;
-//! * `topic`, `produce`, `consume` and `group` are clients of any Kafka (`client`), by librdkafka;
-//! * `engine` opens any engine, by its address;
+//! * `topic`, `produce`, `consume`, `group` and `engine` work on any engine, by its address (`client`);
 //! * `completions` and `man` describe the command line itself.
 //!
 //! Data goes to standard output (`output`), everything else to standard error, and failures say what failed, on what,
@@ -66,7 +65,8 @@ Exit codes:
   2  it was not tried: the command line, the settings file or the environment says something wrong
 
 Environment:
-  ANABRANCH_BOOTSTRAP  the broker of the client commands
+  ANABRANCH_ENGINE     where the topics are, as --engine
+  ANABRANCH_BOOTSTRAP  a Kafka's brokers, as --bootstrap
   ANABRANCH_...        the options of `serve`; see `anabranch serve --help`
   RUST_LOG             what is logged to standard error, such as `debug` or `anabranch_log=trace`
   NO_COLOR             no colours, even on a terminal";

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 pub(super) enum Place {
     Beginning,
     End,
-    Offset(i64),
+    Offset(u64),
     /// So many records before the end.
-    BeforeEnd(i64),
+    BeforeEnd(u64),
     /// The first record that is at least as late, milliseconds since the Unix epoch.
     Time(i64),
 }
@@ -20,7 +20,7 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |digits: &str| digits.parse::<i64>().ok().filter(|number| *number >= 0);
+        let number = |digits: &str| digits.parse::<u64>().ok();
         match text {
             "beginning" => Ok(Self::Beginning),
             "end" => Ok(Self::End),

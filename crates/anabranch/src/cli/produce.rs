@@ -5,26 +5,32 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use anabranch::engine::{AppendOptions, Capability, Durability, Engine, EngineError, Payload};
+use anabranch_core::batch::{BatchBuilder, Compression, Header, Record};
+use anabranch_core::{TopicPartition, partition_of};
 use anyhow::Context;
+use bytes::Bytes;
 use clap::ValueEnum;
-use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
 
-use super::client::{ClusterArgs, LogContext, client_error};
+use super::client::{EngineArgs, Told, told};
 use super::failure::usage;
 use super::output::{Output, counted};
 
-/// The longest line that is read: more than any broker takes, less than would exhaust the memory.
+/// The longest line that is read: more than any engine takes, less than would exhaust the memory.
 const LINE_BYTES_MAX: usize = 128 << 20;
-/// How long to wait for the last acknowledgements; librdkafka gives each record up after `message.timeout.ms` itself.
-const FLUSH_MAX: Duration = Duration::from_secs(330);
+/// Lines that were read and are not appended yet.
+const LINES_MAX: usize = 4096;
+/// What is appended to a partition at once, where an append is whole or not at all.
+const APPEND_RECORDS_MAX: usize = 500;
+const APPEND_BYTES_MAX: usize = 256 << 10;
+/// Appends that wait for their acknowledgement.
+const APPENDS_MAX: usize = 2000;
 /// How many failures are told one by one.
 const TOLD_MAX: u64 = 10;
 
@@ -64,16 +70,16 @@ pub(super) struct ProduceArgs {
     partition: Option<i32>,
     /// How batches are compressed
     #[arg(short = 'z', long, value_name = "CODEC", default_value = "none", help_heading = "Delivery")]
-    compression: Compression,
-    /// What is waited for: nothing, the broker's memory of it, or that it survives power loss
+    compression: Codec,
+    /// What is waited for: the engine's memory of it, or as much as it can promise
     #[arg(long, value_name = "ACKS", default_value = "all", help_heading = "Delivery")]
     acks: Acks,
     #[command(flatten)]
-    cluster: ClusterArgs,
+    engine: EngineArgs,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Compression {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Codec {
     None,
     Gzip,
     Snappy,
@@ -83,8 +89,6 @@ enum Compression {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Acks {
-    #[value(name = "0")]
-    Zero,
     #[value(name = "1")]
     One,
     All,
@@ -92,43 +96,37 @@ enum Acks {
 
 pub(super) fn run(args: &ProduceArgs, output: &mut Output) -> anyhow::Result<ExitCode> {
     let template = Template::of(args)?;
-    let mut input = open(args)?;
-    let producer = producer(args)?;
-    let started = Instant::now();
-    let mut line = Vec::new();
-    let mut number = 0;
-    while read_line(input.as_mut(), &mut line).with_context(|| format!("cannot read line {}", number + 1))? {
-        number += 1;
-        match template.key_and_value(&line) {
-            Some((key, value)) => send(&producer, args, &template, key, value, number)?,
-            None => producer.context().failed(&format_args!("line {number}: it has no key delimiter")),
-        }
-        producer.poll(Duration::ZERO);
-    }
-    producer.flush(FLUSH_MAX).context("cannot wait for the last acknowledgements")?;
-    tell(producer.context(), started.elapsed(), args, output)
-}
-
-fn producer(args: &ProduceArgs) -> anyhow::Result<BaseProducer<Deliveries>> {
-    let (acks, idempotence) = match args.acks {
-        Acks::Zero => ("0", "false"),
-        Acks::One => ("1", "false"),
-        // A retry after a lost answer must not write twice.
-        Acks::All => ("all", "true"),
-    };
+    let input = open(args)?;
     let codec = args.compression.to_possible_value().expect("no codec is skipped");
-    let config = args.cluster.config(&[
-        ("acks", acks),
-        ("enable.idempotence", idempotence),
-        ("compression.codec", codec.get_name()),
-        // As Java's clients choose partitions, so that both agree.
-        ("partitioner", "murmur2_random"),
-        ("linger.ms", "5"),
-    ])?;
-    config.create_with_context(Deliveries::default()).map_err(client_error)
+    args.engine.run_with(&[("compression.type", codec.get_name())], async |engine| {
+        let started = Instant::now();
+        let (lines, read) = mpsc::channel(LINES_MAX);
+        // Input blocks, and cannot be told to stop.
+        let reader = std::thread::spawn(move || read_lines(input, &lines));
+        let mut outcome = Outcome::default();
+        Producer::new(args, &**engine, &template).await?.all(read, &mut outcome).await?;
+        reader.join().map_err(|_| anyhow::anyhow!("the reader of the input has died"))??;
+        outcome.tell(started, args, output)
+    })
 }
 
-fn open(args: &ProduceArgs) -> anyhow::Result<Box<dyn BufRead>> {
+/// Sends lines on their way, numbered from 1.
+fn read_lines(
+    mut input: Box<dyn BufRead + Send>,
+    lines: &mpsc::Sender<(u64, Vec<u8>)>,
+) -> anyhow::Result<()> {
+    for number in 1.. {
+        let mut line = Vec::new();
+        if !read_line(input.as_mut(), &mut line).with_context(|| format!("cannot read line {number}"))?
+            || lines.blocking_send((number, line)).is_err()
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn open(args: &ProduceArgs) -> anyhow::Result<Box<dyn BufRead + Send>> {
     Ok(match &args.file {
         Some(path) => {
             let file = File::open(path)
@@ -139,7 +137,7 @@ fn open(args: &ProduceArgs) -> anyhow::Result<Box<dyn BufRead>> {
             if io::stdin().is_terminal() {
                 eprintln!("Every line becomes a record of {}; Ctrl-D ends.", args.topic);
             }
-            Box::new(io::stdin().lock())
+            Box::new(BufReader::new(io::stdin()))
         }
     })
 }
@@ -151,26 +149,26 @@ type KeyAndValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 struct Template {
     key_delimiter: Option<Vec<u8>>,
     key: Option<Vec<u8>>,
-    headers: Option<OwnedHeaders>,
+    headers: Vec<Header>,
     null_empty: bool,
 }
 
 impl Template {
     fn of(args: &ProduceArgs) -> anyhow::Result<Self> {
-        let mut headers = OwnedHeaders::new();
-        for pair in &args.headers {
-            let Some((key, value)) = pair.split_once('=') else {
-                return Err(usage(format!("--header {pair}: it is not NAME=VALUE")));
-            };
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
+        let header = |pair: &String| match pair.split_once('=') {
+            Some((name, value)) => Ok(Header {
+                key: Bytes::copy_from_slice(name.as_bytes()),
+                value: Some(Bytes::copy_from_slice(value.as_bytes())),
+            }),
+            None => Err(usage(format!("--header {pair}: it is not NAME=VALUE"))),
+        };
         if args.key_delimiter.as_deref() == Some("") {
             return Err(usage("--key-delimiter is empty"));
         }
         Ok(Self {
             key_delimiter: args.key_delimiter.as_ref().map(|text| text.clone().into_bytes()),
             key: args.key.as_ref().map(|text| text.clone().into_bytes()),
-            headers: (!args.headers.is_empty()).then_some(headers),
+            headers: args.headers.iter().map(header).collect::<anyhow::Result<_>>()?,
             null_empty: args.null_empty,
         })
     }
@@ -186,6 +184,16 @@ impl Template {
         };
         let keep = |bytes: &&[u8]| !(self.null_empty && bytes.is_empty());
         Some((key.filter(keep), Some(value).filter(keep)))
+    }
+
+    fn record(&self, line: &[u8]) -> Option<Record> {
+        let (key, value) = self.key_and_value(line)?;
+        Some(Record {
+            key: key.map(Bytes::copy_from_slice),
+            value: value.map(Bytes::copy_from_slice),
+            headers: self.headers.clone(),
+            timestamp_ms: Timestamp::now().as_millisecond(),
+        })
     }
 }
 
@@ -205,102 +213,223 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     }
 }
 
-/// Queues one record, waiting while the queue is full.
-fn send(
-    producer: &BaseProducer<Deliveries>,
-    args: &ProduceArgs,
-    template: &Template,
-    key: Option<&[u8]>,
-    value: Option<&[u8]>,
-    number: u64,
-) -> anyhow::Result<()> {
-    let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&args.topic);
-    record.key = key;
-    record.payload = value;
-    record.partition = args.partition;
-    record.headers = template.headers.clone();
-    loop {
-        match producer.send(record) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                record = back;
-                producer.poll(Duration::from_millis(100));
-            }
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
-                producer.context().failed(&format_args!(
-                    "line {number}: it is larger than -X message.max.bytes allows (1,000,000 unless given)"
-                ));
-                return Ok(());
-            }
-            Err((error, _)) => return Err(error).with_context(|| format!("cannot send line {number}")),
-        }
-    }
-}
-
-fn tell(
-    deliveries: &Deliveries,
-    elapsed: Duration,
-    args: &ProduceArgs,
-    output: &mut Output,
-) -> anyhow::Result<ExitCode> {
-    let sent = deliveries.acknowledged.load(Ordering::Relaxed);
-    let failed = deliveries.failed.load(Ordering::Relaxed);
-    let seconds = elapsed.as_secs_f64();
-    if output.is_json() {
-        let topic = &args.topic;
-        output.json(
-            &serde_json::json!({ "topic": topic, "acknowledged": sent, "failed": failed, "seconds": seconds }),
-        )?;
-    } else {
-        // Without acknowledgements, "sent" is all that can be said.
-        let verb = if args.acks == Acks::Zero { "sent" } else { "acknowledged" };
-        let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-        output.line(format!("{} {verb}{failures} in {seconds:.1} s", counted(sent, "record")))?;
-    }
-    output.flush()?;
-    Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Counts what became of records.
+/// What becomes of records.
 #[derive(Debug, Default)]
-struct Deliveries {
-    acknowledged: AtomicU64,
-    failed: AtomicU64,
-    /// The last failure that was told. Protects it only; a failure that repeats is told once.
-    last: Mutex<String>,
+struct Outcome {
+    acknowledged: u64,
+    failed: u64,
+    /// The last failure that was told; one that repeats is told once.
+    last: String,
 }
 
-impl Deliveries {
-    fn failed(&self, why: &dyn Display) {
+impl Outcome {
+    fn failed(&mut self, why: &dyn Display) {
         let why = why.to_string();
-        let mut last = self.last.lock();
-        if self.failed.fetch_add(1, Ordering::Relaxed) < TOLD_MAX && *last != why {
+        if self.failed < TOLD_MAX && self.last != why {
             eprintln!("not written: {why}");
-            *last = why;
+            self.last = why;
         }
+        self.failed += 1;
+    }
+
+    fn tell(&self, started: Instant, args: &ProduceArgs, output: &mut Output) -> anyhow::Result<ExitCode> {
+        let Self { acknowledged, failed, .. } = *self;
+        let seconds = started.elapsed().as_secs_f64();
+        if output.is_json() {
+            output.json(&serde_json::json!({
+                "topic": args.topic, "acknowledged": acknowledged, "failed": failed, "seconds": seconds,
+            }))?;
+        } else {
+            let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+            output.line(format!(
+                "{} acknowledged{failures} in {seconds:.1} s",
+                counted(acknowledged, "record")
+            ))?;
+        }
+        output.flush()?;
+        Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        LogContext.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        LogContext.error(error, reason);
-    }
+/// Records of one partition that are appended together, and the lines that they come from.
+#[derive(Default)]
+struct Chunk {
+    records: Vec<Record>,
+    lines: Vec<u64>,
+    bytes: usize,
 }
 
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+/// A chunk that is under way, and what came of it.
+struct Under {
+    at: TopicPartition,
+    chunk: Chunk,
+    outcome: Result<(), EngineError>,
+}
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        match result {
-            Ok(_) => {
-                self.acknowledged.fetch_add(1, Ordering::Relaxed);
+/// Appends records, many at once.
+struct Producer<'a> {
+    args: &'a ProduceArgs,
+    engine: &'a dyn Engine,
+    template: &'a Template,
+    partitions: i32,
+    /// Where records without a key go; the next chunk goes to the next.
+    keyless: i32,
+    /// Together only where nothing of an append is stored when one of its records is refused.
+    records_max: usize,
+    compression: Compression,
+}
+
+impl<'a> Producer<'a> {
+    async fn new(
+        args: &'a ProduceArgs,
+        engine: &'a dyn Engine,
+        template: &'a Template,
+    ) -> anyhow::Result<Self> {
+        let topic = &args.topic;
+        let failed = || format!("cannot write to topic {topic}");
+        let partitions = engine.partition_count(topic).await;
+        let partitions = partitions.told().with_context(failed)?;
+        if let Some(missing) = args.partition.filter(|partition| *partition >= partitions) {
+            return Err(usage(format!("topic {topic} has no partition {missing}")));
+        }
+        let has = |capability| engine.description().has(capability);
+        // Elsewhere the engine's own client compresses, or nobody can.
+        let compression = match args.compression {
+            _ if !has(Capability::VerbatimBatches) => Compression::None,
+            Codec::None => Compression::None,
+            Codec::Gzip => Compression::Gzip,
+            Codec::Snappy => Compression::Snappy,
+            Codec::Lz4 => Compression::Lz4,
+            Codec::Zstd => Compression::Zstd,
+        };
+        let name = engine.description().engine;
+        if args.compression != Codec::None && !has(Capability::VerbatimBatches) && name != "kafka" {
+            return Err(usage(format!(
+                "--compression: {name} stores records as they are (embedded and kafka can compress them)"
+            )));
+        }
+        let records_max = if has(Capability::AtomicAppend) { APPEND_RECORDS_MAX } else { 1 };
+        let records_max = records_max.min(engine.description().limits.append_records_max as usize);
+        Ok(Self { args, engine, template, partitions, keyless: 0, records_max, compression })
+    }
+
+    /// Appends every line, and waits for what becomes of it.
+    async fn all(
+        mut self,
+        mut lines: mpsc::Receiver<(u64, Vec<u8>)>,
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<()> {
+        let mut under_way = FuturesOrdered::new();
+        let mut ready = Vec::new();
+        loop {
+            let is_full = under_way.len() >= APPENDS_MAX;
+            tokio::select! {
+                // Appends go on while lines are awaited.
+                Some(under) = under_way.next(), if !under_way.is_empty() => {
+                    self.settle(under, outcome).await?;
+                }
+                count = lines.recv_many(&mut ready, LINES_MAX), if !is_full => {
+                    if count == 0 {
+                        break;
+                    }
+                    for (at, chunk) in self.chunks(&mut ready, outcome) {
+                        under_way.push_back(self.append(at, chunk));
+                    }
+                }
             }
-            Err((error, _)) => self.failed(error),
         }
+        while let Some(under) = under_way.next().await {
+            self.settle(under, outcome).await?;
+        }
+        Ok(())
+    }
+
+    /// The lines as records, together as far as they go together; those of one partition in their order.
+    fn chunks(
+        &mut self,
+        lines: &mut Vec<(u64, Vec<u8>)>,
+        outcome: &mut Outcome,
+    ) -> Vec<(TopicPartition, Chunk)> {
+        let mut whole = Vec::new();
+        let mut open: std::collections::BTreeMap<i32, Chunk> = std::collections::BTreeMap::new();
+        let named = |partition| TopicPartition::new(&self.args.topic, partition);
+        self.keyless = (self.keyless + 1) % self.partitions;
+        for (number, line) in lines.drain(..) {
+            let Some(record) = self.template.record(&line) else {
+                outcome.failed(&format_args!("line {number}: it has no key delimiter"));
+                continue;
+            };
+            let by_key = || record.key.as_deref().map(|key| partition_of(key, self.partitions));
+            let partition = self.args.partition.or_else(by_key).unwrap_or(self.keyless);
+            let chunk = open.entry(partition).or_default();
+            chunk.bytes += record.size_bytes();
+            chunk.records.push(record);
+            chunk.lines.push(number);
+            if chunk.records.len() >= self.records_max || chunk.bytes >= APPEND_BYTES_MAX {
+                whole.push((named(partition), std::mem::take(chunk)));
+            }
+        }
+        let rest = open.into_iter().filter(|(_, chunk)| !chunk.records.is_empty());
+        whole.extend(rest.map(|(partition, chunk)| (named(partition), chunk)));
+        whole
+    }
+
+    /// It is called in the order in which the records are to be stored.
+    fn append(&self, at: TopicPartition, chunk: Chunk) -> impl Future<Output = Under> + use<'a> {
+        let (engine, compression) = (self.engine, self.compression);
+        let durability = match self.args.acks {
+            Acks::One => Durability::Written,
+            Acks::All => Durability::Durable,
+        };
+        async move {
+            let append = async {
+                let what = match compression {
+                    Compression::None => Payload::Records(chunk.records.clone()),
+                    codec => {
+                        let mut batch = BatchBuilder::new(codec);
+                        chunk.records.iter().for_each(|record| {
+                            batch.push(record);
+                        });
+                        Payload::Batch(batch.build()?)
+                    }
+                };
+                engine.append(&at, what, AppendOptions::new(durability)).await
+            };
+            let outcome = append.await.map(drop);
+            Under { at, chunk, outcome }
+        }
+    }
+
+    /// Of records that were refused together each is tried by itself, to tell whose fault it was.
+    async fn settle(&self, under: Under, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let Under { at, chunk, outcome: appended } = under;
+        let count = chunk.records.len() as u64;
+        match appended {
+            Ok(()) => outcome.acknowledged += count,
+            Err(EngineError::TooLarge { .. } | EngineError::Refused { .. } | EngineError::Batch(_))
+                if count > 1 =>
+            {
+                for (record, line) in chunk.records.into_iter().zip(chunk.lines) {
+                    let bytes = record.size_bytes();
+                    let alone = Chunk { records: vec![record], lines: vec![line], bytes };
+                    let under = self.append(at.clone(), alone).await;
+                    Box::pin(self.settle(under, outcome)).await?;
+                }
+            }
+            // Nobody else would fare better.
+            Err(
+                error @ (EngineError::NotFound(_) | EngineError::Closed | EngineError::Unauthorised { .. }),
+            ) => {
+                return Err(told(error)).with_context(|| format!("cannot write to topic {}", at.topic));
+            }
+            Err(error) => {
+                let error = told(error);
+                for line in chunk.lines {
+                    outcome.failed(&format_args!("line {line}: {error}"));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -313,7 +442,7 @@ mod tests {
         let template = |delimiter: Option<&str>, null_empty| Template {
             key_delimiter: delimiter.map(|text| text.as_bytes().to_vec()),
             key: delimiter.is_none().then(|| b"fixed".to_vec()),
-            headers: None,
+            headers: Vec::new(),
             null_empty,
         };
         let check = |template: &Template, line: &str, expected: Option<KeyAndValue<'_>>| {

@@ -64,6 +64,14 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
     outcome(command.output().unwrap())
 }
 
+/// Runs `command` to its end with something on standard input.
+pub(crate) fn feed(command: &mut Command, input: &str) -> Outcome {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    outcome(child.wait_with_output().unwrap())
+}
+
 fn outcome(output: Output) -> Outcome {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -106,15 +114,7 @@ impl Server {
 
     /// The same with something on standard input.
     pub(crate) fn client_with_input(&self, args: &[&str], input: &str) -> Outcome {
-        let mut child = self
-            .client_command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        outcome(child.wait_with_output().unwrap())
+        feed(&mut self.client_command(args), input)
     }
 
     /// A client command that is still to be run.

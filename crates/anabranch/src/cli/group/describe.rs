@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anabranch::engine::{Engine, Position};
+use anabranch_core::TopicPartition;
+use anabranch_core::engine::GroupInfo;
+use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::found::{self, DEAD, Group};
-use super::{no_such_group, of_group};
-use crate::cli::client::{ClusterArgs, Offsets};
+use super::{find, no_such_group};
+use crate::cli::client::{Told, span};
 use crate::cli::output::{Column, Output, counted, grouped};
 
 /// Tell where a group stands, how far behind it is, and who reads what
@@ -18,66 +21,60 @@ pub(super) struct DescribeArgs {
 
 /// One partition of a group.
 struct Row {
-    topic: String,
-    partition: i32,
-    committed: Option<i64>,
-    end: i64,
+    at: TopicPartition,
+    committed: Option<Position>,
+    end: Position,
     /// Its reader's client id and host.
     member: Option<(String, String)>,
 }
 
 impl Row {
     /// How many offsets lie between where the group stands and the end; unknown while it stands nowhere.
-    fn lag(&self) -> Option<i64> {
-        self.committed.map(|committed| (self.end - committed).max(0))
+    fn lag(&self) -> Option<u64> {
+        self.committed.map(|committed| self.end.0.saturating_sub(committed.0))
     }
 }
 
-pub(super) fn run(args: &DescribeArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
+pub(super) async fn run(args: &DescribeArgs, engine: &dyn Engine, output: &mut Output) -> anyhow::Result<()> {
     let group = &args.group;
-    let observer = cluster.observe(&of_group(group))?;
-    let found = found::groups(&observer, cluster, Some(group))?;
-    let info = found.iter().find(|info| info.name == *group);
-    let committed = observer.committed(&observer.all_partitions()?)?;
-    let Some(info) = info.filter(|info| info.state != DEAD || !committed.is_empty()) else {
-        return Err(no_such_group(group));
-    };
-    let mut rows = rows(info, &committed);
-    for row in &mut rows {
-        row.end = observer.span(&row.topic, row.partition)?.end;
-    }
-    if output.is_json() { output.json(&to_json(info, &rows)) } else { print(info, &rows, output) }
+    let info = find(engine, group).await?.ok_or_else(|| no_such_group(group))?;
+    let stands = engine.admin().group_positions(group).await.told();
+    let stands = stands.with_context(|| format!("cannot read where group {group} stands"))?;
+    let rows = rows(engine, &info, stands.into_iter().collect()).await?;
+    if output.is_json() { output.json(&to_json(&info, &rows)) } else { print(&info, &rows, output) }
 }
 
-fn rows(info: &Group, committed: &Offsets) -> Vec<Row> {
+async fn rows(
+    engine: &dyn Engine,
+    info: &GroupInfo,
+    stands: BTreeMap<TopicPartition, Position>,
+) -> anyhow::Result<Vec<Row>> {
     let mut readers = BTreeMap::new();
     for member in &info.members {
-        for partition in &member.assigned {
-            readers.insert(partition.clone(), (member.client_id.clone(), member.client_host.clone()));
+        for at in &member.partitions {
+            readers.insert(at.clone(), (member.client.clone(), member.host.clone()));
         }
     }
-    let partitions: BTreeSet<_> = readers.keys().chain(committed.keys()).cloned().collect();
-    let row = |partition: (String, i32)| Row {
-        committed: committed.get(&partition).copied(),
-        member: readers.get(&partition).cloned(),
-        topic: partition.0,
-        partition: partition.1,
-        end: 0,
-    };
-    partitions.into_iter().map(row).collect()
+    let partitions: BTreeSet<_> = readers.keys().chain(stands.keys()).cloned().collect();
+    let mut rows = Vec::new();
+    for at in partitions {
+        let end = span(engine, &at).await?.end;
+        rows.push(Row { committed: stands.get(&at).copied(), member: readers.get(&at).cloned(), end, at });
+    }
+    Ok(rows)
 }
 
-fn total_lag(rows: &[Row]) -> i64 {
+fn total_lag(rows: &[Row]) -> u64 {
     rows.iter().filter_map(Row::lag).sum()
 }
 
-fn to_json(info: &Group, rows: &[Row]) -> Value {
+fn to_json(info: &GroupInfo, rows: &[Row]) -> Value {
     let partitions = rows.iter().map(|row| {
         json!({
-            "topic": row.topic,
-            "partition": row.partition,
-            "committed_offset": row.committed,
-            "end_offset": row.end,
+            "topic": row.at.topic,
+            "partition": row.at.partition,
+            "committed_offset": row.committed.map(|position| position.0),
+            "end_offset": row.end.0,
             "lag": row.lag(),
             "client_id": row.member.as_ref().map(|(client, _)| client),
             "host": row.member.as_ref().map(|(_, host)| host),
@@ -87,14 +84,14 @@ fn to_json(info: &Group, rows: &[Row]) -> Value {
         "group": info.name,
         "state": info.state,
         "type": info.kind,
-        "protocol": info.protocol,
+        "protocol": info.assignor,
         "members": info.members.len(),
         "lag": total_lag(rows),
         "partitions": partitions.collect::<Vec<_>>(),
     })
 }
 
-fn print(info: &Group, rows: &[Row], output: &mut Output) -> anyhow::Result<()> {
+fn print(info: &GroupInfo, rows: &[Row], output: &mut Output) -> anyhow::Result<()> {
     use Column::{Number, Text};
     output.line(format!(
         "{}: {}, {}, {}, lag {}{}",
@@ -117,13 +114,13 @@ fn print(info: &Group, rows: &[Row], output: &mut Output) -> anyhow::Result<()> 
         Text("CLIENT"),
         Text("HOST"),
     ];
-    let or_dash = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let or_dash = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let rows = rows.iter().map(|row| {
         let (client, host) = row.member.clone().unwrap_or_else(|| ("-".to_owned(), "-".to_owned()));
         vec![
-            row.topic.clone(),
-            row.partition.to_string(),
-            or_dash(row.committed),
+            row.at.topic.clone(),
+            row.at.partition.to_string(),
+            or_dash(row.committed.map(|position| position.0)),
             row.end.to_string(),
             or_dash(row.lag()),
             client,

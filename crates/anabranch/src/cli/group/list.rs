@@ -1,17 +1,18 @@
 //! `anabranch group list`
 
+use anabranch::engine::Engine;
+use anyhow::Context;
 use serde_json::json;
 
-use super::found;
-use crate::cli::client::ClusterArgs;
+use crate::cli::client::Told;
 use crate::cli::output::{Column, Output};
 
 /// List groups
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {}
 
-pub(super) fn run(_: &ListArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
-    let groups = found::groups(&cluster.observe(&[])?, cluster, None)?;
+pub(super) async fn run(_: &ListArgs, engine: &dyn Engine, output: &mut Output) -> anyhow::Result<()> {
+    let groups = engine.admin().groups().await.told().context("cannot list the groups")?;
     if output.is_json() {
         let groups = groups.iter().map(|group| {
             json!({
@@ -26,7 +27,7 @@ pub(super) fn run(_: &ListArgs, cluster: &ClusterArgs, output: &mut Output) -> a
     }
     let rows = groups.into_iter().map(|group| {
         let members = group.members.len().to_string();
-        vec![group.name, group.state, group.kind.to_owned(), group.protocol_type, members]
+        vec![group.name, group.state, group.kind, group.protocol_type, members]
     });
     // As Kafka's own kafka-groups has them.
     let columns = [

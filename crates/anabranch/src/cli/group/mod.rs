@@ -2,18 +2,15 @@
 
 mod delete;
 mod describe;
-mod found;
 mod list;
-mod member;
 mod reset_offsets;
 
+use anabranch::engine::Engine;
+use anabranch_core::engine::GroupInfo;
 use anyhow::{Context, anyhow};
 use clap::Subcommand;
-use rdkafka::TopicPartitionList;
-use rdkafka::consumer::Consumer;
-use rdkafka::groups::GroupList;
 
-use super::client::{ClusterArgs, Observer, Offsets, REQUEST_MAX};
+use super::client::{EngineArgs, Told};
 use super::failure::advised;
 use super::output::Output;
 
@@ -22,7 +19,7 @@ use super::output::Output;
 #[command(arg_required_else_help = true, subcommand_required = true)]
 pub(super) struct GroupArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    engine: EngineArgs,
     #[command(subcommand)]
     command: GroupCommand,
 }
@@ -36,57 +33,21 @@ enum GroupCommand {
 }
 
 pub(super) fn run(args: &GroupArgs, output: &mut Output) -> anyhow::Result<()> {
-    let cluster = &args.cluster;
-    match &args.command {
-        GroupCommand::List(args) => list::run(args, cluster, output)?,
-        GroupCommand::Describe(args) => describe::run(args, cluster, output)?,
-        GroupCommand::ResetOffsets(args) => reset_offsets::run(args, cluster, output)?,
-        GroupCommand::Delete(args) => delete::run(args, cluster, output)?,
-    }
-    output.flush()
+    args.engine.run(async |engine| {
+        let engine = &**engine;
+        match &args.command {
+            GroupCommand::List(args) => list::run(args, engine, output).await?,
+            GroupCommand::Describe(args) => describe::run(args, engine, output).await?,
+            GroupCommand::ResetOffsets(args) => reset_offsets::run(args, engine, output).await?,
+            GroupCommand::Delete(args) => delete::run(args, engine, output).await?,
+        }
+        output.flush()
+    })
 }
 
-impl Observer {
-    /// All groups, or one; an unknown group is not in the list.
-    fn groups(&self, group: Option<&str>) -> anyhow::Result<GroupList> {
-        self.consumer
-            .client()
-            .fetch_group_list(group, REQUEST_MAX)
-            .context("cannot read the cluster's groups")
-    }
-
-    /// Every partition of the cluster's topics.
-    fn all_partitions(&self) -> anyhow::Result<Vec<(String, i32)>> {
-        let metadata = self.metadata(None)?;
-        let topics = metadata.topics().iter();
-        let partitions = topics.flat_map(|topic| {
-            topic.partitions().iter().map(|partition| (topic.name().to_owned(), partition.id()))
-        });
-        Ok(partitions.collect())
-    }
-
-    /// Where the group of this observer stands, in those of `partitions` where it does.
-    fn committed(&self, partitions: &[(String, i32)]) -> anyhow::Result<Offsets> {
-        let mut asked = TopicPartitionList::new();
-        for (topic, partition) in partitions {
-            asked.add_partition(topic, *partition);
-        }
-        let found = self.consumer.committed_offsets(asked, REQUEST_MAX);
-        let found = found.context("cannot read where the group stands")?;
-        let mut offsets = Offsets::new();
-        for element in found.elements() {
-            element.error().with_context(|| format!("{}-{}", element.topic(), element.partition()))?;
-            if let rdkafka::Offset::Offset(offset) = element.offset() {
-                offsets.insert((element.topic().to_owned(), element.partition()), offset);
-            }
-        }
-        Ok(offsets)
-    }
-}
-
-/// A cluster's settings for a client that speaks for a group.
-fn of_group(group: &str) -> [(&'static str, &str); 1] {
-    [("group.id", group)]
+/// The group, if there is one.
+async fn find(engine: &dyn Engine, name: &str) -> anyhow::Result<Option<GroupInfo>> {
+    engine.admin().group(name).await.told().with_context(|| format!("cannot look at group {name}"))
 }
 
 fn no_such_group(group: &str) -> anyhow::Error {

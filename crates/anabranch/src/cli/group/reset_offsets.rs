@@ -1,14 +1,16 @@
 //! `anabranch group reset-offsets`
 
+use std::collections::BTreeMap;
+
+use anabranch::engine::{Engine, GroupPositions, Position};
+use anabranch_core::TopicPartition;
+use anabranch_core::engine::Place;
 use anyhow::{Context, anyhow};
 use jiff::{SignedDuration, Span as Period, Timestamp};
-use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{CommitMode, Consumer};
 use serde_json::json;
 
-use super::found;
-use super::of_group;
-use crate::cli::client::{ClusterArgs, Observer, Offsets};
+use super::find;
+use crate::cli::client::{Span, Told, partitions, span};
 use crate::cli::failure::{Advise, usage};
 use crate::cli::output::{Column, Output, counted};
 use crate::cli::place::parse_time;
@@ -50,7 +52,7 @@ pub(super) struct ResetArgs {
     to_latest: bool,
     /// To this offset
     #[arg(long, value_name = "OFFSET", group = "where", help_heading = "Where to")]
-    to_offset: Option<i64>,
+    to_offset: Option<u64>,
     /// So many records on, or back when negative
     #[arg(
         long,
@@ -87,17 +89,14 @@ fn parse_duration(text: &str) -> Result<SignedDuration, String> {
 
 /// Where a partition's group stands, and where it is to.
 struct Move {
-    topic: String,
-    partition: i32,
-    from: Option<i64>,
-    to: i64,
+    at: TopicPartition,
+    from: Option<Position>,
+    to: Position,
 }
 
-pub(super) fn run(args: &ResetArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
+pub(super) async fn run(args: &ResetArgs, engine: &dyn Engine, output: &mut Output) -> anyhow::Result<()> {
     let group = &args.name;
-    let observer = cluster.observe(&of_group(group))?;
-    let found = found::groups(&observer, cluster, Some(group))?;
-    if let Some(busy) = found.iter().find(|info| info.name == *group && !info.members.is_empty()) {
+    if let Some(busy) = find(engine, group).await?.filter(|info| !info.members.is_empty()) {
         return Err(anyhow!(
             "group {group} is {} and has {}",
             busy.state,
@@ -105,23 +104,20 @@ pub(super) fn run(args: &ResetArgs, cluster: &ClusterArgs, output: &mut Output) 
         ))
         .advise("Stop them first: they would not notice, and overwrite it.");
     }
-    let moves = plan(args, &observer)?;
+    let moves = plan(args, engine).await?;
     if args.execute {
-        let mut offsets = TopicPartitionList::new();
-        for planned in &moves {
-            let to = rdkafka::Offset::Offset(planned.to);
-            offsets.add_partition_offset(&planned.topic, planned.partition, to)?;
-        }
-        let committed = observer.consumer.commit(&offsets, CommitMode::Sync);
-        committed.with_context(|| format!("cannot move group {group}"))?;
+        let positions = moves.iter().map(|planned| (planned.at.clone(), planned.to)).collect();
+        let to = GroupPositions { group: group.clone(), positions };
+        let moved = engine.admin().set_group_positions(&to).await;
+        moved.told().with_context(|| format!("cannot move group {group}"))?;
     }
     if output.is_json() {
         let moves = moves.iter().map(|planned| {
             json!({
-                "topic": planned.topic,
-                "partition": planned.partition,
-                "from_offset": planned.from,
-                "to_offset": planned.to,
+                "topic": planned.at.topic,
+                "partition": planned.at.partition,
+                "from_offset": planned.from.map(|from| from.0),
+                "to_offset": planned.to.0,
             })
         });
         let moves: Vec<_> = moves.collect();
@@ -129,9 +125,9 @@ pub(super) fn run(args: &ResetArgs, cluster: &ClusterArgs, output: &mut Output) 
     }
     let columns =
         [Column::Text("TOPIC"), Column::Number("PARTITION"), Column::Number("FROM"), Column::Number("TO")];
-    let rows = moves.iter().map(|planned| {
-        let from = planned.from.map_or_else(|| "-".to_owned(), |from| from.to_string());
-        vec![planned.topic.clone(), planned.partition.to_string(), from, planned.to.to_string()]
+    let rows = moves.iter().map(|Move { at, from, to }| {
+        let from = from.map_or_else(|| "-".to_owned(), |from| from.to_string());
+        vec![at.topic.clone(), at.partition.to_string(), from, to.to_string()]
     });
     output.table(&columns, rows.collect())?;
     match args.execute {
@@ -140,70 +136,72 @@ pub(super) fn run(args: &ResetArgs, cluster: &ClusterArgs, output: &mut Output) 
     }
 }
 
-fn plan(args: &ResetArgs, observer: &Observer) -> anyhow::Result<Vec<Move>> {
-    let partitions = match args.all_topics {
-        true => observer.committed(&observer.all_partitions()?)?.into_keys().collect(),
-        false => partitions(args, observer)?,
+async fn plan(args: &ResetArgs, engine: &dyn Engine) -> anyhow::Result<Vec<Move>> {
+    let group = &args.name;
+    let stands = engine.admin().group_positions(group).await.told();
+    let stands = stands.with_context(|| format!("cannot read where group {group} stands"))?;
+    let stands: BTreeMap<TopicPartition, Position> = stands.into_iter().collect();
+    let asked = match args.all_topics {
+        true => stands.keys().cloned().collect(),
+        false => named(args, engine).await?,
     };
-    if partitions.is_empty() {
-        return Err(anyhow!("group {} stands nowhere", args.name)).advise("Name what to move with --topic.");
+    if asked.is_empty() {
+        return Err(anyhow!("group {group} stands nowhere")).advise("Name what to move with --topic.");
     }
-    let committed = observer.committed(&partitions)?;
     let now_ms = Timestamp::now().as_millisecond();
     let ago = |duration: SignedDuration| {
         now_ms.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
     };
-    let by_time: Option<Offsets> = match args.to_datetime.or(args.by_duration.map(ago)) {
-        Some(time_ms) => Some(observer.at_time(&partitions, time_ms)?),
-        None => None,
-    };
+    let time_ms = args.to_datetime.or(args.by_duration.map(ago));
     let mut moves = Vec::new();
-    for (topic, partition) in partitions {
-        let span = observer.span(&topic, partition)?;
-        let key = (topic, partition);
-        let from = committed.get(&key).copied();
-        let to = match (&by_time, args.to_offset, args.shift_by) {
-            (Some(found), _, _) => found.get(&key).copied().unwrap_or(span.end),
-            (_, Some(offset), _) => offset,
-            (_, _, Some(records)) => {
-                let stands = from.with_context(|| {
-                    format!("cannot shift {}-{partition}: group {} does not stand there", key.0, args.name)
-                })?;
-                stands.saturating_add(records)
+    for at in asked {
+        let Span { start, end } = span(engine, &at).await?;
+        let from = stands.get(&at).copied();
+        let to = match (time_ms, args.to_offset, args.shift_by) {
+            (Some(ms), _, _) => {
+                let found = engine.locate(&at, Place::AtTime(ms)).await.told();
+                found.with_context(|| format!("cannot look up {at}"))?
             }
-            _ if args.to_earliest => span.start,
-            _ => span.end,
+            (_, Some(offset), _) => Position(offset),
+            (_, _, Some(records)) => {
+                let stands =
+                    from.with_context(|| format!("cannot shift {at}: group {group} does not stand there"))?;
+                Position(stands.0.saturating_add_signed(records))
+            }
+            _ if args.to_earliest => start,
+            _ => end,
         };
-        moves.push(Move { topic: key.0, partition, from, to: to.clamp(span.start, span.end) });
+        moves.push(Move { at, from, to: to.clamp(start, end) });
     }
     Ok(moves)
 }
 
 /// What `--topic` names.
-fn partitions(args: &ResetArgs, observer: &Observer) -> anyhow::Result<Vec<(String, i32)>> {
-    let mut partitions = Vec::new();
-    for named in &args.topics {
-        let (topic, numbers) = match named.split_once(':') {
-            None => (named.as_str(), None),
+async fn named(args: &ResetArgs, engine: &dyn Engine) -> anyhow::Result<Vec<TopicPartition>> {
+    let mut named = Vec::new();
+    for text in &args.topics {
+        let (topic, numbers) = match text.split_once(':') {
+            None => (text.as_str(), None),
             Some((topic, numbers)) => (topic, Some(numbers)),
         };
-        let all = observer.partitions(topic)?;
+        let all = partitions(engine, topic).await?;
         let Some(numbers) = numbers else {
-            partitions.extend(all.into_iter().map(|number| (topic.to_owned(), number)));
+            named.extend(all);
             continue;
         };
         for number in numbers.split(',') {
-            match number.trim().parse() {
-                Ok(number) if all.contains(&number) => partitions.push((topic.to_owned(), number)),
-                _ => {
-                    return Err(usage(format!("--topic {named}: topic {topic} has no partition {number:?}")));
+            let found = number.trim().parse().ok().map(|number| TopicPartition::new(topic, number));
+            match found.filter(|at| all.contains(at)) {
+                Some(at) => named.push(at),
+                None => {
+                    return Err(usage(format!("--topic {text}: topic {topic} has no partition {number:?}")));
                 }
             }
         }
     }
-    partitions.sort();
-    partitions.dedup();
-    Ok(partitions)
+    named.sort();
+    named.dedup();
+    Ok(named)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! `anabranch topic create`
 
-use anyhow::Context;
-use rdkafka::admin::{NewTopic, TopicReplication};
-use rdkafka::types::RDKafkaErrorCode;
+use anabranch::engine::{Engine, EngineError, Ensured, TopicSpec};
+use anyhow::anyhow;
 
 use super::settings;
-use crate::cli::client::{ClusterArgs, code_error};
+use crate::cli::client::told;
+use crate::cli::failure::advised;
 use crate::cli::output::Output;
 
 /// Create a topic
@@ -18,10 +18,10 @@ Examples:
 pub(super) struct CreateArgs {
     /// Its name: letters, digits, '.', '_' and '-'
     topic: String,
-    /// How many partitions [default: the cluster's num.partitions]
+    /// How many partitions [default: the engine's, such as Kafka's num.partitions]
     #[arg(short, long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
-    /// How many copies [default: the cluster's]
+    /// How many copies [default: the engine's]
     #[arg(short, long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(1..))]
     replication: Option<i32>,
     /// A setting, by Kafka's name; may be given many times
@@ -32,35 +32,29 @@ pub(super) struct CreateArgs {
     if_missing: bool,
 }
 
-pub(super) fn run(args: &CreateArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
-    /// Kafka's way to say "the default".
-    const DEFAULT: i32 = -1;
+pub(super) async fn run(args: &CreateArgs, engine: &dyn Engine, output: &mut Output) -> anyhow::Result<()> {
     let topic = &args.topic;
-    let replication = TopicReplication::Fixed(args.replication.unwrap_or(DEFAULT));
-    let mut new = NewTopic::new(topic, args.partitions.unwrap_or(DEFAULT), replication);
-    new.config = settings::pairs(&args.configs)?;
-    let admin = cluster.admin()?;
-    let failed = || format!("cannot create topic {topic}");
-    let results = admin
-        .ask(async |client, options| client.create_topics([&new], options).await)
-        .with_context(failed)?;
-    let mut created = true;
-    for result in results {
-        match result {
-            Ok(_) => {}
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) if args.if_missing => created = false,
-            Err((_, code)) => {
-                let error = code_error(code);
-                let error = match code {
-                    RDKafkaErrorCode::InvalidConfig => {
-                        settings::explain(error, new.config.iter().map(|(name, _)| *name))
-                    }
-                    _ => error,
-                };
-                return Err(error.context(failed()));
-            }
-        }
+    let configs = settings::pairs(&args.configs)?;
+    let partitions = args.partitions.unwrap_or(engine.description().partitions_default);
+    let mut spec = TopicSpec::new(topic, partitions);
+    spec.replicas = args.replication;
+    for (name, value) in &configs {
+        spec = spec.config(*name, *value);
     }
+    let failed = || format!("cannot create topic {topic}");
+    let created = match engine.ensure_topic(&spec).await {
+        Ok(Ensured::Created) => true,
+        Ok(Ensured::Existed) | Err(EngineError::Different { .. }) if args.if_missing => false,
+        Ok(Ensured::Existed) | Err(EngineError::Different { .. }) => {
+            let advice = "`anabranch topic create --if-missing` is content with that; `anabranch topic alter` changes it.";
+            return Err(advised(anyhow!("there is one of that name"), advice).context(failed()));
+        }
+        Err(error @ EngineError::Refused { .. }) => {
+            let error = settings::explain(told(error), configs.iter().map(|(name, _)| *name));
+            return Err(error.context(failed()));
+        }
+        Err(error) => return Err(told(error).context(failed())),
+    };
     if output.is_json() {
         output.json(&serde_json::json!({ "topic": topic, "created": created }))
     } else {

@@ -1,8 +1,9 @@
 //! `anabranch topic delete`
 
+use anabranch::engine::Engine;
 use anyhow::Context;
 
-use crate::cli::client::{ClusterArgs, each_topic};
+use crate::cli::client::Told;
 use crate::cli::output::Output;
 
 /// Delete topics with all their records
@@ -13,11 +14,10 @@ pub(super) struct DeleteArgs {
     topics: Vec<String>,
 }
 
-pub(super) fn run(args: &DeleteArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
-    let admin = cluster.admin()?;
+pub(super) async fn run(args: &DeleteArgs, engine: &dyn Engine, output: &mut Output) -> anyhow::Result<()> {
     for topic in &args.topics {
-        let results = admin.ask(async |client, options| client.delete_topics(&[topic], options).await);
-        results.and_then(each_topic).with_context(|| format!("cannot delete topic {topic}"))?;
+        let deleted = engine.admin().delete_topic(topic).await;
+        deleted.told().with_context(|| format!("cannot delete topic {topic}"))?;
         if output.is_json() {
             output.json(&serde_json::json!({ "topic": topic, "deleted": true }))?;
         } else {

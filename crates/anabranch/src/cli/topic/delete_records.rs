@@ -1,9 +1,9 @@
 //! `anabranch topic delete-records`
 
-use anyhow::{Context, anyhow};
-use rdkafka::{Offset, TopicPartitionList};
+use anabranch::engine::{Engine, Position};
+use anyhow::Context;
 
-use crate::cli::client::ClusterArgs;
+use crate::cli::client::{Told, partitions, span};
 use crate::cli::failure::usage;
 use crate::cli::output::Output;
 
@@ -30,55 +30,42 @@ pub(super) struct DeleteRecordsArgs {
 /// Up to where.
 #[derive(Debug, Clone, Copy)]
 enum Before {
-    Offset(i64),
+    Offset(u64),
     End,
 }
 
 fn before(text: &str) -> Result<Before, String> {
     match text.parse() {
-        Ok(offset @ 0..) => Ok(Before::Offset(offset)),
+        Ok(offset) => Ok(Before::Offset(offset)),
         _ if text == "end" => Ok(Before::End),
         _ => Err("it must be an offset, or end".to_owned()),
     }
 }
 
-pub(super) fn run(
+pub(super) async fn run(
     args: &DeleteRecordsArgs,
-    cluster: &ClusterArgs,
+    engine: &dyn Engine,
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let topic = &args.topic;
-    let there = cluster.observe(&[])?.partitions(topic)?;
-    let partitions = match args.partition {
-        None => there,
-        Some(partition) if there.contains(&partition) => vec![partition],
-        Some(partition) => return Err(usage(format!("topic {topic} has no partition {partition}"))),
-    };
-    let offset = match args.before {
-        Before::Offset(offset) => Offset::Offset(offset),
-        Before::End => Offset::End,
-    };
-    let mut asked = TopicPartitionList::new();
-    for partition in &partitions {
-        asked.add_partition_offset(topic, *partition, offset)?;
-    }
-    let admin = cluster.admin()?;
     let failed = || format!("cannot delete records of topic {topic}");
-    let deleted = admin.ask(async |client, options| client.delete_records(&asked, options).await);
-    let deleted = deleted.with_context(failed)?;
-    for partition in deleted.elements() {
-        partition
-            .error()
-            .map_err(|error| anyhow!("partition {}: {error}", partition.partition()))
-            .with_context(failed)?;
-        let start = match partition.offset() {
-            Offset::Offset(start) => start,
-            other => return Err(anyhow!("the broker answered {other:?}")),
+    let mut asked = partitions(engine, topic).await.with_context(failed)?;
+    if let Some(partition) = args.partition {
+        asked.retain(|at| at.partition == partition);
+        if asked.is_empty() {
+            return Err(usage(format!("topic {topic} has no partition {partition}")));
+        }
+    }
+    for at in asked {
+        let before = match args.before {
+            Before::Offset(position) => Position(position),
+            Before::End => span(engine, &at).await?.end,
         };
-        let number = partition.partition();
+        let start = engine.trim(&at, before).await.told().with_context(failed)?;
+        let number = at.partition;
         if output.is_json() {
             output
-                .json(&serde_json::json!({ "topic": topic, "partition": number, "start_offset": start }))?;
+                .json(&serde_json::json!({ "topic": topic, "partition": number, "start_offset": start.0 }))?;
         } else {
             output.line(format!("partition {number} of {topic} starts at {start}"))?;
         }

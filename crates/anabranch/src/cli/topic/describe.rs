@@ -1,11 +1,12 @@
 //! `anabranch topic describe`
 
+use anabranch::engine::Engine;
+use anabranch_core::TopicPartition;
+use anabranch_core::engine::{PartitionInfo, TopicConfig};
 use anyhow::Context;
-use rdkafka::admin::ConfigEntry;
 use serde_json::{Value, json};
 
-use super::settings::{self, is_default};
-use crate::cli::client::{ClusterArgs, Observer, Span, code_error};
+use crate::cli::client::{Span, Told, span};
 use crate::cli::output::{Column, Output, counted, grouped};
 
 /// Tell a topic's partitions, offsets and settings
@@ -26,23 +27,19 @@ pub(super) struct DescribeArgs {
 /// What there is to tell of a partition.
 struct Partition {
     number: i32,
-    leader: i32,
-    replicas: Vec<i32>,
-    in_sync: Vec<i32>,
+    stored: PartitionInfo,
     span: Span,
 }
 
-pub(super) fn run(args: &DescribeArgs, cluster: &ClusterArgs, output: &mut Output) -> anyhow::Result<()> {
-    let observer = cluster.observe(&[])?;
-    let admin = cluster.admin()?;
-    let mut told = Vec::new();
+pub(super) async fn run(args: &DescribeArgs, engine: &dyn Engine, output: &mut Output) -> anyhow::Result<()> {
+    let mut all = Vec::new();
     for (index, topic) in args.topics.iter().enumerate() {
         let failed = || format!("cannot describe topic {topic}");
-        let partitions = partitions(&observer, topic).with_context(failed)?;
-        let mut settings = settings::describe(&admin, topic).with_context(failed)?;
-        settings.retain(|entry| args.all_settings || !is_default(entry));
+        let partitions = partitions(engine, topic).await.with_context(failed)?;
+        let mut settings = engine.admin().topic_configs(topic).await.told().with_context(failed)?;
+        settings.retain(|config| args.all_settings || config.is_own);
         if output.is_json() {
-            told.push(to_json(topic, &partitions, &settings));
+            all.push(to_json(topic, &partitions, &settings));
         } else {
             if index > 0 {
                 output.line("")?;
@@ -50,44 +47,39 @@ pub(super) fn run(args: &DescribeArgs, cluster: &ClusterArgs, output: &mut Outpu
             print(topic, &partitions, &settings, output)?;
         }
     }
-    if output.is_json() { output.json(&told) } else { Ok(()) }
+    if output.is_json() { output.json(&all) } else { Ok(()) }
 }
 
-fn partitions(observer: &Observer, topic: &str) -> anyhow::Result<Vec<Partition>> {
-    let metadata = observer.metadata(Some(topic))?;
+async fn partitions(engine: &dyn Engine, topic: &str) -> anyhow::Result<Vec<Partition>> {
     let mut partitions = Vec::new();
-    for found in metadata.topics() {
-        if let Some(error) = found.error() {
-            return Err(code_error(error.into()));
-        }
-        for partition in found.partitions() {
-            partitions.push(Partition {
-                number: partition.id(),
-                leader: partition.leader(),
-                replicas: partition.replicas().to_vec(),
-                in_sync: partition.isr().to_vec(),
-                span: observer.span(topic, partition.id())?,
-            });
-        }
+    let found = engine.admin().topic(topic).await.told()?;
+    for (number, stored) in (0..).zip(found.partitions) {
+        let span = span(engine, &TopicPartition::new(topic, number)).await?;
+        partitions.push(Partition { number, stored, span });
     }
-    partitions.sort_by_key(|partition| partition.number);
     Ok(partitions)
 }
 
-fn to_json(topic: &str, partitions: &[Partition], settings: &[ConfigEntry]) -> Value {
-    let partitions = partitions.iter().map(|partition| {
+/// Kafka's nodes are numbers.
+fn node(name: &str) -> Value {
+    name.parse::<i64>().map_or_else(|_| json!(name), |number| json!(number))
+}
+
+fn to_json(topic: &str, partitions: &[Partition], settings: &[TopicConfig]) -> Value {
+    let nodes = |names: &[String]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
+    let partitions = partitions.iter().map(|Partition { number, stored, span }| {
         json!({
-            "partition": partition.number,
-            "leader": partition.leader,
-            "replicas": partition.replicas,
-            "in_sync": partition.in_sync,
-            "start_offset": partition.span.start,
-            "end_offset": partition.span.end,
+            "partition": number,
+            "leader": stored.leader.as_deref().map(node),
+            "replicas": nodes(&stored.replicas),
+            "in_sync": nodes(&stored.in_sync),
+            "start_offset": span.start.0,
+            "end_offset": span.end.0,
         })
     });
     let settings = settings
         .iter()
-        .map(|entry| json!({ "name": entry.name, "value": entry.value, "default": is_default(entry) }));
+        .map(|config| json!({ "name": config.name, "value": config.value, "default": !config.is_own }));
     json!({
         "topic": topic,
         "partitions": partitions.collect::<Vec<_>>(),
@@ -98,11 +90,11 @@ fn to_json(topic: &str, partitions: &[Partition], settings: &[ConfigEntry]) -> V
 fn print(
     topic: &str,
     partitions: &[Partition],
-    settings: &[ConfigEntry],
+    settings: &[TopicConfig],
     output: &mut Output,
 ) -> anyhow::Result<()> {
     use Column::{Number, Text};
-    let offsets: i64 = partitions.iter().map(|partition| partition.span.end - partition.span.start).sum();
+    let offsets: u64 = partitions.iter().map(|partition| partition.span.end.0 - partition.span.start.0).sum();
     output.line(format!(
         "{topic}: {}, {} offsets",
         counted(partitions.len() as u64, "partition"),
@@ -116,23 +108,22 @@ fn print(
         Number("START"),
         Number("END"),
     ];
-    let list = |nodes: &[i32]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let rows = partitions.iter().map(|partition| {
+    let rows = partitions.iter().map(|Partition { number, stored, span }| {
         vec![
-            partition.number.to_string(),
-            partition.leader.to_string(),
-            list(&partition.replicas),
-            list(&partition.in_sync),
-            partition.span.start.to_string(),
-            partition.span.end.to_string(),
+            number.to_string(),
+            stored.leader.clone().unwrap_or_else(|| "none".to_owned()),
+            stored.replicas.join(","),
+            stored.in_sync.join(","),
+            span.start.to_string(),
+            span.end.to_string(),
         ]
     });
     output.table(&columns, rows.collect())?;
     if !settings.is_empty() {
         output.line("")?;
-        let rows = settings.iter().map(|entry| {
-            let from = if is_default(entry) { "default" } else { "topic" };
-            vec![entry.name.clone(), entry.value.clone().unwrap_or_default(), from.to_owned()]
+        let rows = settings.iter().map(|config| {
+            let from = if config.is_own { "topic" } else { "default" };
+            vec![config.name.clone(), config.value.clone().unwrap_or_default(), from.to_owned()]
         });
         output.table(&[Text("SETTING"), Text("VALUE"), Text("FROM")], rows.collect())?;
     }

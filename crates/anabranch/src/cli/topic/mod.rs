@@ -10,7 +10,7 @@ mod settings;
 
 use clap::Subcommand;
 
-use super::client::ClusterArgs;
+use super::client::EngineArgs;
 use super::output::Output;
 
 /// Create, list, describe, change and delete topics
@@ -18,7 +18,7 @@ use super::output::Output;
 #[command(arg_required_else_help = true, subcommand_required = true)]
 pub(super) struct TopicArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    engine: EngineArgs,
     #[command(subcommand)]
     command: TopicCommand,
 }
@@ -34,14 +34,16 @@ enum TopicCommand {
 }
 
 pub(super) fn run(args: &TopicArgs, output: &mut Output) -> anyhow::Result<()> {
-    let cluster = &args.cluster;
-    match &args.command {
-        TopicCommand::Create(args) => create::run(args, cluster, output)?,
-        TopicCommand::List(args) => list::run(args, cluster, output)?,
-        TopicCommand::Describe(args) => describe::run(args, cluster, output)?,
-        TopicCommand::Alter(args) => alter::run(args, cluster, output)?,
-        TopicCommand::Delete(args) => delete::run(args, cluster, output)?,
-        TopicCommand::DeleteRecords(args) => delete_records::run(args, cluster, output)?,
-    }
-    output.flush()
+    args.engine.run(async |engine| {
+        let engine = &**engine;
+        match &args.command {
+            TopicCommand::Create(args) => create::run(args, engine, output).await?,
+            TopicCommand::List(args) => list::run(args, engine, output).await?,
+            TopicCommand::Describe(args) => describe::run(args, engine, output).await?,
+            TopicCommand::Alter(args) => alter::run(args, engine, output).await?,
+            TopicCommand::Delete(args) => delete::run(args, engine, output).await?,
+            TopicCommand::DeleteRecords(args) => delete_records::run(args, engine, output).await?,
+        }
+        output.flush()
+    })
 }
