@@ -88,3 +88,15 @@ pub async fn open(url: &str, needs: &[Capability]) -> Result<Arc<dyn Engine>, Op
         _ => Err(wrong("it must be embedded:DIR, or begin with kafka:// or nats://".to_owned())),
     }
 }
+
+/// What each engine of this program is where it is set up for all that it can do.
+#[must_use]
+pub fn at_best() -> Vec<Description> {
+    vec![
+        Broker::at_best(),
+        #[cfg(feature = "kafka")]
+        KafkaEngine::at_best(),
+        #[cfg(feature = "nats")]
+        NatsEngine::at_best(),
+    ]
+}

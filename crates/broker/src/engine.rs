@@ -253,6 +253,12 @@ impl engine::TransactionalProducer for TransactionalProducer {
 }
 
 impl Broker {
+    /// What the engine is with its default settings, which leave nothing to be wished for that it can do.
+    #[must_use]
+    pub fn at_best() -> Description {
+        describe("", &BrokerConfig::default())
+    }
+
     fn partition_of(&self, at: &TopicPartition) -> Result<Partition, EngineError> {
         self.partition(at).ok_or_else(|| EngineError::NotFound(at.clone()))
     }

@@ -13,9 +13,7 @@ use anabranch_core::{Offset, TopicPartition};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
-use rdkafka::admin::{
-    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::watch;
@@ -83,8 +81,9 @@ impl KafkaEngine {
         let admin: AdminClient<Watch> =
             settings.client().create_with_context(watch.clone()).map_err(refused)?;
         let client = Arc::new(client);
-        let description = describe(&settings, &client, &watch, &admin).await?;
+        let (description, brokers) = describe(&settings, &client, &watch, &admin).await?;
         description.require(needs)?;
+        let settings = settings.known(brokers);
         Ok(Self(Arc::new(Cluster {
             fetchers: Fetchers::new(settings.clone()),
             settings,
@@ -96,14 +95,27 @@ impl KafkaEngine {
             is_closed: watch::Sender::new(false),
         })))
     }
+
+    /// What the engine is on a cluster that is set up for all of it.
+    #[must_use]
+    pub fn at_best() -> Description {
+        let number = |name: &str| match name {
+            "default.replication.factor" => Some(3),
+            "min.insync.replicas" => Some(2),
+            "log.flush.interval.messages" => Some(1),
+            _ => None,
+        };
+        description(&KafkaSettings::new("localhost"), 3, String::new(), number)
+    }
 }
 
+/// What the cluster is, and where its brokers are.
 async fn describe(
     settings: &KafkaSettings,
     client: &Arc<BaseConsumer<Watch>>,
     watch: &Watch,
     admin: &AdminClient<Watch>,
-) -> Result<Description, EngineError> {
+) -> Result<(Description, Vec<String>), EngineError> {
     let (asked, patience) = (Arc::clone(client), settings.request_max());
     let found = blocking(move || {
         // Of a topic that need not be there: what is wanted are the brokers.
@@ -111,30 +123,33 @@ async fn describe(
         // Not who has answered: as long as that is a bootstrap server, it has no id.
         let broker =
             metadata.brokers().first().ok_or(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown))?;
+        let addresses =
+            metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
         Ok::<_, KafkaError>((
-            metadata.brokers().len() as u32,
+            addresses.collect::<Vec<_>>(),
             broker.id(),
             asked.client().fetch_cluster_id(patience),
         ))
     });
-    let (nodes, broker, cluster) = found.await?.map_err(|error| match watch.away() {
+    let (brokers, broker, cluster) = found.await?.map_err(|error| match watch.away() {
         Some(reason) => away(reason),
         None => blame(&TopicPartition::new("the cluster", 0), &error),
     })?;
     let options = AdminOptions::new().request_timeout(Some(patience));
     let asked = admin.describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
     let configs = asked.ok().and_then(|mut answers| answers.pop()?.ok());
-    Ok(description(settings, nodes, cluster.unwrap_or_default(), configs.as_ref()))
+    let nodes = brokers.len() as u32;
+    let number = |name: &str| configs.as_ref()?.get(name)?.value.as_ref()?.parse().ok();
+    Ok((description(settings, nodes, cluster.unwrap_or_default(), number), brokers))
 }
 
-/// What a cluster is, by its brokers' settings, if they can be seen.
+/// What a cluster is, by its brokers' settings (`number`), if they can be seen.
 fn description(
     settings: &KafkaSettings,
     nodes: u32,
     cluster: String,
-    configs: Option<&ConfigResource>,
+    number: impl Fn(&str) -> Option<i64>,
 ) -> Description {
-    let number = |name: &str| configs.and_then(|all| all.get(name)?.value.as_ref()?.parse::<i64>().ok());
     let replicas = settings.replicas().map(i64::from).or_else(|| number("default.replication.factor"));
     let in_sync = number("min.insync.replicas");
     let unseen =

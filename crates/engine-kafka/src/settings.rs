@@ -104,6 +104,16 @@ impl KafkaSettings {
         &self.bootstrap
     }
 
+    /// The same, beginning at any of these brokers as well: the one that was named first may be gone when a client is made.
+    pub(crate) fn known(mut self, brokers: Vec<String>) -> Self {
+        for broker in brokers {
+            if !self.bootstrap.split(',').any(|there| there == broker) {
+                self.bootstrap = format!("{},{broker}", self.bootstrap);
+            }
+        }
+        self
+    }
+
     pub(crate) fn replicas(&self) -> Option<i32> {
         self.replication
     }

@@ -32,6 +32,8 @@ use crate::trouble::Trouble;
 /// The oldest server that knows a batch's ids again.
 const VERSION_MIN: (i64, i64, i64) = (2, 12, 1);
 
+/// What a server takes that is not told otherwise.
+const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// A group's name becomes a token of a subject.
 const GROUP_BYTES_MAX: usize = 249;
 /// How long a close waits for members to leave.
@@ -91,6 +93,19 @@ impl NatsEngine {
         let is_closed = watch::Sender::new(false);
         let inner = Arc::new(Inner { link, topics, settings, description, is_closed });
         Ok(Self { inner, context, lanes, members: Mutex::default() })
+    }
+
+    /// What the engine is on a cluster that is set up for all of it.
+    #[must_use]
+    pub fn at_best() -> Description {
+        let settings = NatsSettings { replicas: 3, synced: true, ..NatsSettings::new(["localhost"]) };
+        let found = Found {
+            version: String::new(),
+            cluster: String::new(),
+            nodes: 3,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+        };
+        describe(&found, &settings)
     }
 
     pub(crate) fn inner(&self) -> &Inner {

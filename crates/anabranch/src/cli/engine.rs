@@ -1,6 +1,6 @@
 //! `anabranch engine`
 
-use anabranch::engine::{Capability, Description, Support};
+use anabranch::engine::{self, Capability, Description, Support};
 use anyhow::Context;
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -19,19 +19,56 @@ pub(super) struct EngineArgs {
 
 #[derive(Debug, Subcommand)]
 enum EngineCommand {
+    List(ListArgs),
     Describe(DescribeArgs),
 }
+
+/// Show what each engine can do where it is set up for all of it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+emulated: on top of other features, at a cost that `anabranch engine describe` tells, as it does why a cluster lacks something.")]
+struct ListArgs {}
 
 /// Open an engine, and show what it can do as it is set up
 #[derive(Debug, clap::Args)]
 struct DescribeArgs {
-    /// embedded:DIR or kafka://HOST:PORT?PROPERTY=VALUE
+    /// embedded:DIR, kafka://HOST:PORT or nats://HOST:PORT, with ?NAME=VALUE&... for its settings
     #[arg(value_name = "ENGINE")]
     url: String,
 }
 
 pub(super) fn run(args: &EngineArgs, output: &mut Output) -> anyhow::Result<()> {
-    let EngineCommand::Describe(DescribeArgs { url }) = &args.command;
+    match &args.command {
+        EngineCommand::List(ListArgs {}) => list(output)?,
+        EngineCommand::Describe(args) => describe(args, output)?,
+    }
+    output.flush()
+}
+
+fn list(output: &mut Output) -> anyhow::Result<()> {
+    let engines = engine::at_best();
+    if output.is_json() {
+        return output.json(&engines.iter().map(capabilities).collect::<Vec<_>>());
+    }
+    let columns = engines.iter().map(|description| Column::Text(description.engine));
+    let columns: Vec<_> = std::iter::once(Column::Text("CAPABILITY")).chain(columns).collect();
+    let rows = Capability::ALL.into_iter().map(|capability| {
+        let support = engines.iter().map(|description| word(description.support(capability)).to_owned());
+        std::iter::once(capability.name().to_owned()).chain(support).collect()
+    });
+    output.table(&columns, rows.collect())
+}
+
+/// How an engine provides something, in a word.
+fn word(support: &Support) -> &'static str {
+    match support {
+        Support::Native => "native",
+        Support::Emulated { .. } => "emulated",
+        Support::Absent { .. } => "absent",
+    }
+}
+
+fn describe(DescribeArgs { url }: &DescribeArgs, output: &mut Output) -> anyhow::Result<()> {
     start_logging();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let description = runtime.block_on(async {
@@ -41,10 +78,9 @@ pub(super) fn run(args: &EngineArgs, output: &mut Output) -> anyhow::Result<()> 
         anyhow::Ok(description)
     })?;
     match output.is_json() {
-        true => output.json(&as_json(&description))?,
-        false => show(&description, output)?,
+        true => output.json(&as_json(&description)),
+        false => show(&description, output),
     }
-    output.flush()
 }
 
 fn show(description: &Description, output: &mut Output) -> anyhow::Result<()> {
@@ -57,12 +93,13 @@ fn show(description: &Description, output: &mut Output) -> anyhow::Result<()> {
     }
     output.line("")?;
     let rows = Capability::ALL.into_iter().map(|capability| {
-        let (support, words) = match description.support(capability) {
-            Support::Native => ("native", String::new()),
-            Support::Emulated { cost } => ("emulated", cost.to_string()),
-            Support::Absent { why } => ("absent", format!("{why}{}", capability.elsewhere(engine))),
+        let support = description.support(capability);
+        let words = match support {
+            Support::Native => String::new(),
+            Support::Emulated { cost } => cost.to_string(),
+            Support::Absent { why } => format!("{why}{}", capability.elsewhere(engine)),
         };
-        vec![capability.name().to_owned(), support.to_owned(), words]
+        vec![capability.name().to_owned(), word(support).to_owned(), words]
     });
     output.table(
         &[Column::Text("CAPABILITY"), Column::Text("SUPPORT"), Column::Text("COST, OR WHY NOT")],
@@ -71,31 +108,33 @@ fn show(description: &Description, output: &mut Output) -> anyhow::Result<()> {
 }
 
 fn as_json(description: &Description) -> Value {
-    let Description { engine, version, cluster, nodes, limits, .. } = description;
-    let capabilities = Capability::ALL.into_iter().map(|capability| {
-        let (support, words) = match description.support(capability) {
-            Support::Native => ("native", None),
-            Support::Emulated { cost } => ("emulated", Some(("cost", cost))),
-            Support::Absent { why } => ("absent", Some(("why", why))),
-        };
+    let Description { version, cluster, nodes, limits, .. } = description;
+    let mut value = capabilities(description);
+    value["version"] = json!(version);
+    value["cluster"] = json!(cluster);
+    value["nodes"] = json!(nodes);
+    value["record_bytes_max"] = json!(limits.record_bytes_max);
+    value["append_bytes_max"] = json!(limits.append_bytes_max);
+    value["append_records_max"] = json!(limits.append_records_max);
+    value
+}
+
+/// An engine's name, and what it can do.
+fn capabilities(description: &Description) -> Value {
+    let capability = |capability: Capability| {
+        let support = description.support(capability);
         let mut value = json!({
             "capability": capability.name(),
-            "support": support,
+            "support": word(support),
             "had_by": capability.had_by(),
         });
-        if let Some((name, text)) = words {
-            value[name] = json!(text);
+        match support {
+            Support::Native => {}
+            Support::Emulated { cost } => value["cost"] = json!(cost),
+            Support::Absent { why } => value["why"] = json!(why),
         }
         value
-    });
-    json!({
-        "engine": engine,
-        "version": version,
-        "cluster": cluster,
-        "nodes": nodes,
-        "record_bytes_max": limits.record_bytes_max,
-        "append_bytes_max": limits.append_bytes_max,
-        "append_records_max": limits.append_records_max,
-        "capabilities": capabilities.collect::<Vec<_>>(),
-    })
+    };
+    let all: Vec<_> = Capability::ALL.into_iter().map(capability).collect();
+    json!({ "engine": description.engine, "capabilities": all })
 }

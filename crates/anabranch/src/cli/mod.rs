@@ -1,12 +1,13 @@
 //! The command line: one file per command, and what they share.
 //!
 //! * `serve`, `check`, `dump` and `demo` work on a data directory;
-//! * `topic`, `produce`, `consume`, `group` and `engine` work on any engine, by its address (`client`);
+//! * `topic`, `produce`, `consume`, `group`, `engine` and `bench` work on any engine, by its address (`client`);
 //! * `completions` and `man` describe the command line itself.
 //!
 //! Data goes to standard output (`output`), everything else to standard error, and failures say what failed, on what,
 //! why, and what to do (`failure`).
 
+mod bench;
 mod check;
 mod client;
 mod completions;
@@ -83,6 +84,7 @@ enum Command {
     Consume(consume::ConsumeArgs),
     Group(group::GroupArgs),
     Engine(engine::EngineArgs),
+    Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -101,6 +103,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Consume(args) => done(consume::run(&args, &mut output)),
         Command::Group(args) => done(group::run(&args, &mut output)),
         Command::Engine(args) => done(engine::run(&args, &mut output)),
+        Command::Bench(args) => done(bench::run(&args, &mut output)),
         Command::Completions(args) => done(completions::run(&args, &mut output)),
         Command::Man(args) => done(man::run(&args, &mut output)),
     };

@@ -1,7 +1,7 @@
 //! Engines by their addresses.
 
 use anabranch::EngineError;
-use anabranch::engine::{self, Capability, OpenError};
+use anabranch::engine::{self, Capability, OpenError, Support};
 use serde_json::Value;
 
 use crate::harness::{Server, run};
@@ -66,4 +66,40 @@ async fn what_is_needed_and_missing_is_named() {
     let OpenError::Engine(EngineError::Unsuitable(unsuitable)) = error else { panic!("{error}") };
     assert_eq!(unsuitable.missing.len(), 2);
     engine::open(&url, &[Capability::Transactions]).await.expect("the directory was given up").close().await;
+}
+
+/// The README's table is what the code says. `ANABRANCH_UPDATE=1` writes it anew.
+#[test]
+fn the_readme_tells_what_each_engine_can_do() {
+    const BEGIN: &str = "<!-- what each engine can do: tests/it/engine.rs writes it -->\n";
+    let engines = engine::at_best();
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let names = engines.iter().map(|description| description.engine.to_owned());
+    let mut table = line(std::iter::once(String::new()).chain(names).collect());
+    table += &line(vec!["---".to_owned(); engines.len() + 1]);
+    for capability in Capability::ALL {
+        let support = engines.iter().map(|description| match description.support(capability) {
+            Support::Native => "yes",
+            Support::Emulated { .. } => "emulated",
+            Support::Absent { .. } => "",
+        });
+        let name = std::iter::once(capability.name());
+        table += &line(name.chain(support).map(str::to_owned).collect());
+    }
+    for (description, capability) in
+        engines.iter().flat_map(|description| Capability::ALL.map(|capability| (description, capability)))
+    {
+        let is_told = capability.had_by().contains(&description.engine);
+        assert_eq!(description.has(capability), is_told, "{}: {capability}", description.engine);
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(path).unwrap();
+    let start = readme.find(BEGIN).expect("the README has the table") + BEGIN.len();
+    let end = start + readme[start..].find("\n\n").unwrap() + 1;
+    if std::env::var_os("ANABRANCH_UPDATE").is_some() {
+        let written = format!("{}{table}{}", &readme[..start], &readme[end..]);
+        std::fs::write(path, written).unwrap();
+        return;
+    }
+    assert_eq!(&readme[start..end], table, "ANABRANCH_UPDATE=1 writes it anew");
 }
