@@ -88,8 +88,10 @@ impl Admin for KafkaEngine {
             None => return Err(failed("the answer tells of no topic")),
         }
         // The brokers hear of it one after the other.
+        self.0.forget(name);
         let until = Instant::now() + self.0.settings.request_max();
         while Instant::now() < until && self.0.look_up(name).await.is_ok() {
+            self.0.forget(name);
             sleep(ASK_AGAIN).await;
         }
         Ok(())
@@ -143,7 +145,7 @@ impl Cluster {
     async fn topics_of(&self, name: Option<&str>) -> Result<Vec<TopicInfo>, EngineError> {
         let at = TopicPartition::new(name.unwrap_or("the topics"), 0);
         let name = name.map(str::to_owned);
-        let found = self.ask(&at, false, move |client, _, patience| {
+        let found = self.ask(&at, move |client, _, patience| {
             let metadata = client.fetch_metadata(name.as_deref(), patience)?;
             let topics = metadata.topics().iter();
             topics

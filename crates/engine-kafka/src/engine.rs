@@ -11,6 +11,8 @@ use anabranch_core::engine::{
 };
 use anabranch_core::{Offset, TopicPartition};
 use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -28,6 +30,8 @@ use crate::watch::Watch;
 
 /// What a batch may have where the cluster does not tell (`message.max.bytes`).
 const MESSAGE_BYTES_MAX: u64 = 1_048_588;
+/// How long brokers may contradict each other about what there is.
+const HEARSAY_MAX: Duration = Duration::from_secs(3);
 /// How long it waits before it asks again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// How long closing waits for what is under way.
@@ -290,12 +294,19 @@ impl Engine for KafkaEngine {
         let mut list = TopicPartitionList::new();
         let offset = rdkafka::Offset::Offset(Offset::from(before).0);
         list.add_partition_offset(&at.topic, at.partition, offset).map_err(|error| blame(at, &error))?;
-        let trimmed = self.0.admin.delete_records(&list, &self.0.options()).await;
-        let trimmed = trimmed.map_err(|error| blame(at, &error))?;
-        let elements = trimmed.elements();
-        let element = elements.first().ok_or_else(|| failed("the answer tells of no partition"))?;
-        element.error().map_err(|error| blame(at, &error))?;
-        match element.offset() {
+        let options = self.0.options();
+        let trim = || {
+            let trimming = self.0.admin.delete_records(&list, &options);
+            async move {
+                Ok(trimming.await.and_then(|trimmed| {
+                    let elements = trimmed.elements();
+                    let told = elements.first().map(|element| element.error().map(|()| element.offset()));
+                    told.unwrap_or(Err(KafkaError::Global(RDKafkaErrorCode::UnknownPartition)))
+                }))
+            }
+            .boxed()
+        };
+        match self.0.patiently(at, trim).await? {
             rdkafka::Offset::Offset(start) => Ok(Offset(start).into()),
             other => Err(failed(format!("the answer tells of {other:?}"))),
         }
@@ -354,58 +365,62 @@ impl Cluster {
         let _ = self.is_closed.subscribe().wait_for(|is_closed| *is_closed).await;
     }
 
-    /// Asks the cluster about `at`, again where a partition is changing its leader.
+    /// Asks the cluster about `at`, again where that may help.
     pub(crate) async fn ask<R: Send + 'static>(
         &self,
         at: &TopicPartition,
-        is_known: bool,
         question: impl Fn(&BaseConsumer<Watch>, &TopicPartition, Duration) -> Result<R, KafkaError>
         + Send
         + Sync
         + 'static,
     ) -> Result<R, EngineError> {
-        let patience = self.settings.request_max();
-        let until = tokio::time::Instant::now() + patience;
-        let question = Arc::new(question);
+        let (question, patience) = (Arc::new(question), self.settings.request_max());
+        let ask = || {
+            let (client, at, question) = (Arc::clone(&self.client), at.clone(), Arc::clone(&question));
+            async move { blocking(move || question(&client, &at, patience)).await }.boxed()
+        };
+        self.patiently(at, ask).await
+    }
+
+    /// Does something with `at`, again where a partition is changing its leader, or brokers are late to hear of it.
+    async fn patiently<'a, R>(
+        &self,
+        at: &TopicPartition,
+        mut attempt: impl FnMut() -> BoxFuture<'a, Result<Result<R, KafkaError>, EngineError>>,
+    ) -> Result<R, EngineError> {
+        let began = tokio::time::Instant::now();
         loop {
             self.check_open()?;
-            let (client, asked, question) = (Arc::clone(&self.client), at.clone(), Arc::clone(&question));
-            let error = match blocking(move || question(&client, &asked, patience)).await? {
+            let error = match attempt().await? {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let is_passing = match code_of(&error) {
+            let again_for = match code_of(&error) {
                 Some(
                     RDKafkaErrorCode::NotLeaderForPartition
                     | RDKafkaErrorCode::LeaderNotAvailable
                     | RDKafkaErrorCode::DestroyBroker
                     | RDKafkaErrorCode::ReplicaNotAvailable,
-                ) => true,
-                // A broker that has not heard of it yet.
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition) => {
-                    is_known && self.is_there(at).await
+                ) => self.settings.request_max(),
+                // One broker has not heard of it yet, where another has told of it; or it was deleted.
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition)
+                    if self.topics.lock().contains_key(&at.topic) =>
+                {
+                    HEARSAY_MAX
                 }
-                _ => false,
+                _ => Duration::ZERO,
             };
-            if !is_passing || tokio::time::Instant::now() >= until {
+            if began.elapsed() >= again_for {
                 return Err(blame(at, &error));
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
-    /// Whether the cluster's metadata has the partition.
-    async fn is_there(&self, at: &TopicPartition) -> bool {
-        let (client, asked, patience) = (Arc::clone(&self.client), at.clone(), self.settings.request_max());
-        let count = blocking(move || partition_count(&client, &asked.topic, patience)).await;
-        matches!(count, Ok(Ok(count)) if (0..count).contains(&at.partition))
-    }
-
     /// Asks the cluster for a topic's partitions.
     pub(crate) async fn look_up(&self, topic: &str) -> Result<i32, EngineError> {
         let at = TopicPartition::new(topic, 0);
-        let found =
-            self.ask(&at, false, |client, asked, patience| partition_count(client, &asked.topic, patience));
+        let found = self.ask(&at, |client, asked, patience| partition_count(client, &asked.topic, patience));
         let found = found.await;
         let mut topics = self.topics.lock();
         match &found {
@@ -413,6 +428,11 @@ impl Cluster {
             Err(_) => topics.remove(topic),
         };
         found
+    }
+
+    /// Believes the next who says that there is no such topic.
+    pub(crate) fn forget(&self, topic: &str) {
+        self.topics.lock().remove(topic);
     }
 
     /// Fails unless there is such a partition. It asks where it has not seen the partition before.
@@ -452,7 +472,7 @@ impl Cluster {
 
     /// The oldest kept record, and after the newest visible one.
     pub(crate) async fn ends(&self, at: &TopicPartition) -> Result<(Position, Position), EngineError> {
-        let found = self.ask(at, true, |client, asked, patience| {
+        let found = self.ask(at, |client, asked, patience| {
             client.fetch_watermarks(&asked.topic, asked.partition, patience)
         });
         let (low, high) = found.await?;
@@ -461,7 +481,7 @@ impl Cluster {
 
     async fn at_time(&self, at: &TopicPartition, ms: i64) -> Result<Position, EngineError> {
         let latest = self.ends(at).await?.1;
-        let found = self.ask(at, true, move |client, asked, patience| {
+        let found = self.ask(at, move |client, asked, patience| {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(&asked.topic, asked.partition, rdkafka::Offset::Offset(ms.max(0)))?;
             let found = client.offsets_for_times(list, patience)?;
