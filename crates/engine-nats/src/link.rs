@@ -271,6 +271,8 @@ impl Link {
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                     Trouble::Unauthorised(told)
                 }
+                // A certificate is refused, ours or theirs: it will be the same next time.
+                _ if is_of_tls(&error) => Trouble::Unauthorised(told),
                 ConnectErrorKind::ServerParse => Trouble::Refused(told),
                 _ => Trouble::Away(told),
             }
@@ -458,6 +460,13 @@ impl Link {
         let messages = self.client.subscribe(inbox.clone()).await;
         Ok((inbox, messages.map_err(|error| CallError::NotSent(error.to_string()))?))
     }
+}
+
+/// Whether TLS is what failed: its errors are data that makes no sense to the transport.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
+        || error.source().is_some_and(is_of_tls)
 }
 
 /// What JetStream said.

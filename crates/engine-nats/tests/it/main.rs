@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod append;
+mod doors;
 mod failures;
 mod groups;
 mod nats;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -63,11 +64,27 @@ fn run(command: &mut Command) {
     assert!(status.success(), "{command:?}: {status}");
 }
 
-fn start(nodes: u16) -> Nats {
+/// nats-server, for whoever starts it with a configuration of its own.
+pub(crate) fn server_binary() -> Option<PathBuf> {
+    match std::env::var(VARIABLE) {
+        Ok(_) => Some(installed().join("nats-server")),
+        Err(_) => skip(),
+    }
+}
+
+fn installed() -> PathBuf {
+    // One of them builds it, and the others wait.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock();
     let bin = top().join("target/nats");
     if !bin.join("nats-server").exists() {
         run(script().arg("install").arg(&bin));
     }
+    bin
+}
+
+fn start(nodes: u16) -> Nats {
+    installed();
     let port = free_ports();
     let own = Own { dir: tempfile::tempdir().unwrap(), nodes, port };
     own.start();
@@ -76,7 +93,7 @@ fn start(nodes: u16) -> Nats {
 }
 
 /// The first of those that clients, routes and monitors take. Every test of a process has its own.
-fn free_ports() -> u16 {
+pub(crate) fn free_ports() -> u16 {
     const COUNT: u16 = 30;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
