@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_core::batch::{NO_TIMESTAMP, Record};
 use anabranch_core::engine::{
@@ -34,6 +34,8 @@ const MESSAGE_BYTES_MAX: u64 = 1_048_588;
 const HEARSAY_MAX: Duration = Duration::from_secs(3);
 /// How long it waits before it asks again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// How long it listens why nobody has answered.
+const ASIDE_MAX: Duration = Duration::from_millis(200);
 /// How long closing waits for what is under way.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
@@ -120,24 +122,22 @@ async fn describe(
     watch: &Watch,
     admin: &AdminClient<Watch>,
 ) -> Result<(Description, Vec<String>), EngineError> {
-    let (asked, patience) = (Arc::clone(client), settings.request_max());
+    let (asked, patience, watch_aside) = (Arc::clone(client), settings.request_max(), watch.clone());
     let found = blocking(move || {
-        // Of a topic that need not be there: what is wanted are the brokers.
-        let metadata = asked.fetch_metadata(Some("anabranch"), patience)?;
-        // Not who has answered: as long as that is a bootstrap server, it has no id.
-        let broker =
-            metadata.brokers().first().ok_or(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown))?;
-        let addresses =
-            metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
-        Ok::<_, KafkaError>((
-            addresses.collect::<Vec<_>>(),
-            broker.id(),
-            asked.client().fetch_cluster_id(patience),
-        ))
+        let found = look_around(&asked, patience);
+        if found.is_err() {
+            // What came aside says why; a poll takes one thing of many.
+            let until = Instant::now() + ASIDE_MAX;
+            while watch_aside.refused().is_none() && Instant::now() < until {
+                let _ = asked.poll(Duration::from_millis(1));
+            }
+        }
+        found
     });
-    let (brokers, broker, cluster) = found.await?.map_err(|error| match watch.away() {
-        Some(reason) => away(reason),
-        None => blame(&TopicPartition::new("the cluster", 0), &error),
+    let (brokers, broker, cluster) = found.await?.map_err(|error| match (watch.refused(), watch.away()) {
+        (Some(reason), _) => EngineError::Unauthorised { engine: KAFKA, reason },
+        (None, Some(reason)) => away(reason),
+        (None, None) => blame(&TopicPartition::new("the cluster", 0), &error),
     })?;
     let options = AdminOptions::new().request_timeout(Some(patience));
     let asked = admin.describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
@@ -145,6 +145,19 @@ async fn describe(
     let nodes = brokers.len() as u32;
     let number = |name: &str| configs.as_ref()?.get(name)?.value.as_ref()?.parse().ok();
     Ok((description(settings, nodes, cluster.unwrap_or_default(), number), brokers))
+}
+
+/// Where the brokers are, which one can be asked for its settings, and what the cluster calls itself.
+fn look_around(
+    client: &BaseConsumer<Watch>,
+    patience: Duration,
+) -> Result<(Vec<String>, i32, Option<String>), KafkaError> {
+    // Of a topic that need not be there: what is wanted are the brokers.
+    let metadata = client.fetch_metadata(Some("anabranch"), patience)?;
+    // Not who has answered: as long as that is a bootstrap server, it has no id.
+    let broker = metadata.brokers().first().ok_or(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown))?;
+    let addresses = metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
+    Ok((addresses.collect::<Vec<_>>(), broker.id(), client.client().fetch_cluster_id(patience)))
 }
 
 /// What a cluster is, by its brokers' settings (`number`), if they can be seen.

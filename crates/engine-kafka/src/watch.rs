@@ -13,6 +13,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 pub(crate) struct Watch {
     /// Why the cluster cannot be reached, since the last time that it could. Held to look or to replace only.
     away: Arc<Mutex<Option<String>>>,
+    /// Why a broker does not let us in, or we do not trust it, since it did last. As above.
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl Watch {
@@ -21,9 +23,15 @@ impl Watch {
         self.away.lock().clone()
     }
 
+    /// Why a broker does not let us in, as far as is known.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.refused.lock().clone()
+    }
+
     /// It was reached.
     pub(crate) fn is_back(&self) {
         self.away.lock().take();
+        self.refused.lock().take();
     }
 }
 
@@ -44,8 +52,12 @@ impl ClientContext for Watch {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, "librdkafka: {reason}");
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.away.lock() = Some(reason.to_owned());
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => *self.away.lock() = Some(reason.to_owned()),
+            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) => {
+                *self.refused.lock() = Some(reason.to_owned());
+            }
+            _ => {}
         }
     }
 }

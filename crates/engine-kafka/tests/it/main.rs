@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod doors;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
