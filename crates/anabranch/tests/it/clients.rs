@@ -312,3 +312,17 @@ fn the_commands_say_the_same_on_each_engine() {
         assert_eq!(*other, said[0]);
     }
 }
+
+#[test]
+fn bench_leaves_nothing_behind() {
+    let Home { server, .. } = &home();
+    let told = server.client(&["bench", "-n", "1050", "--size", "10", "--append", "100", "--json"]).json();
+    assert_eq!((&told["engine"], &told["records"]), (&"kafka".into(), &1050.into()));
+    for (half, what) in told["measured"].as_array().unwrap().iter().zip(["write", "read"]) {
+        assert_eq!(half["what"], what);
+        let [rate, middle, most] =
+            ["records_per_second", "p50_ms", "max_ms"].map(|field| half[field].as_f64().unwrap());
+        assert!(rate > 0.0 && 0.0 < middle && middle <= most, "{half}");
+    }
+    assert_eq!(server.client(&["topic", "list", "--json"]).json(), json!([]));
+}
