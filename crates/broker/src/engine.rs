@@ -1,13 +1,14 @@
 //! The narrow door: the broker as an engine of [`anabranch_core::engine`].
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use anabranch_core::engine::{
     self, Admin, AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError,
-    Ensured, Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, ReadLimits, Reader,
-    Support, TopicSpec, Transactions,
+    Ensured, Fetched, GroupMember, GroupPositions, Limits, Payload, Place, Position, QueueConsumer,
+    QueueSpec, Queues, ReadLimits, Reader, Support, TopicSpec, Transactions,
 };
 use anabranch_core::{Offset, TopicPartition};
 use anabranch_log::{Ack, AppendError, Isolation, ReadError, ReadSlice, UpkeepError, Waiter};
@@ -128,6 +129,10 @@ impl Engine for Broker {
         Some(self)
     }
 
+    fn queues(&self) -> Option<&dyn Queues> {
+        Some(self)
+    }
+
     fn admin(&self) -> &dyn Admin {
         self
     }
@@ -157,7 +162,7 @@ pub(crate) fn describe(cluster: &str, config: &BrokerConfig) -> Description {
         Capability::SurvivesPowerLoss if relaxed => {
             Support::absent("log.flush.interval.messages is not 1, so it answers before it has synced")
         }
-        _ => Support::Native,
+        other => anabranch_queue::support(other).unwrap_or(Support::Native),
     };
     let mut description =
         Description::new("embedded", env!("CARGO_PKG_VERSION"), cluster, 1, limits, support);
@@ -219,6 +224,13 @@ impl Transactions for Broker {
             Ok(producer) => Ok(Box::new(producer)),
             Err(error) => Err(self.abortion(error)),
         }
+    }
+}
+
+#[async_trait]
+impl Queues for Broker {
+    async fn consumer(&self, spec: QueueSpec) -> Result<Box<dyn QueueConsumer>, EngineError> {
+        anabranch_queue::consumer(Arc::new(self.clone()), spec).await
     }
 }
 

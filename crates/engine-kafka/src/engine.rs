@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anabranch_core::batch::{NO_TIMESTAMP, Record};
 use anabranch_core::engine::{
     Admin, AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember,
-    Limits, Payload, Place, Position, Reader, Support, TopicSpec, TransactionalProducer, Transactions,
+    Limits, Payload, Place, Position, QueueConsumer, QueueSpec, Queues, Reader, Support, TopicSpec,
+    TransactionalProducer, Transactions,
 };
 use anabranch_core::{Offset, TopicPartition};
 use async_trait::async_trait;
@@ -197,7 +198,7 @@ fn description(
             }
             None => unseen(),
         },
-        _ => Support::Native,
+        other => anabranch_queue::support(other).unwrap_or(Support::Native),
     };
     let record_bytes_max = number("message.max.bytes").map_or(MESSAGE_BYTES_MAX, i64::unsigned_abs);
     let limits = Limits {
@@ -334,6 +335,10 @@ impl Engine for KafkaEngine {
         Some(self)
     }
 
+    fn queues(&self) -> Option<&dyn Queues> {
+        Some(self)
+    }
+
     fn admin(&self) -> &dyn Admin {
         self
     }
@@ -362,6 +367,14 @@ impl Transactions for KafkaEngine {
     ) -> Result<Box<dyn TransactionalProducer>, EngineError> {
         self.0.check_open()?;
         Ok(Box::new(KafkaProducer::open(Arc::clone(&self.0), id, timeout).await?))
+    }
+}
+
+#[async_trait]
+impl Queues for KafkaEngine {
+    async fn consumer(&self, spec: QueueSpec) -> Result<Box<dyn QueueConsumer>, EngineError> {
+        self.0.check_open()?;
+        anabranch_queue::consumer(Arc::new(self.clone()), spec).await
     }
 }
 

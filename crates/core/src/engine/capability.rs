@@ -34,6 +34,16 @@ pub enum Capability {
     Retention,
     /// The oldest records of a partition can be deleted by position.
     Trim,
+    /// Records are work that consumers share one by one ([`super::Queues`]).
+    Queue,
+    /// A consumer can give back a record so that it comes again after a while.
+    DelayedRelease,
+    /// A record is not delivered before the time in its header ([`super::DELIVER_AT_MS`]).
+    DelayedDelivery,
+    /// A record is not delivered after the time in its header ([`super::EXPIRES_AT_MS`]).
+    RecordExpiry,
+    /// What a queue cannot work on is kept in a topic, with the reason.
+    DeadLetters,
     /// A batch is read back as the bytes that were appended, compressed as it was.
     VerbatimBatches,
     /// What was acknowledged is there after a node has died for good.
@@ -47,7 +57,7 @@ pub const ENGINES: [&str; 3] = ["embedded", "kafka", "nats"];
 
 impl Capability {
     /// Every capability that there is.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::PartitionOrder,
         Self::Replay,
         Self::ReplayByTime,
@@ -61,6 +71,11 @@ impl Capability {
         Self::Compaction,
         Self::Retention,
         Self::Trim,
+        Self::Queue,
+        Self::DelayedRelease,
+        Self::DelayedDelivery,
+        Self::RecordExpiry,
+        Self::DeadLetters,
         Self::VerbatimBatches,
         Self::SurvivesNodeLoss,
         Self::SurvivesPowerLoss,
@@ -83,6 +98,11 @@ impl Capability {
             Self::Compaction => "compaction",
             Self::Retention => "retention",
             Self::Trim => "trimming",
+            Self::Queue => "queues",
+            Self::DelayedRelease => "delayed release",
+            Self::DelayedDelivery => "delayed delivery",
+            Self::RecordExpiry => "expiry of records",
+            Self::DeadLetters => "dead letters",
             Self::VerbatimBatches => "verbatim batches",
             Self::SurvivesNodeLoss => "survives the loss of a node",
             Self::SurvivesPowerLoss => "survives the loss of power",

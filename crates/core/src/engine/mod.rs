@@ -6,8 +6,8 @@
 //!
 //! What holds for all of it:
 //!
-//! * **Dropped futures.** [`Engine::append`], [`TransactionalProducer::commit`] and [`GroupMember::commit`] hand everything to
-//!   the engine before they wait for the first time: when their future is dropped, the outcome is unknown, and later calls
+//! * **Dropped futures.** [`Engine::append`], [`TransactionalProducer::commit`], [`GroupMember::commit`] and
+//!   [`QueueConsumer::settle`] hand everything to the engine before they wait for the first time: when their future is dropped, the outcome is unknown, and later calls
 //!   come behind it. Every other future can be dropped, and called again, and nothing is lost.
 //! * **Order.** Of two appends to one partition by one engine, the second called after the first was polled, the first is
 //!   stored first, if both are.
@@ -20,6 +20,7 @@ mod block;
 mod capability;
 mod error;
 mod group;
+mod queue;
 mod topic;
 mod transaction;
 
@@ -33,6 +34,11 @@ pub use self::block::{Block, Payload};
 pub use self::capability::{Capability, Description, ENGINES, Limits, Missing, Support, Unsuitable};
 pub use self::error::EngineError;
 pub use self::group::{GroupEvent, GroupMember, GroupPositions};
+pub use self::queue::{
+    DEAD_COUNT, DEAD_GROUP, DEAD_INCOMPLETE, DEAD_REASON, DELIVER_AT_MS, Delivery, EXPIRES_AT_MS,
+    QueueConsumer, QueueSpec, Queues, SOURCE_PARTITION, SOURCE_POSITION, SOURCE_TOPIC, Settlement,
+    TakeLimits, Ticket, Times, TooLate, dead_letter, stripped,
+};
 pub use self::topic::{Ensured, TopicSpec};
 pub use self::transaction::{TransactionalProducer, Transactions};
 use crate::batch::RecordAt;
@@ -194,6 +200,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// There if the engine has [`Capability::Transactions`].
     fn transactions(&self) -> Option<&dyn Transactions> {
+        None
+    }
+
+    /// There if the engine has [`Capability::Queue`].
+    fn queues(&self) -> Option<&dyn Queues> {
         None
     }
 

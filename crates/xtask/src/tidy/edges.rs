@@ -33,8 +33,14 @@ const ALLOWED: &[Allowed] = &[
         why: "frames are bytes in and values out, whoever answers them",
     },
     Allowed {
+        room: "anabranch-queue",
+        uses: &["anabranch-core"],
+        tests_use: &[],
+        why: "it is one way to make a queue of any engine's log, so it knows the seam only",
+    },
+    Allowed {
         room: "anabranch-broker",
-        uses: &["anabranch-log", "anabranch-core"],
+        uses: &["anabranch-log", "anabranch-queue", "anabranch-core"],
         tests_use: &[],
         why: "it runs inside applications that open no port, so it knows no protocol",
     },
@@ -58,7 +64,7 @@ const ALLOWED: &[Allowed] = &[
     },
     Allowed {
         room: "anabranch-engine-kafka",
-        uses: &["anabranch-core"],
+        uses: &["anabranch-queue", "anabranch-core"],
         tests_use: &[],
         why: "an engine is a neighbour of the embedded one, and needs nothing of it",
     },
@@ -71,7 +77,12 @@ const ALLOWED: &[Allowed] = &[
     Allowed {
         room: "anabranch-conformance",
         uses: &["anabranch-core"],
-        tests_use: &["anabranch-broker", "anabranch-engine-kafka", "anabranch-engine-nats"],
+        tests_use: &[
+            "anabranch-broker",
+            "anabranch-engine-kafka",
+            "anabranch-engine-nats",
+            "anabranch-queue",
+        ],
         why: "it asks of every engine the same, and knows none of them",
     },
     Allowed {
