@@ -58,6 +58,19 @@ fn support(capability: Capability, settings: &NatsSettings) -> Support {
         Capability::GroupFencing => Support::emulated(
             "each commit is a compare-and-set of the partition's key, which its owner has claimed",
         ),
+        Capability::DelayedRelease => Support::Native,
+        Capability::Queue if settings.replicas >= 3 => Support::Native,
+        Capability::Queue => Support::emulated(
+            "consumers of JetStream; on one server (replicas=1) a settlement is answered before it is written, so after that \
+             server's death a record may come again that was accepted",
+        ),
+        Capability::DelayedDelivery => Support::emulated(
+            "whoever gets it too early gives it back until then, which counts as a delivery; it is one of the unsettled",
+        ),
+        Capability::RecordExpiry => Support::emulated("it is looked at when the record would be delivered"),
+        Capability::DeadLetters => Support::emulated(
+            "it is appended first, and then taken out of the queue: when that is done again, it is known by its id for 2 minutes",
+        ),
         Capability::Transactions => {
             Support::absent("an atomic batch is within one stream; nothing in NATS spans streams")
         }

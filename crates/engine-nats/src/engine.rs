@@ -1,5 +1,6 @@
 //! The engine: the seam's calls, each by the room that knows how.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anabranch_core::TopicPartition;
 use anabranch_core::batch::BatchError;
 use anabranch_core::engine::{
     Admin, AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember,
-    Payload, Place, Position, ReadLimits, Reader, TopicSpec,
+    Payload, Place, Position, QueueConsumer, QueueSpec, Queues, ReadLimits, Reader, TopicSpec,
 };
 use anabranch_core::seam::{OsRandom, Random};
 use async_nats::jetstream;
@@ -24,6 +25,7 @@ use crate::group::member::{HISTORY, Member};
 use crate::lane::Lanes;
 use crate::link::{Bounds, Link};
 use crate::names;
+use crate::queue::NatsConsumer;
 use crate::reader::{Part, PartitionReader};
 use crate::settings::NatsSettings;
 use crate::topics::{Plan, Topics, bucket};
@@ -44,7 +46,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct NatsEngine {
     inner: Arc<Inner>,
     context: jetstream::Context,
-    lanes: Lanes,
+    lanes: Arc<Lanes>,
     /// The tasks of members. The lock is held for a look.
     members: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -55,7 +57,7 @@ pub(crate) struct Inner {
     pub(crate) link: Link,
     pub(crate) topics: Topics,
     settings: NatsSettings,
-    description: Description,
+    pub(crate) description: Description,
     is_closed: watch::Sender<bool>,
 }
 
@@ -90,6 +92,7 @@ impl NatsEngine {
         let topics = Topics::new(link.clone(), replicas);
         let session = OsRandom.uuid().simple().to_string();
         let lanes = Lanes::new(link.clone(), topics.clone(), settings.delivery_timeout, session);
+        let lanes = Arc::new(lanes);
         let is_closed = watch::Sender::new(false);
         let inner = Arc::new(Inner { link, topics, settings, description, is_closed });
         Ok(Self { inner, context, lanes, members: Mutex::default() })
@@ -253,6 +256,10 @@ impl Engine for NatsEngine {
         Ok(Box::new(member))
     }
 
+    fn queues(&self) -> Option<&dyn Queues> {
+        Some(self)
+    }
+
     fn admin(&self) -> &dyn Admin {
         self
     }
@@ -265,6 +272,37 @@ impl Engine for NatsEngine {
         let _ = timeout(LEAVE_TIMEOUT, join_all(members)).await;
         // Nothing waits for it any more; an error says that the connection is gone already.
         let _ = self.inner.link.client().drain().await;
+    }
+}
+
+#[async_trait]
+impl Queues for NatsEngine {
+    async fn consumer(&self, spec: QueueSpec) -> Result<Box<dyn QueueConsumer>, EngineError> {
+        spec.check()?;
+        let told = |trouble: Trouble| trouble.about_topic(&spec.group);
+        self.inner.check_open().map_err(told)?;
+        if spec.group.len() > GROUP_BYTES_MAX {
+            let why = format!("a group's name has at most {GROUP_BYTES_MAX} bytes");
+            return Err(told(Trouble::Refused(why)));
+        }
+        let mut partitions = Vec::new();
+        for topic in &spec.topics {
+            let count = self.partition_count(topic).await?;
+            partitions.extend((0..count).map(|partition| TopicPartition::new(topic, partition)));
+        }
+        let mut dead = BTreeMap::new();
+        for topic in &spec.topics {
+            let letters = spec.dead_letters_of(topic);
+            // As many partitions as there are will do.
+            match self.ensure_topic(&TopicSpec::new(&letters, 1)).await {
+                Ok(_) | Err(EngineError::Different { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let count = self.partition_count(&letters).await?;
+            dead.insert(letters, count);
+        }
+        let (inner, lanes) = (Arc::clone(&self.inner), Arc::clone(&self.lanes));
+        Ok(Box::new(NatsConsumer::open(inner, lanes, spec, partitions, dead).await?))
     }
 }
 

@@ -37,8 +37,16 @@
 //! * Followers answer direct gets, and hold consumers, and may be late. What must not be missed is asked of the leader.
 //! * One replica shows its last sequence in the middle of a batch that it commits.
 //!
+//! * A pull request that does not wait, and expires, is answered with what is there as soon as something is, and ends with the
+//!   last of it. So a queue's consumer asks.
+//! * A settlement counts whichever delivery of the record it is for. So consumers of queues keep their own deadlines, a second
+//!   before the server's.
+//!
 //! # Weak spots
 //!
+//! * With one replica the server answers a queue's settlement before it has written it (`consumerFileStore.UpdateAcks`).
+//! * A queue's consumer holds the records that are out, lest it had to ask for what is rejected: up to `unsettled_max` for each
+//!   partition. It may get up to one record per partition more than was asked for, which it hands out next; that counts.
 //! * A compacted topic's record that a newer one has replaced is forgotten with its id when the server starts anew.
 //! * A foreign message whose headers are not UTF-8 breaks the connection of the client library, which comes back and meets it
 //!   again.
@@ -53,6 +61,7 @@ mod group;
 mod lane;
 mod link;
 mod names;
+mod queue;
 mod reader;
 mod settings;
 mod topics;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! partition P of topic T    stream  ab-T-P         subject  ab.T.P.r        (a compacted topic: ab.T.P.k.TOKEN, one per key)
+//! queue of group G          consumer  ab-q-G       of each partition's stream
 //! registry of topics        bucket  ab-topics      key      topic.T
 //! groups                    bucket  ab-groups      keys     in `group/mod.rs`
 //! ```
@@ -70,6 +71,11 @@ pub(crate) fn key_token(key: &[u8]) -> String {
         true => format!("k{}", URL_SAFE_NO_PAD.encode(key)),
         false => format!("h{}", URL_SAFE_NO_PAD.encode(Sha256::digest(key))),
     }
+}
+
+/// The consumer of a queue's group, of each partition's stream.
+pub(crate) fn queue(group: &str) -> String {
+    format!("{PREFIX}q-{}", token(group))
 }
 
 /// A token for any text.

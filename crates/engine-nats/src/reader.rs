@@ -417,27 +417,31 @@ impl Reader for PartitionReader {
 /// Where a message is, as the subject tells that it would be acknowledged by (NATS ADR-15):
 /// `$JS.ACK.[domain.account.]stream.consumer.deliveries.sequence.consumer sequence.time.pending[.more]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Delivered {
-    sequence: u64,
+pub(crate) struct Delivered<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) deliveries: u32,
+    pub(crate) sequence: u64,
     consumer_sequence: u64,
-    time_ns: u64,
+    pub(crate) time_ns: u64,
     pending: u64,
 }
 
-impl Delivered {
-    fn parse(reply: &str) -> Option<Self> {
+impl<'a> Delivered<'a> {
+    pub(crate) fn parse(reply: &'a str) -> Option<Self> {
         let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let numbers = match tokens.len() {
-            7 => &tokens[3..],
-            9.. => &tokens[5..9],
+        let tokens = match tokens.len() {
+            7 => &tokens[..],
+            9.. => &tokens[2..9],
             _ => return None,
         };
-        let number = |at: usize| numbers[at].parse().ok();
+        let number = |at: usize| tokens[at].parse().ok();
         Some(Self {
-            sequence: number(0)?,
-            consumer_sequence: number(1)?,
-            time_ns: number(2)?,
-            pending: number(3)?,
+            stream: tokens[0],
+            deliveries: tokens[2].parse().ok()?,
+            sequence: number(3)?,
+            consumer_sequence: number(4)?,
+            time_ns: number(5)?,
+            pending: number(6)?,
         })
     }
 }
@@ -448,7 +452,14 @@ mod tests {
 
     #[test]
     fn a_message_tells_its_place() {
-        let place = Delivered { sequence: 3, consumer_sequence: 2, time_ns: 5, pending: 4 };
+        let place = Delivered {
+            stream: "s",
+            deliveries: 1,
+            sequence: 3,
+            consumer_sequence: 2,
+            time_ns: 5,
+            pending: 4,
+        };
         for told in
             ["$JS.ACK.s.c.1.3.2.5.4", "$JS.ACK._.hash.s.c.1.3.2.5.4", "$JS.ACK.d.hash.s.c.1.3.2.5.4.x"]
         {
