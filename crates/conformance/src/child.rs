@@ -5,12 +5,16 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::engine::{AppendOptions, Durability, Engine, EngineError, GroupPositions, Position};
+use anabranch_core::engine::{
+    AppendOptions, Durability, Engine, EngineError, GroupPositions, Position, QueueConsumer, QueueSpec,
+    Settlement, TakeLimits,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 
+use crate::behaviours::queue::queues;
 use crate::ground::Ground;
-use crate::stage::{Outcome, Stage, Stop, record, transactions};
+use crate::stage::{Outcome, Stage, Stop, record, text, transactions};
 
 /// Set in a child: what it is to do, in words.
 pub const CHILD: &str = "ANABRANCH_CONFORMANCE_CHILD";
@@ -34,6 +38,9 @@ pub async fn play(ground: &dyn Ground) {
         ["append", topic, durability] => appends(&*engine, topic, durability).await,
         ["commit", topic, id, group] => commits(&*engine, topic, id, group).await,
         ["member", topic, group] => joins(&*engine, topic, group).await,
+        ["accept", topic, group] => accepts(&*engine, topic, group).await,
+        ["take", topic, group] => takes(&*engine, topic, group).await,
+        ["keep", topic, group] => keeps(&*engine, topic, group).await,
         _ => panic!("no such part: {part}"),
     };
     done.unwrap_or_else(|stop| panic!("{part}: {stop}"));
@@ -82,6 +89,55 @@ async fn joins(engine: &dyn Engine, topic: &str, group: &str) -> Outcome {
         say(format_args!("did {number}"));
     }
     Ok(())
+}
+
+/// A consumer that takes at most so many records at once, and what is not settled soon comes again.
+async fn consumer(
+    engine: &dyn Engine,
+    (topic, group): (&str, &str),
+    deliveries_max: usize,
+) -> Outcome<(Box<dyn QueueConsumer>, TakeLimits)> {
+    let spec = QueueSpec { settle_within: Duration::from_secs(2), ..QueueSpec::new(group, [topic]) };
+    let limits = TakeLimits { deliveries_max, ..TakeLimits::default() };
+    Ok((queues(engine)?.consumer(spec).await?, limits))
+}
+
+/// Accepts records one by one, and says each when it is done.
+async fn accepts(engine: &dyn Engine, topic: &str, group: &str) -> Outcome {
+    let (mut consumer, limits) = consumer(engine, (topic, group), 1).await?;
+    loop {
+        for taken in consumer.next(limits).await? {
+            if consumer.settle(vec![(taken.ticket, Settlement::Accept)]).await?[0].is_ok() {
+                say(format_args!("did {}", text(&taken.record.record)));
+            }
+        }
+    }
+}
+
+/// Takes records, says each, and settles none.
+async fn takes(engine: &dyn Engine, topic: &str, group: &str) -> Outcome {
+    let (mut consumer, limits) = consumer(engine, (topic, group), 10).await?;
+    for taken in consumer.next(TakeLimits { wait_max: Duration::from_secs(60), ..limits }).await? {
+        say(format_args!("did {}", text(&taken.record.record)));
+    }
+    std::future::pending().await
+}
+
+/// Takes a record and extends it again and again, until it is too late. Rejects it then.
+async fn keeps(engine: &dyn Engine, topic: &str, group: &str) -> Outcome {
+    let (mut consumer, limits) = consumer(engine, (topic, group), 1).await?;
+    let taken = consumer.next(TakeLimits { wait_max: Duration::from_secs(60), ..limits }).await?;
+    for number in 0_u64.. {
+        if consumer.extend(&[taken[0].ticket]).await?[0].is_err() {
+            break;
+        }
+        say(format_args!("did {number}"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let reason = "it is mine".to_owned();
+    consumer.settle(vec![(taken[0].ticket, Settlement::Reject { reason })]).await?;
+    // What it has said counts, and no leave: it is as if it had not.
+    std::process::exit(0)
 }
 
 /// A child that works.

@@ -95,6 +95,7 @@ fn is_asked_for(capability: Capability) -> bool {
             | Capability::ConditionalAppend
             | Capability::Transactions
             | Capability::Groups
+            | Capability::Queue
             | Capability::Trim
             | Capability::Compaction
             | Capability::Retention

@@ -5,6 +5,7 @@ pub(crate) mod away;
 pub(crate) mod durability;
 pub(crate) mod groups;
 pub(crate) mod log;
+pub(crate) mod queue;
 pub(crate) mod records;
 pub(crate) mod topics;
 pub(crate) mod transactions;

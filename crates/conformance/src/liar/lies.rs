@@ -158,6 +158,50 @@ lies! {
     RepeatsEvents,
     /// Of several topics the first counts.
     JoinsTheFirstTopicOnly,
+    /// Queues are declared, and Engine::queues gives none.
+    LosesQueues,
+    /// Each consumer of a queue gets all.
+    GivesAllToEach,
+    /// A record that is out goes out again, with its ticket.
+    HandsOutTwice,
+    /// Records come in reverse.
+    HandsOutBackwards,
+    /// What became of deliveries is forgotten.
+    ForgetsSettlements,
+    /// Settlements are acknowledged, and made some calls later.
+    AnswersBeforeSettling,
+    /// What is released does not come again.
+    TakesReleasedForDone,
+    /// Delays of what is released are dropped.
+    ReleasesAtOnce,
+    /// Every delivery is the first.
+    CountsNothing,
+    /// What is not settled does not come again.
+    NeverTakesBack,
+    /// What is settled too late is told to be in time.
+    IsNeverTooLate,
+    /// Extensions are dropped.
+    ExtendsNothing,
+    /// What is rejected is no dead letter.
+    DropsRejected,
+    /// Dead letters have no headers of their own.
+    BuriesWithoutAWord,
+    /// Dead letters are there twice.
+    BuriesTwice,
+    /// Deliveries are not limited.
+    NeverBuries,
+    /// Unsettled records are not limited.
+    HandsOutTooMany,
+    /// One unsettled record holds all others.
+    HandsOutOneByOne,
+    /// When records are to be delivered is dropped.
+    DropsDeliveryTimes,
+    /// What a dropped wait for records had is lost.
+    LosesDroppedTakes,
+    /// All that there is comes at once.
+    TakesTooMuch,
+    /// A queue without time to settle is taken.
+    TakesAnySpec,
     /// Every call creates the topic.
     CreatesEveryTime,
     /// A topic with another number of partitions will do.
@@ -253,6 +297,7 @@ impl Lie {
                 | Self::ChangesTimestamps
                 | Self::MakesUpTimestamps
                 | Self::MakesBatchesAnew
+                | Self::DropsDeliveryTimes
         )
     }
 }

@@ -4,6 +4,7 @@ mod admin;
 mod lies;
 mod member;
 mod producer;
+mod queue;
 mod reader;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,8 +15,9 @@ use std::time::Duration;
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{Compression, Record, check_batch};
 use anabranch_core::engine::{
-    Admin, AppendOptions, Appended, Capability, Description, Engine, EngineError, Ensured, GroupMember,
-    Payload, Place, Position, Reader, Support, TopicSpec, TransactionalProducer, Transactions, Unsuitable,
+    Admin, AppendOptions, Appended, Capability, DELIVER_AT_MS, Description, EXPIRES_AT_MS, Engine,
+    EngineError, Ensured, GroupMember, Payload, Place, Position, QueueConsumer, QueueSpec, Queues, Reader,
+    Support, TopicSpec, TransactionalProducer, Transactions, Unsuitable,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -23,6 +25,7 @@ use parking_lot::Mutex;
 pub use self::lies::Lie;
 use self::member::LyingMember;
 use self::producer::LyingProducer;
+use self::queue::LyingConsumer;
 use self::reader::LyingReader;
 
 /// Wraps an engine, and lies once about what it does. Ids and expected ends it has of its own, so that there are engines to
@@ -232,6 +235,9 @@ impl Shared {
             Lie::TakesValuesForText => {
                 record.value = record.value.as_ref().map(|value| as_text(value).into());
             }
+            Lie::DropsDeliveryTimes => record.headers.retain(|header| {
+                header.key != DELIVER_AT_MS.as_bytes() && header.key != EXPIRES_AT_MS.as_bytes()
+            }),
             Lie::ChangesTimestamps if record.timestamp_ms == 0 => record.timestamp_ms = 1,
             Lie::MakesUpTimestamps if record.timestamp_ms < 0 => record.timestamp_ms = 5,
             _ => {}
@@ -474,6 +480,13 @@ impl Engine for Liar {
         }
     }
 
+    fn queues(&self) -> Option<&dyn Queues> {
+        match self.0.lie {
+            Lie::LosesQueues => None,
+            _ => Some(self),
+        }
+    }
+
     fn admin(&self) -> &dyn Admin {
         self
     }
@@ -496,6 +509,14 @@ impl Transactions for Liar {
     ) -> Result<Box<dyn TransactionalProducer>, EngineError> {
         self.0.check_open().await?;
         LyingProducer::open(Arc::clone(&self.0), id, timeout).await
+    }
+}
+
+#[async_trait]
+impl Queues for Liar {
+    async fn consumer(&self, spec: QueueSpec) -> Result<Box<dyn QueueConsumer>, EngineError> {
+        self.0.check_open().await?;
+        LyingConsumer::open(Arc::clone(&self.0), spec).await
     }
 }
 

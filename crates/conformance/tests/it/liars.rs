@@ -98,7 +98,7 @@ const TELL: &[(Lie, &[&str])] = &[
     (Lie::FindsLaterTimes, &["a_time_is_found"]),
     (Lie::FindsTimesThatAreNotThere, &["a_time_after_all_is_the_end"]),
     (Lie::NeverWakes, &["a_read_waits_and_wakes", "partitions_are_apart"]),
-    (Lie::NeverWaits, &["a_read_in_vain_ends"]),
+    (Lie::NeverWaits, &["a_read_in_vain_ends", "a_take_in_vain_ends"]),
     (Lie::ReadsTooMuch, &["a_read_is_no_larger_than_asked"]),
     (Lie::ReadsElsewhere, &["what_is_out_of_range_is_told", "what_is_old_goes", "trim_moves_the_start"]),
     (Lie::MovesOnErrors, &["what_is_out_of_range_is_told"]),
@@ -199,20 +199,66 @@ const TELL: &[(Lie, &[&str])] = &[
         Lie::AnswersBeforeCommittingPositions,
         &["a_group_goes_on_where_it_stands", "positions_are_durable", "positions_survive_a_members_death"],
     ),
-    (Lie::StaysWhenItLeaves, &["who_leaves_gives_up_at_once", "more_members_than_partitions"]),
-    (Lie::StaysWhenDropped, &["who_is_dropped_is_missed"]),
+    (
+        Lie::StaysWhenItLeaves,
+        &["who_leaves_gives_up_at_once", "more_members_than_partitions", "who_leaves_gives_back_at_once"],
+    ),
+    (Lie::StaysWhenDropped, &["who_is_dropped_is_missed", "who_is_dropped_gives_back"]),
     (Lie::DropsCommitsOfRevoked, &["revoked_is_ones_own_until_the_next_call"]),
     (Lie::TellsLostForRevoked, &["revoked_is_ones_own_until_the_next_call"]),
     (Lie::CommitsForOthers, &["what_is_anothers_is_not_committed"]),
-    (Lie::MixesGroups, &["groups_do_not_mix", "two_groups_read_the_same_at_once"]),
+    (
+        Lie::MixesGroups,
+        &["groups_do_not_mix", "two_groups_read_the_same_at_once", "two_groups_each_get_everything"],
+    ),
     (Lie::LosesDroppedEvents, &["an_event_may_be_dropped"]),
     (Lie::RepeatsEvents, &["an_event_may_be_dropped"]),
     (Lie::JoinsTheFirstTopicOnly, &["a_member_reads_several_topics"]),
+    (Lie::LosesQueues, &["each_record_goes_to_one_consumer"]),
+    (Lie::GivesAllToEach, &["each_record_goes_to_one_consumer"]),
+    (Lie::HandsOutTwice, &["a_dropped_next_loses_nothing"]),
+    (Lie::HandsOutBackwards, &["new_records_come_in_order"]),
+    (
+        Lie::ForgetsSettlements,
+        &[
+            "each_record_goes_to_one_consumer",
+            "what_is_accepted_stays_away",
+            "what_is_accepted_survives_the_consumers_death",
+            "a_queue_goes_on_when_the_engine_is_back",
+            "no_more_are_unsettled_than_asked_for",
+        ],
+    ),
+    (Lie::AnswersBeforeSettling, &["what_is_accepted_survives_the_consumers_death"]),
+    (
+        Lie::TakesReleasedForDone,
+        &["what_is_released_comes_again", "what_is_delivered_too_often_is_a_dead_letter"],
+    ),
+    (Lie::ReleasesAtOnce, &["what_is_released_for_later_comes_later"]),
+    (
+        Lie::CountsNothing,
+        &["what_is_released_comes_again", "the_dead_give_back", "what_is_not_settled_comes_again"],
+    ),
+    (Lie::NeverTakesBack, &["what_is_not_settled_comes_again"]),
+    (Lie::IsNeverTooLate, &["what_is_not_settled_comes_again"]),
+    (Lie::ExtendsNothing, &["what_is_extended_stays"]),
+    (
+        Lie::DropsRejected,
+        &["what_is_rejected_is_a_dead_letter", "a_dead_letter_that_does_not_fit_is_there_in_part"],
+    ),
+    (Lie::BuriesWithoutAWord, &["what_is_rejected_is_a_dead_letter"]),
+    (Lie::BuriesTwice, &["what_is_rejected_is_a_dead_letter"]),
+    (Lie::NeverBuries, &["what_is_delivered_too_often_is_a_dead_letter"]),
+    (Lie::HandsOutTooMany, &["no_more_are_unsettled_than_asked_for"]),
+    (Lie::HandsOutOneByOne, &["one_slow_record_holds_no_other", "what_is_released_for_later_comes_later"]),
+    (Lie::DropsDeliveryTimes, &["what_is_for_later_is_delivered_later", "what_has_expired_is_a_dead_letter"]),
+    (Lie::LosesDroppedTakes, &["a_dropped_next_loses_nothing"]),
+    (Lie::TakesTooMuch, &["a_take_is_no_larger_than_asked"]),
+    (Lie::TakesAnySpec, &["bad_queues_are_refused"]),
     (Lie::CreatesEveryTime, &["creating_twice_is_once", "ten_at_once_create_one"]),
     (Lie::TakesAnyPartitionCount, &["creating_twice_is_once"]),
     (Lie::CreatesLate, &["a_topic_is_there_when_it_was_created"]),
     (Lie::DropsUnknownSettings, &["bad_names_and_settings_are_refused"]),
-    (Lie::CreatesWhatIsMissing, &["no_topic_is_not_found"]),
+    (Lie::CreatesWhatIsMissing, &["no_topic_is_not_found", "bad_queues_are_refused"]),
     (Lie::WrapsPartitions, &["no_partition_is_not_found"]),
     (
         Lie::NeverCompacts,
@@ -240,8 +286,24 @@ const TELL: &[(Lie, &[&str])] = &[
     (Lie::NamesTheFirstThatIsMissing, &["all_that_is_missing_is_named"]),
     (Lie::StoresWhatIsDroppedAgain, &["an_append_may_be_dropped"]),
     (Lie::BreaksWhenDropped, &["whatever_is_dropped_may_be_called_again"]),
-    (Lie::HangsWhenClosed, &["closed_is_told", "closed_is_told_to_members", "closed_is_told_to_producers"]),
-    (Lie::FailsWhenClosed, &["closed_is_told", "closed_is_told_to_members", "closed_is_told_to_producers"]),
+    (
+        Lie::HangsWhenClosed,
+        &[
+            "closed_is_told",
+            "closed_is_told_to_members",
+            "closed_is_told_to_producers",
+            "closed_is_told_to_queues",
+        ],
+    ),
+    (
+        Lie::FailsWhenClosed,
+        &[
+            "closed_is_told",
+            "closed_is_told_to_members",
+            "closed_is_told_to_producers",
+            "closed_is_told_to_queues",
+        ],
+    ),
     (Lie::HangsAtClose, &["closed_is_told", "closing_ends_what_is_under_way"]),
     (Lie::StoresInTheBackground, &["closing_ends_what_is_under_way"]),
     // The engine is inside of the process: it is not away when its network is said to be cut, and lives when its nodes are
@@ -250,7 +312,8 @@ const TELL: &[(Lie, &[&str])] = &[
 ];
 
 /// Who tells of no lie here, since the embedded engine is in one process.
-const IDLE: &[&str] = &["a_halted_producer_is_fenced", "a_halted_member_is_fenced"];
+const IDLE: &[&str] =
+    &["a_halted_producer_is_fenced", "a_halted_member_is_fenced", "a_halted_consumer_is_too_late"];
 
 /// The embedded engine, lied about. Its network and nodes are not there: cutting and killing them does nothing.
 #[derive(Debug)]

@@ -7,3 +7,4 @@ mod kafka;
 mod liars;
 mod nats;
 mod peer;
+mod queue_faults;
