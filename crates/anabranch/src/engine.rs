@@ -5,9 +5,10 @@ use std::sync::Arc;
 use anabranch_broker::{Broker, BrokerError};
 use anabranch_core::engine::ENGINES;
 pub use anabranch_core::engine::{
-    AppendOptions, Appended, Block, Capability, Description, Durability, Engine, EngineError, Ensured,
-    Fetched, GroupEvent, GroupMember, GroupPositions, Limits, Missing, Payload, Position, ReadLimits, Reader,
-    Support, TopicSpec, Transactions, Unsuitable, for_each_record,
+    AppendOptions, Appended, Block, Capability, DELIVER_AT_MS, Delivery, Description, Durability,
+    EXPIRES_AT_MS, Engine, EngineError, Ensured, Fetched, GroupEvent, GroupMember, GroupPositions, Limits,
+    Missing, Payload, Position, QueueConsumer, QueueSpec, Queues, ReadLimits, Reader, Settlement, Support,
+    TakeLimits, Ticket, TooLate, TopicSpec, Transactions, Unsuitable, for_each_record,
 };
 #[cfg(feature = "kafka")]
 pub use anabranch_engine_kafka::{KafkaEngine, KafkaSettings};
