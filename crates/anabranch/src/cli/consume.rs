@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch::engine::{
-    Engine, EngineError, Fetched, GroupEvent, GroupMember, Position, ReadLimits, Reader,
+    Delivery, Engine, EngineError, Fetched, GroupEvent, GroupMember, Position, QueueSpec, ReadLimits, Reader,
+    Settlement, TakeLimits,
 };
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::RecordAt;
@@ -25,6 +26,8 @@ use super::place::Place;
 
 /// How long to wait before an engine that is away is tried again.
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
+/// A queue that has had nothing for so long is at its end.
+const QUEUE_ENDS_AFTER: Duration = Duration::from_secs(3);
 /// How often it is stored where a group stands.
 const STORE_EVERY: Duration = Duration::from_secs(1);
 /// Records are printed together up to this many bytes, and whenever no more are there.
@@ -34,7 +37,7 @@ const PRINT_BYTES: usize = 64 << 10;
 ///
 /// It prints what is there and then what comes, until Ctrl-C; with --to or --count it ends by itself. Without --group it
 /// reads every partition and leaves no trace; with it, the partitions are shared with the group's other members, and
-/// where the group stands is stored after records are printed.
+/// where the group stands is stored after records are printed. With --queue each record goes to one of the queue's consumers.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = EXAMPLES,
@@ -70,6 +73,9 @@ pub(super) struct ConsumeArgs {
     /// Read as a member of this group
     #[arg(short, long)]
     group: Option<String>,
+    /// Take records from this queue: each goes to one of its consumers, and is done when it is printed
+    #[arg(short, long, conflicts_with_all = ["group", "partitions"])]
+    queue: Option<String>,
     /// How a record is printed
     #[arg(short, long, default_value = "%v\\n", conflicts_with = "json")]
     format: Format,
@@ -85,6 +91,7 @@ Examples:
   anabranch consume orders --from -10          The last ten of each partition, then what comes
   anabranch consume orders --from @2013-07-01T00:00:00Z --to @2013-07-02T00:00:00Z
   anabranch consume orders --group billing     As a member of a group
+  anabranch consume orders --queue shipping    As one who takes work from a queue
   anabranch consume orders -f '%p %o %k=%v\\n'
   anabranch consume orders --json | jq .value";
 
@@ -109,9 +116,10 @@ pub(super) fn run(args: &ConsumeArgs, output: &mut Output) -> anyhow::Result<()>
         let mut stop = stop_on_signals()?;
         let mut printer = Printer::new(args, output);
         let reading = async {
-            match &args.group {
-                Some(group) => as_member(args, group, engine, &mut printer, &mut stop).await,
-                None => alone(args, &**engine, &mut printer, &mut stop).await,
+            match (&args.group, &args.queue) {
+                (Some(group), _) => as_member(args, group, engine, &mut printer, &mut stop).await,
+                (None, Some(queue)) => from_queue(args, queue, &**engine, &mut printer, &mut stop).await,
+                (None, None) => alone(args, &**engine, &mut printer, &mut stop).await,
             }
         };
         reading.await?;
@@ -388,6 +396,66 @@ async fn as_member(
         .with_context(|| format!("cannot store where group {group} stands"))?;
     member.leave().await.told().with_context(failed)?;
     outcome
+}
+
+/// Takes what a queue gives it.
+async fn from_queue(
+    args: &ConsumeArgs,
+    queue: &str,
+    engine: &dyn Engine,
+    printer: &mut Printer<'_>,
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    if args.from != Place::Beginning {
+        return Err(usage(
+            "a queue begins at the oldest record, and goes on where it is: there is no --from",
+        ));
+    }
+    let to_end = match args.to {
+        None => false,
+        Some(Place::End) => true,
+        Some(_) => {
+            return Err(usage("with --queue, --to can only be end: when nothing is to be done for a while"));
+        }
+    };
+    let queues = engine.queues();
+    let queues = queues.ok_or_else(|| usage(format!("{} has no queues", engine.description().engine)))?;
+    let failed = || format!("queue {queue} cannot go on");
+    let mut consumer =
+        queues.consumer(QueueSpec::new(queue, [&args.topic])).await.told().with_context(failed)?;
+    let wait_max = if to_end { QUEUE_ENDS_AFTER } else { TakeLimits::default().wait_max };
+    while !printer.is_done() {
+        let left = args.count.map_or(usize::MAX, |count| (count - printer.printed) as usize);
+        let default = TakeLimits::default();
+        let limits = TakeLimits { deliveries_max: default.deliveries_max.min(left), wait_max, ..default };
+        let taken = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            taken = consumer.next(limits) => taken,
+        };
+        let deliveries = match taken {
+            Ok(deliveries) => deliveries,
+            Err(error @ EngineError::Away { .. }) => {
+                tracing::warn!("{error}");
+                tokio::time::sleep(AWAY_PAUSE).await;
+                continue;
+            }
+            Err(error) => return Err(told(error)).with_context(failed),
+        };
+        if deliveries.is_empty() && to_end {
+            break;
+        }
+        for Delivery { at, record, .. } in &deliveries {
+            printer.take(&Shown { at, position: record.offset.into(), record: &record.record })?;
+        }
+        printer.print()?;
+        let done = deliveries.into_iter().map(|delivery| (delivery.ticket, Settlement::Accept)).collect();
+        let late = consumer.settle(done).await.told().with_context(failed)?;
+        let late = late.iter().filter(|done| done.is_err()).count();
+        if late > 0 {
+            tracing::warn!("{late} records were printed too late, and come again");
+        }
+    }
+    consumer.leave().await.told().with_context(failed)
 }
 
 /// How far a member has printed.

@@ -297,6 +297,10 @@ fn the_commands_say_the_same_on_each_engine() {
         );
         said.push(on(&["group", "describe", &group, "--json"]).json()["lag"].to_string());
         said.push(ok(&["group", "delete", &group]).replace(&group, "G"));
+        let queue = format!("q-{topic}");
+        let take = |how: &[&str]| ok(&[&["consume", &topic, "--queue", &queue, "-f", "%k"], how].concat());
+        let taken = [take(&["-c", "2"]), take(&["--to", "end"]), take(&["--to", "end"])];
+        assert_eq!(taken.each_ref().map(String::len), [2, 1, 0], "{engine}: {taken:?}");
         let described = on(&["topic", "describe", &topic, "--json"]).json();
         said.push(described[0]["settings"].to_string());
         said.push(ok(&["topic", "alter", &topic, "--partitions", "3"]));
