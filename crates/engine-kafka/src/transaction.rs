@@ -140,7 +140,14 @@ impl Session {
         let appended: Vec<_> =
             sent.into_iter().map(|(to, waiting)| runtime.block_on(waiting.appended(&to))).collect();
         if let Err(error) = self.again(|session, left| session.producer().commit_transaction(left)) {
-            return Err(self.give_up(&error));
+            let ended = self.give_up(&error);
+            // What the broker does not take, it does not take when it is done again.
+            let is_refusal = |error: &EngineError| matches!(error, EngineError::Refused { .. });
+            let refusal = appended.into_iter().find_map(|one| one.err().filter(is_refusal));
+            return Err(match ended {
+                EngineError::Aborted { .. } => refusal.unwrap_or(ended),
+                ended => ended,
+            });
         }
         appended.into_iter().collect()
     }
