@@ -43,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(20);
 /// How long to wait before it asks again what has nothing.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long whoever leaves waits for what was asked for.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a call waits at most; an instant has to be told.
 const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Messages of one request; fewer than the client keeps for a subscription, since it drops what it cannot keep.
@@ -511,9 +513,17 @@ impl QueueConsumer for NatsConsumer {
     }
 
     async fn leave(mut self: Box<Self>) -> Result<(), EngineError> {
-        // What was asked for comes to nobody any more.
-        let _ = self.messages.unsubscribe().await;
-        self.drain();
+        // What was asked for may be on its way, and would be nobody's until its time is up.
+        let until = Instant::now() + LEAVE_PATIENCE;
+        while self.parts.iter().any(|part| part.request.is_some())
+            && let Ok(Some(message)) = timeout_at(until, self.messages.next()).await
+        {
+            self.accept(message, Instant::now());
+        }
+        let _ = self.messages.drain().await;
+        while let Ok(Some(message)) = timeout_at(until + LEAVE_PATIENCE, self.messages.next()).await {
+            self.accept(message, Instant::now());
+        }
         for reply in self.all() {
             self.send(&reply, Bytes::from_static(b"-NAK")).await?;
         }
