@@ -1,21 +1,21 @@
-//! The changelog: the topic that a flow's state lives in. The local store is a copy of it that may be behind.
+//! The logs of a flow's parts: the changelog, which is the topic that the flow's state lives in, and the places of its intakes.
 //!
-//! Each step of a commit is written to it in the transaction that writes the flow's results, so a reader of committed
-//! records finds the state after some step, whole. [`Changelog::open`] brings the store to where the changelog ends: from
-//! where the store stands, or from the beginning where that cannot be trusted.
+//! Each step of a commit is written to the part's log in the transaction that writes the step's results, or by an append that
+//! decides: so a reader of committed records finds the state after some step, whole. The local store is a copy that may be
+//! behind; [`Changelog::open`] brings it to where the changelog ends: from where the store stands, or from the beginning
+//! where that cannot be trusted. An intake has no state but its place, which is the newest progress in its log ([`place`]).
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{BatchError, Record, RecordAt};
 use anabranch_core::engine::{
-    Capability, Engine, Place, Position, ReadLimits, Reader, TopicSpec, TransactionalProducer,
+    Capability, Engine, EngineError, Place, Position, ReadLimits, Reader, TopicSpec,
 };
 use anabranch_core::seam::Clock;
-use bytes::Bytes;
 
 use crate::FlowError;
-use crate::outbox::{Batches, unwritable};
-use crate::run::blocking;
-use crate::state::{FORMAT, Mark, NoOrigin, Origin, Progress, Store};
+use crate::delivery::Delivery;
+use crate::part::blocking;
+use crate::state::{FORMAT, Mark, NoOrigin, Origin, Progress, Store, claim};
 
 /// How long the topic keeps tombstones, ms: two days.
 const TOMBSTONES_KEPT_MS: i64 = 48 * 60 * 60 * 1000;
@@ -26,114 +26,162 @@ const STORE_AGE_MAX_MS: i64 = TOMBSTONES_KEPT_MS / 2;
 const SEGMENT_BYTES: &str = "52428800";
 /// The state of one window is one record.
 const MESSAGE_BYTES_MAX: &str = "16777216";
+/// How often a log is taken over that somebody else still writes.
+const CLAIMS_TRIED_MAX: u32 = 100;
+/// The newest progress is the last record of a log, but for what transactions leave behind it: it is looked for in so many
+/// positions before the end, and else in the whole log.
+const NEWEST_WITHIN: u64 = 64;
 
-/// Where a flow's state lives.
+/// Where a shard's state lives.
 #[derive(Debug, Clone)]
 pub(crate) struct Changelog {
     pub(crate) at: TopicPartition,
+    /// The engine's.
+    pub(crate) cluster: String,
     /// Tells it from others of its name ([`Origin::made_ms`]).
     pub(crate) made_ms: i64,
 }
 
-/// The flow that opens its changelog.
+/// The part that opens its log.
 pub(crate) struct Opening<'a> {
     pub(crate) engine: &'a dyn Engine,
-    /// Whoever wrote the changelog before is fenced by it.
-    pub(crate) producer: &'a mut dyn TransactionalProducer,
+    /// Whoever wrote the log before is kept away by it.
+    pub(crate) delivery: &'a mut Delivery,
     pub(crate) clock: &'a dyn Clock,
-    pub(crate) topic: String,
+    pub(crate) log: TopicPartition,
     pub(crate) identity: String,
     /// What its progress is before the first step.
     pub(crate) beginning: Progress,
 }
 
-/// The name of a flow's changelog, and the transactional id under which it is written.
+/// The name of a flow's changelog.
 pub(crate) fn changelog_of(flow: &str) -> String {
     format!("{flow}-changelog")
 }
 
+/// The name of the topic that tells how far the intakes of a flow are.
+pub(crate) fn places_of(flow: &str) -> String {
+    format!("{flow}-sources")
+}
+
+/// A log that nobody else writes any more.
+enum Log<'a> {
+    /// It was empty, and begins with these.
+    Begun {
+        position: Position,
+        made_ms: i64,
+        beginning: Progress,
+    },
+    There {
+        span: Span<'a>,
+        made_ms: i64,
+    },
+}
+
+impl<'a> Opening<'a> {
+    /// Takes the log over, and begins it unless it is there.
+    async fn take(self) -> Result<Log<'a>, FlowError> {
+        let Self { engine, delivery, clock, log: at, identity, beginning } = self;
+        for _ in 0..CLAIMS_TRIED_MAX {
+            let start = engine.locate(&at, Place::Earliest).await?;
+            let end = engine.locate(&at, Place::Latest).await?;
+            let span = Span { engine, at: at.clone(), start, end };
+            let Some(first) = span.read_from(start).await?.first().await? else {
+                let made_ms = clock.now_ms();
+                let origin = Origin { identity: identity.clone(), made_ms };
+                let records = vec![origin.to_record()?, beginning.to_record()?];
+                match delivery.begin(engine, end, records).await? {
+                    Some(position) => return Ok(Log::Begun { position, made_ms, beginning }),
+                    None => continue,
+                }
+            };
+            let made_ms = made_ms(&at, &first, &identity)?;
+            if let Some(end) = delivery.claim(engine, end, claim()).await? {
+                return Ok(Log::There { span: Span { end, ..span }, made_ms });
+            }
+        }
+        Err(FlowError::Replaced { log: at })
+    }
+}
+
+/// Takes over the log of an intake, and tells its place.
+pub(crate) async fn place(opening: Opening<'_>) -> Result<Progress, FlowError> {
+    let span = match opening.take().await? {
+        Log::Begun { beginning, .. } => return Ok(beginning),
+        Log::There { span, .. } => span,
+    };
+    let near = Position(span.end.0.saturating_sub(NEWEST_WITHIN)).max(span.start);
+    for from in [near, span.start] {
+        if let Some(newest) = span.read_from(from).await?.newest().await? {
+            return Ok(newest);
+        }
+    }
+    Err(FlowError::Changelog { topic: span.at.topic, what: "it tells of no place" })
+}
+
 impl Changelog {
-    /// Begins the changelog unless it is there, and brings `store` to its end.
+    /// Takes the changelog over, begins it unless it is there, and brings `store` to its end.
     pub(crate) async fn open(
         opening: Opening<'_>,
         store: Store,
     ) -> Result<(Self, Store, Progress), FlowError> {
-        let Opening { engine, clock, .. } = opening;
-        let now_ms = clock.now_ms();
-        ensure_topic(engine, &opening.topic).await?;
-        let at = TopicPartition::new(&opening.topic, 0);
-        let start = engine.locate(&at, Place::Earliest).await?;
-        let end = engine.locate(&at, Place::Latest).await?;
-        let span = Span { engine, at: at.clone(), start, end };
-        let Some(first) = span.read_from(start).await?.first().await? else {
-            return Self::begin(at, opening, store).await;
-        };
-        let made_ms = made_ms(&at, &first, opening.identity)?;
-        let restore = Restore { changelog: Self { at, made_ms }, span, now_ms };
-        let (store, progress) = restore.run(store).await?;
-        Ok((restore.changelog, store, progress))
-    }
-
-    async fn begin(
-        at: TopicPartition,
-        opening: Opening<'_>,
-        store: Store,
-    ) -> Result<(Self, Store, Progress), FlowError> {
-        let Opening { producer, clock, identity, beginning, .. } = opening;
-        let made_ms = clock.now_ms();
-        let changelog = Self { at: at.clone(), made_ms };
-        let records = [Origin { identity, made_ms }.to_record()?, beginning.to_record()?];
-        let batches = changelog.batches(&records)?.into_iter();
-        let appended =
-            producer.commit(batches.map(|batch| (at.clone(), batch.into())).collect(), None).await?;
-        let position = appended.last().expect("each batch has its place").first.0;
-        let (store, beginning) = blocking(move || {
-            store.forget()?;
-            let mut changes = store.changes();
-            store.set_progress(&mut changes, &beginning)?;
-            store.commit(changes, Some(&Mark { made_ms, position, written_ms: made_ms }))?;
-            Ok::<_, FlowError>((store, beginning))
-        })
-        .await??;
-        Ok((changelog, store, beginning))
-    }
-
-    /// The batches of `records`.
-    pub(crate) fn batches(&self, records: &[Record]) -> Result<Vec<Bytes>, FlowError> {
-        let batches = || {
-            let mut batches = Batches::new();
-            for record in records {
-                batches.push(record)?;
+        let now_ms = opening.clock.now_ms();
+        let (at, cluster) = (opening.log.clone(), opening.engine.description().cluster.clone());
+        match opening.take().await? {
+            Log::Begun { position, made_ms, beginning } => {
+                let changelog = Self { at, cluster, made_ms };
+                let mark = changelog.mark(position, made_ms);
+                let (store, beginning) = blocking(move || {
+                    store.forget()?;
+                    let mut changes = store.changes();
+                    store.set_progress(&mut changes, &beginning)?;
+                    store.commit(changes, Some(&mark))?;
+                    Ok::<_, FlowError>((store, beginning))
+                })
+                .await??;
+                Ok((changelog, store, beginning))
             }
-            batches.close()
-        };
-        batches().map_err(unwritable(&self.at))
+            Log::There { span, made_ms } => {
+                let restore = Restore { changelog: Self { at, cluster, made_ms }, span, now_ms };
+                let (store, progress) = restore.run(store).await?;
+                Ok((restore.changelog, store, progress))
+            }
+        }
+    }
+
+    /// A store that has followed it to `position`, and misses nothing from before `written_ms`.
+    pub(crate) fn mark(&self, position: Position, written_ms: i64) -> Mark {
+        let Self { cluster, made_ms, .. } = self;
+        Mark { cluster: cluster.clone(), made_ms: *made_ms, position: position.0, written_ms }
     }
 }
 
-async fn ensure_topic(engine: &dyn Engine, topic: &str) -> Result<(), FlowError> {
-    let mut spec = TopicSpec::new(topic, 1);
+/// Makes the topic of logs unless it is there.
+pub(crate) async fn ensure_logs(engine: &dyn Engine, topic: &str, partitions: i32) -> Result<(), FlowError> {
+    let mut spec = TopicSpec::new(topic, partitions);
     if engine.description().has(Capability::Compaction) {
-        let tombstones_kept_ms = TOMBSTONES_KEPT_MS.to_string();
-        let configs = [
-            ("cleanup.policy", "compact"),
-            ("delete.retention.ms", &tombstones_kept_ms),
-            ("segment.bytes", SEGMENT_BYTES),
-            ("max.message.bytes", MESSAGE_BYTES_MAX),
-        ];
-        spec.configs = configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        spec = spec
+            .config("cleanup.policy", "compact")
+            .config("delete.retention.ms", TOMBSTONES_KEPT_MS.to_string());
     }
-    engine.ensure_topic(&spec).await?;
+    // Not every engine has these, and without them it is but less well set up.
+    let tuned = TopicSpec::clone(&spec)
+        .config("segment.bytes", SEGMENT_BYTES)
+        .config("max.message.bytes", MESSAGE_BYTES_MAX);
+    match engine.ensure_topic(&tuned).await {
+        Err(EngineError::Refused { .. }) => engine.ensure_topic(&spec).await?,
+        ensured => ensured?,
+    };
     Ok(())
 }
 
 /// When the changelog that begins with `first` was made, if it is the flow's.
-fn made_ms(at: &TopicPartition, first: &Record, identity: String) -> Result<i64, FlowError> {
+fn made_ms(at: &TopicPartition, first: &Record, identity: &str) -> Result<i64, FlowError> {
     let topic = at.topic.clone();
     match Origin::parse(first) {
         Ok(origin) if origin.identity == identity => Ok(origin.made_ms),
         Ok(Origin { identity: found, .. }) => {
-            Err(FlowError::OtherChangelog { topic, found, expected: identity })
+            Err(FlowError::OtherChangelog { topic, found, expected: identity.to_owned() })
         }
         Err(NoOrigin::Format(found)) => Err(FlowError::ChangelogFormat { topic, found, supported: FORMAT }),
         Err(NoOrigin::Other) => Err(FlowError::Changelog { topic, what: "it does not begin as one" }),
@@ -174,8 +222,7 @@ impl Restore<'_> {
                     "a flow's state is made anew from its changelog, because {why}"
                 );
                 let store = blocking(move || store.forget().map(|()| store)).await??;
-                let (position, written_ms) = (self.span.start.0, self.now_ms);
-                self.follow(store, Mark { made_ms: self.changelog.made_ms, position, written_ms }).await?
+                self.follow(store, self.changelog.mark(self.span.start, self.now_ms)).await?
             }
         };
         let mark = Mark { written_ms: self.now_ms, ..mark };
@@ -190,12 +237,12 @@ impl Restore<'_> {
     /// Nothing is touched before this is known: what a store has missed cannot be seen afterwards.
     async fn judge(&self, mark: Option<Mark>, known: Option<Progress>) -> Result<Standing, FlowError> {
         let Some(mark) = mark else { return Ok(Standing::Useless("there is no local copy")) };
-        if mark.made_ms != self.changelog.made_ms {
+        if mark.made_ms != self.changelog.made_ms || mark.cluster != self.changelog.cluster {
             return Ok(Standing::Useless("the local copy is of another changelog"));
         }
         let stands = Position(mark.position);
         let newest = match stands >= self.span.start {
-            true => self.span.read_from(stands).await?.newest_step().await?,
+            true => self.span.read_from(stands).await?.newest().await?.map(|newest| newest.step),
             false => None,
         };
         let known = known.map_or(0, |known| known.step);
@@ -217,6 +264,7 @@ impl Restore<'_> {
             let newest = records.iter().rfind(|at| Progress::is_in(&at.record));
             mark.position = newest.map_or(reading.reader.position().0, |at| at.offset.0.cast_unsigned());
             let topic = self.changelog.at.topic.clone();
+            let reached = mark.clone();
             store = blocking(move || {
                 let mut changes = store.changes();
                 for RecordAt { record, .. } in &records {
@@ -224,7 +272,7 @@ impl Restore<'_> {
                         return Err(FlowError::Changelog { topic, what: "it has records of another kind" });
                     }
                 }
-                store.commit(changes, Some(&mark)).map(|()| store)
+                store.commit(changes, Some(&reached)).map(|()| store)
             })
             .await??;
         }
@@ -276,8 +324,8 @@ impl Reading {
         Ok(None)
     }
 
-    /// The number of the last step.
-    async fn newest_step(&mut self) -> Result<Option<u64>, FlowError> {
+    /// The last progress.
+    async fn newest(&mut self) -> Result<Option<Progress>, FlowError> {
         let mut newest = None;
         while let Some(records) = self.next().await? {
             let found = records.into_iter().rfind(|at| Progress::is_in(&at.record));
@@ -286,6 +334,6 @@ impl Reading {
         let Some(newest) = newest else { return Ok(None) };
         let unreadable =
             || FlowError::Changelog { topic: self.at.topic.clone(), what: "its progress cannot be read" };
-        Progress::parse(&newest).map(|progress| Some(progress.step)).ok_or_else(unreadable)
+        Progress::parse(&newest).map(Some).ok_or_else(unreadable)
     }
 }

@@ -155,7 +155,27 @@ pub enum FlowError {
         /// The flow that was opened.
         expected: String,
     },
+    /// A newer process does this part of the flow: leave the work to that one. (Where the engine has transactions, it is
+    /// [`EngineError::ProducerFenced`].)
+    #[error("a newer process has taken over what is written to {log}: leave the work to that one")]
+    Replaced {
+        /// Where the part keeps its state, or its place.
+        log: TopicPartition,
+    },
+    /// A record in the topic between a flow's sources and its shards was not put there by the flow.
+    #[error("the topic {topic} has a record that the flow has not written")]
+    Repartitioned {
+        /// The topic.
+        topic: String,
+    },
     /// The runtime is shutting down.
     #[error("the async runtime stopped under the flow")]
     RuntimeStopped,
+}
+
+impl FlowError {
+    /// Whether it says that another process does the work now.
+    pub(crate) fn is_replaced(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::ProducerFenced { .. }) | Self::Replaced { .. })
+    }
 }

@@ -5,24 +5,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::TopicPartition;
 use anabranch_core::batch::{Record, RecordAt};
-use anabranch_core::engine::{Capability, Engine, EngineError, Position};
+use anabranch_core::engine::Engine;
 use anabranch_core::seam::Clock;
-use parking_lot::Mutex;
+use futures::future::join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::FlowError;
 use crate::aggregate::Aggregate;
-use crate::frame::{Frame, State};
+use crate::delivery::{Asked, Guarantee};
+use crate::frame::Frame;
+use crate::layout::{Layout, Sharding, Share};
+use crate::logic::{Decode, Encode, Logic, Of};
 use crate::metrics::Metrics;
+use crate::opening::Opening;
 use crate::policy::{Disorder, Late, Undecodable};
-use crate::run::OpenFlow;
-use crate::state::{Progress, Table};
-use crate::watermark::Watermarks;
+use crate::run::{OpenFlow, READ_BYTES};
 use crate::window::{Window, WindowKind};
-use crate::worker::{Decode, Encode, Logic, Options, Work, Worker};
 
 const COMMIT_RECORDS_DEFAULT: u64 = 20_000;
 const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
@@ -50,14 +50,14 @@ pub struct Records<T> {
 /// A flow whose records have their place in event time.
 pub struct Timed<T> {
     records: Records<T>,
-    event_time: Box<dyn Fn(&T) -> i64 + Send>,
+    event_time: Of<T, i64>,
     disorder: Disorder,
 }
 
 /// A flow whose records belong to keys.
 pub struct Keyed<T, K> {
     timed: Timed<T>,
-    key: Box<dyn Fn(&T) -> K + Send>,
+    key: Of<T, K>,
 }
 
 /// A flow whose records belong to windows.
@@ -79,7 +79,8 @@ pub struct Definition<T, K, A: Aggregate<T>> {
     encode: Encode<K, A::Output>,
     sink: String,
     emit_early: bool,
-    at_least_once: bool,
+    asked: Asked,
+    sharding: Sharding,
     commit_records: u64,
     commit_interval: Duration,
 }
@@ -88,7 +89,7 @@ impl Flow {
     /// A flow's name is whose state it is: one flow of a name runs on an engine, and the one that was opened last.
     ///
     /// It is a group's name, too, so that tools can tell where the flow stands; `NAME-changelog` is the topic of its state,
-    /// and its transactional id.
+    /// and its transactional ids begin so.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into() }
     }
@@ -103,7 +104,7 @@ impl Source {
     /// Makes sense of records. What `decode` says of those that it cannot make sense of goes into the error or header.
     pub fn decode<T, E: Display>(
         self,
-        decode: impl Fn(&RecordAt) -> Result<T, E> + Send + 'static,
+        decode: impl Fn(&RecordAt) -> Result<T, E> + Send + Sync + 'static,
         undecodable: Undecodable,
     ) -> Records<T> {
         let decode = move |record: &RecordAt| decode(record).map(Some).map_err(|error| error.to_string());
@@ -114,7 +115,7 @@ impl Source {
 impl<T: 'static> Records<T> {
     /// Turns every record into another.
     #[must_use]
-    pub fn map<U>(self, map: impl Fn(T) -> U + Send + 'static) -> Records<U> {
+    pub fn map<U>(self, map: impl Fn(T) -> U + Send + Sync + 'static) -> Records<U> {
         let Self { source, decode, undecodable } = self;
         let decode = move |record: &RecordAt| Ok(decode(record)?.map(&map));
         Records { source, decode: Box::new(decode), undecodable }
@@ -122,7 +123,7 @@ impl<T: 'static> Records<T> {
 
     /// Leaves out the records of which `keep` is false.
     #[must_use]
-    pub fn filter(self, keep: impl Fn(&T) -> bool + Send + 'static) -> Self {
+    pub fn filter(self, keep: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
         let Self { source, decode, undecodable } = self;
         let decode = move |record: &RecordAt| Ok(decode(record)?.filter(&keep));
         Self { source, decode: Box::new(decode), undecodable }
@@ -130,7 +131,11 @@ impl<T: 'static> Records<T> {
 
     /// Says when each record's event happened, in ms since the Unix epoch, and how far out of order events come.
     #[must_use]
-    pub fn event_time(self, event_time: impl Fn(&T) -> i64 + Send + 'static, disorder: Disorder) -> Timed<T> {
+    pub fn event_time(
+        self,
+        event_time: impl Fn(&T) -> i64 + Send + Sync + 'static,
+        disorder: Disorder,
+    ) -> Timed<T> {
         Timed { records: self, event_time: Box::new(event_time), disorder }
     }
 }
@@ -138,7 +143,7 @@ impl<T: 'static> Records<T> {
 impl<T> Timed<T> {
     /// Says what each record is about. Equal keys must have equal serde forms (a hash map has not).
     #[must_use]
-    pub fn key_by<K>(self, key: impl Fn(&T) -> K + Send + 'static) -> Keyed<T, K> {
+    pub fn key_by<K>(self, key: impl Fn(&T) -> K + Send + Sync + 'static) -> Keyed<T, K> {
         Keyed { timed: self, key: Box::new(key) }
     }
 }
@@ -171,14 +176,15 @@ impl<T, K, A: Aggregate<T>> Aggregated<T, K, A> {
     pub fn sink(
         self,
         topic: impl Into<String>,
-        encode: impl Fn(&K, Window, A::Output) -> Record + Send + 'static,
+        encode: impl Fn(&K, Window, A::Output) -> Record + Send + Sync + 'static,
     ) -> Definition<T, K, A> {
         Definition {
             aggregated: self,
             encode: Box::new(encode),
             sink: topic.into(),
             emit_early: false,
-            at_least_once: false,
+            asked: Asked::ExactlyOnce,
+            sharding: Sharding::One,
             commit_records: COMMIT_RECORDS_DEFAULT,
             commit_interval: COMMIT_INTERVAL_DEFAULT,
         }
@@ -199,13 +205,44 @@ where
     }
 
     /// Settles for less than exactly once: **after a crash results may be repeated, and what was shown of a session that
-    /// grows otherwise the second time is not taken back.** The state is in the local directory only; without it the flow
-    /// reads its input again. For engines without transactions, and for where speed is worth that.
+    /// grows otherwise the second time is not taken back.** It is told when the flow is opened, and in its [`Metrics`].
     ///
-    /// State that was made with this is not opened without it, or the other way round.
+    /// Where the engine has conditional appends, state goes to the changelog and counts everything once, wherever it
+    /// moves. Where it has not, state is in the local directory only, of one process with one shard; without it the flow
+    /// reads its input again. Such state is not opened without this, or the other way round.
     #[must_use]
     pub fn at_least_once(mut self) -> Self {
-        self.at_least_once = true;
+        self.asked = Asked::AtLeastOnce;
+        self
+    }
+
+    /// Exactly once on an engine with transactions, and elsewhere at least once, with state that moves: for one definition
+    /// that runs on every engine. Which of both it is is told when the flow is opened, and in its [`Metrics`].
+    #[must_use]
+    pub fn or_at_least_once(mut self) -> Self {
+        self.asked = Asked::AsTheEngineCan;
+        self
+    }
+
+    /// Divides keys among `shards`, which several processes can share ([`crate::Runner`]); 1 unless told otherwise. More
+    /// shards than processes leave room to grow, since another number needs another name: the state is laid out by it.
+    ///
+    /// With more than one, records go through a topic of the flow's own, `NAME-repartition`, where each shard has a
+    /// partition; `NAME-sources` tells how far the sources were read. Decoders, filters, event times and keys are asked
+    /// once before that and once after, so they must say the same both times.
+    #[must_use]
+    pub fn shards(mut self, shards: i32) -> Self {
+        self.sharding = if shards == 1 { Sharding::One } else { Sharding::Keys(shards) };
+        self
+    }
+
+    /// Makes each partition of the sources a shard, where **records are partitioned by the flow's key already**: nothing
+    /// goes through another topic then. All sources must have as many partitions. Event time is each shard's own.
+    ///
+    /// Of a key that is found in two partitions all the same, each shard has a result, and the newer one hides the other.
+    #[must_use]
+    pub fn shard_by_partition(mut self) -> Self {
+        self.sharding = Sharding::Partitions;
         self
     }
 
@@ -218,9 +255,9 @@ where
         self
     }
 
-    /// Opens the flow on `engine`, with a copy of its state in the directory `state_dir`, where one flow at a time has its
-    /// own. Topics that it writes and that are not there are made, with as many partitions as the sources have at most, and
-    /// its changelog with one. A flow of this name that is open, on any machine, is fenced: its next commit fails.
+    /// Opens the whole flow on `engine`, with a copy of its state in the directory `state_dir`, where one flow at a time has
+    /// its own. Topics that it writes and that are not there are made, with as many partitions as the sources have at most.
+    /// A flow of this name that is open, on any machine, is fenced: its next commit fails.
     ///
     /// # Errors
     /// [`FlowError`]: the engine lacks a source or a capability, the state belongs to another flow or is in use, ...
@@ -232,43 +269,49 @@ where
     ) -> Result<OpenFlow, FlowError> {
         let frame = self.frame();
         frame.check()?;
-        let mut needs = vec![Capability::PartitionOrder, Capability::Replay];
-        needs.extend((!self.at_least_once).then_some(Capability::Transactions));
-        engine.require(&needs).map_err(EngineError::Unsuitable)?;
-        let mut sources = Vec::new();
-        let mut partitions_max = 0;
-        for topic in &frame.topics {
-            let partitions = engine.partition_count(topic).await?;
-            partitions_max = partitions_max.max(partitions);
-            sources.extend((0..partitions).map(|partition| TopicPartition::new(topic, partition)));
+        let layout = Layout::of(&frame, &*engine).await?;
+        let share = layout.all();
+        self.open_share(layout, &share, engine, state_dir.into(), clock).await
+    }
+
+    /// Opens some of its parts.
+    pub(crate) async fn open_share(
+        self,
+        layout: Layout,
+        share: &Share,
+        engine: Arc<dyn Engine>,
+        state_dir: PathBuf,
+        clock: Arc<dyn Clock>,
+    ) -> Result<OpenFlow, FlowError> {
+        let frame = self.frame();
+        let options = frame.options(&*engine, &layout).await?;
+        if layout.mode.guarantee() == Guarantee::AtLeastOnce {
+            tracing::warn!(
+                flow = frame.name,
+                engine = engine.description().engine,
+                "delivers at least once: a crash may repeat its results"
+            );
         }
-        let mut options = frame.options(&*engine, partitions_max).await?;
-        let opened = frame.open_state(&engine, &sources, state_dir.into(), &*clock).await?;
-        let State { store, progress, delivery, changelog } = opened;
-        if progress.positions.len() != sources.len() {
-            return Err(store.damaged("its positions are not the sources'"));
-        }
-        options.changelog = changelog;
-        let now = clock.monotonic();
-        let commit_interval = self.commit_interval;
-        let mut readers = Vec::with_capacity(sources.len());
-        for (source, position) in sources.iter().zip(&progress.positions) {
-            readers.push(engine.reader(source, Position(*position)).await?);
-        }
-        let worker = self.into_worker(options, sources.clone(), Table::new(store), progress, now);
-        let metrics = Arc::new(Metrics::default());
-        metrics.update(|snapshot| worker.report(snapshot));
-        Ok(OpenFlow {
-            engine,
+        let metrics = Arc::new(Metrics::new(layout.mode.guarantee()));
+        let parts = share.intakes.len() + share.shards.len();
+        let opening = Opening {
+            identity: layout.identity(&frame),
+            flow: frame.name,
+            read_bytes: READ_BYTES / parts.max(1),
+            commit_interval: self.commit_interval,
+            disorder: self.aggregated.windowed.keyed.timed.disorder,
+            logic: Arc::new(self.into_logic()),
+            layout,
+            options,
+            engine: Arc::clone(&engine),
+            state_dir,
             clock,
-            sources,
-            readers,
-            commit_interval,
-            last_commit: now,
-            metrics,
-            delivery,
-            worker: Arc::new(Mutex::new(worker)),
-        })
+            metrics: Arc::clone(&metrics),
+        };
+        // The shards' locks come first: a second flow of this directory must not fence the first.
+        let shards = all(share.shards.iter().map(|shard| opening.shard(*shard))).await?;
+        let intakes = all(share.intakes.iter().map(|source| opening.intake(*source))).await?;
+        Ok(OpenFlow { engine, metrics, intakes, shards })
     }
 
     /// All but the functions.
@@ -284,26 +327,23 @@ where
             aggregate: aggregate.name(),
             sink: self.sink.clone(),
             emit_early: self.emit_early,
-            at_least_once: self.at_least_once,
+            asked: self.asked,
+            sharding: self.sharding,
             commit_records: self.commit_records,
         }
     }
 
-    fn into_worker(
-        self,
-        options: Options,
-        sources: Vec<TopicPartition>,
-        table: Table<A::State>,
-        progress: Progress,
-        now: Duration,
-    ) -> Worker<T, K, A> {
+    fn into_logic(self) -> Logic<T, K, A> {
         let Aggregated { windowed: Windowed { keyed: Keyed { timed, key }, windows, .. }, aggregate } =
             self.aggregated;
-        let Timed { records, event_time, disorder } = timed;
-        let Progress { latest_events_ms, watermark_ms, .. } = &progress;
-        let watermarks = Watermarks::restore(disorder, latest_events_ms, *watermark_ms, now);
-        let logic =
-            Logic { decode: records.decode, event_time, key, windows, aggregate, encode: self.encode };
-        Worker::new(logic, options, sources, table, watermarks, progress)
+        let Timed { records, event_time, .. } = timed;
+        Logic { decode: records.decode, event_time, key, windows, aggregate, encode: self.encode }
     }
+}
+
+/// All of them, or the first error when each has come to its end: none is left in the middle.
+async fn all<P>(
+    opening: impl Iterator<Item = impl Future<Output = Result<P, FlowError>>>,
+) -> Result<Vec<P>, FlowError> {
+    join_all(opening).await.into_iter().collect()
 }

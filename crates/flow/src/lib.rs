@@ -52,21 +52,30 @@
 
 pub mod aggregate;
 mod changelog;
+mod delivery;
 mod error;
 mod flow;
 mod frame;
 pub mod header;
+mod intake;
+mod layout;
+mod logic;
 mod metrics;
+mod opening;
 mod outbox;
+mod part;
 mod policy;
+mod repartition;
 mod run;
 mod runner;
 mod state;
 mod watermark;
 pub mod window;
+mod work;
 mod worker;
 
 pub use aggregate::{Aggregate, Count, Max, Mean, Min, Sum};
+pub use delivery::Guarantee;
 pub use error::FlowError;
 pub use flow::{Aggregated, Definition, Flow, Keyed, Records, Source, Timed, Windowed};
 pub use metrics::{Counts, Metrics, Snapshot};

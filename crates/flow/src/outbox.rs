@@ -10,6 +10,8 @@ use crate::FlowError;
 
 /// A batch is closed when it has grown to this; Kafka's topics take about 1 MiB unless told otherwise.
 const BATCH_BYTES: usize = 256 << 10;
+/// Bytes of records that wait to go out; when there are as many, a part asks for a commit.
+pub(crate) const OUTBOX_BYTES_MAX: usize = 8 << 20;
 
 /// A topic that a flow writes.
 #[derive(Debug, Clone)]
@@ -22,9 +24,10 @@ pub(crate) struct Outlet {
 pub(crate) type Outgoing = BTreeMap<TopicPartition, Vec<Bytes>>;
 
 /// What is to be appended with the next step of a commit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
     partitions: BTreeMap<TopicPartition, Batches>,
+    batch_records_max: usize,
     len_bytes: usize,
 }
 
@@ -32,10 +35,16 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 pub(crate) struct Batches {
     open: BatchBuilder,
+    records_max: usize,
     closed: Vec<Bytes>,
 }
 
 impl Outbox {
+    /// Empty. An engine takes `batch_records_max` at once.
+    pub(crate) fn new(batch_records_max: usize) -> Self {
+        Self { partitions: BTreeMap::new(), batch_records_max, len_bytes: 0 }
+    }
+
     /// Adds a result, whose key decides its partition.
     pub(crate) fn push_keyed(&mut self, to: &Outlet, record: &Record) -> Result<(), FlowError> {
         let Some(key) = &record.key else {
@@ -65,10 +74,11 @@ impl Outbox {
         partitions.map(batches).collect()
     }
 
-    fn push(&mut self, to: &TopicPartition, record: &Record) -> Result<(), FlowError> {
+    /// Adds a record for this partition.
+    pub(crate) fn push(&mut self, to: &TopicPartition, record: &Record) -> Result<(), FlowError> {
         let batches = match self.partitions.get_mut(to) {
             Some(batches) => batches,
-            None => self.partitions.entry(to.clone()).or_insert_with(Batches::new),
+            None => self.partitions.entry(to.clone()).or_insert_with(|| Batches::new(self.batch_records_max)),
         };
         self.len_bytes += batches.push(record).map_err(unwritable(to))?;
         Ok(())
@@ -77,15 +87,15 @@ impl Outbox {
 
 impl Batches {
     /// None yet.
-    pub(crate) fn new() -> Self {
-        Self { open: BatchBuilder::new(Compression::None), closed: Vec::new() }
+    pub(crate) fn new(records_max: usize) -> Self {
+        Self { open: BatchBuilder::new(Compression::None), records_max, closed: Vec::new() }
     }
 
     /// Adds a record, and tells how many bytes it takes.
     pub(crate) fn push(&mut self, record: &Record) -> Result<usize, BatchError> {
         let before_bytes = self.open.len_bytes();
         let len_bytes = self.open.push(record).len_bytes();
-        if len_bytes >= BATCH_BYTES {
+        if len_bytes >= BATCH_BYTES || self.open.count() >= self.records_max {
             self.closed.push(self.open.build()?);
         }
         Ok(len_bytes - before_bytes)

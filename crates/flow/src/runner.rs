@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Capability, Engine, EngineError, GroupEvent, GroupMember};
 use anabranch_core::seam::Clock;
 use futures::FutureExt;
@@ -15,7 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 
 use crate::aggregate::Aggregate;
+use crate::delivery::Mode;
 use crate::frame::Frame;
+use crate::layout::{Layout, Share};
 use crate::metrics::{Metrics, Snapshot};
 use crate::{Definition, FlowError};
 
@@ -118,21 +119,24 @@ where
         let mut shutdown = pin!(shutdown);
         let frame = (self.define)().frame();
         frame.check()?;
-        let Frame { name, topics, at_least_once, .. } = frame;
-        if at_least_once {
+        self.engine.require(&[Capability::Groups]).map_err(EngineError::from)?;
+        let layout = Layout::of(&frame, &*self.engine).await?;
+        let Frame { name, topics, .. } = frame;
+        if layout.mode == Mode::Local {
             let reason = "its state is in one process only (at least once), so it cannot run in another";
             return Err(FlowError::Definition { flow: name, reason });
         }
-        self.engine.require(&[Capability::Groups]).map_err(EngineError::from)?;
-        let turn = TopicPartition::new(&topics[0], 0);
+        let topics = layout.topics(&topics);
         loop {
             let mut member = self.engine.join(&name, &topics).await?;
-            let end = self.take_turns(&mut *member, &turn, shutdown.as_mut()).await;
+            let end = self.take_turns(&mut *member, &layout, shutdown.as_mut()).await;
             self.status.send_replace(Status::Waiting);
             let left = member.leave().await;
             match end? {
                 End::Shutdown => return Ok(left?),
-                End::Fenced => tracing::warn!(flow = name, "another process has taken the flow over"),
+                End::Fenced => {
+                    tracing::warn!(flow = name, "another process has taken over what this one did")
+                }
             }
         }
     }
@@ -140,7 +144,7 @@ where
     async fn take_turns(
         &self,
         member: &mut dyn GroupMember,
-        turn: &TopicPartition,
+        layout: &Layout,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, FlowError> {
         let mut running: Option<Turn> = None;
@@ -153,7 +157,7 @@ where
                     return Ok(End::Shutdown);
                 }
                 Some(ended) = flow => match ended {
-                    Err(error) if is_fenced(&error) => return Ok(End::Fenced),
+                    Err(error) if error.is_replaced() => return Ok(End::Fenced),
                     ended => {
                         ended?;
                         return Ok(End::Shutdown);
@@ -161,31 +165,39 @@ where
                 },
                 event = member.next_event() => match event? {
                     GroupEvent::Assigned(partitions) => {
-                        if partitions.iter().any(|(at, _)| at == turn) {
-                            running = Some(self.begin());
+                        let assigned: Vec<_> = partitions.into_iter().map(|(at, _)| at).collect();
+                        let share = layout.share(&assigned);
+                        // An engine that takes nothing away before it gives means what it gives to be all there is.
+                        self.stop(running.take()).await?;
+                        if share != Share::default() {
+                            running = Some(self.begin(layout.clone(), share));
                         }
                     }
                     // What it has begun is committed before another goes on from there, if there still is time for that.
-                    GroupEvent::Revoked(_) | GroupEvent::Lost(_) => {
-                        let ended = finish(running.take()).await;
-                        self.status.send_replace(Status::Waiting);
-                        if !ended.as_ref().is_err_and(is_fenced) {
-                            ended?;
-                        }
-                    }
+                    GroupEvent::Revoked(_) | GroupEvent::Lost(_) => self.stop(running.take()).await?,
                 },
             }
         }
     }
 
-    fn begin(&self) -> Turn {
+    /// Lets go of what it does. That another has it already is no error.
+    async fn stop(&self, running: Option<Turn>) -> Result<(), FlowError> {
+        let ended = finish(running).await;
+        self.status.send_replace(Status::Waiting);
+        match ended {
+            Err(error) if error.is_replaced() => Ok(()),
+            ended => ended,
+        }
+    }
+
+    fn begin(&self, layout: Layout, share: Share) -> Turn {
         let (stop, stopped) = oneshot::channel();
         let (engine, clock, status) =
             (Arc::clone(&self.engine), Arc::clone(&self.clock), self.status.clone());
-        let open = (self.define)().open(engine, self.state_dir.clone(), clock);
+        let (definition, state_dir) = ((self.define)(), self.state_dir.clone());
         status.send_replace(Status::Restoring);
         let flow = async move {
-            let open = open.await?;
+            let open = definition.open_share(layout, &share, engine, state_dir, clock).await?;
             status.send_replace(Status::Running(open.metrics()));
             open.run(stopped.map(drop)).await
         };
@@ -198,10 +210,6 @@ async fn finish(turn: Option<Turn>) -> Result<(), FlowError> {
     let Some(Turn { stop, flow }) = turn else { return Ok(()) };
     drop(stop);
     flow.await.map(drop)
-}
-
-fn is_fenced(error: &FlowError) -> bool {
-    matches!(error, FlowError::Engine(EngineError::ProducerFenced { .. }))
 }
 
 impl<D> std::fmt::Debug for Runner<D> {

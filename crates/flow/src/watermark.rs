@@ -27,7 +27,8 @@ struct Partition {
 }
 
 impl Watermarks {
-    /// Starts at `now` from what was known before: the latest event per partition, and the flow's watermark.
+    /// Starts at `now` from what was known before: the latest event per partition, and the flow's watermark. No partition
+    /// is idle before it was silent for long enough.
     pub(crate) fn restore(
         disorder: Disorder,
         latest_events_ms: &[Option<i64>],
@@ -36,6 +37,27 @@ impl Watermarks {
     ) -> Self {
         let partition = |&latest_event_ms: &_| Partition { latest_event_ms, heard: now, idle: false };
         Self { disorder, partitions: latest_events_ms.iter().map(partition).collect(), flow_ms }
+    }
+
+    /// The same, where others tell which partitions are idle ([`Watermarks::told`]), and have told this before.
+    pub(crate) fn restore_idle(&mut self, idle: &[bool]) {
+        self.partitions.iter_mut().zip(idle).for_each(|(partition, idle)| partition.idle = *idle);
+    }
+
+    /// Which partitions are idle.
+    pub(crate) fn idle(&self) -> Vec<bool> {
+        self.partitions.iter().map(|partition| partition.idle).collect()
+    }
+
+    /// Somebody who reads `partition` says what its latest event is, and whether it is idle.
+    pub(crate) fn told(&mut self, partition: usize, latest_event_ms: Option<i64>, idle: bool) {
+        self.partitions[partition].idle = false;
+        if let Some(latest_event_ms) = latest_event_ms {
+            self.observe(partition, latest_event_ms);
+        }
+        if idle {
+            self.end(partition);
+        }
     }
 
     /// The flow's watermark; [`NO_WATERMARK`] while there is none.

@@ -1,24 +1,23 @@
-//! The flow itself, between reading and appending: records in, batches out, state behind.
+//! A shard: records in, batches out, state behind.
 //!
-//! A worker does no I/O but on its state, and reads no clock. It is told what was read and says what is to be appended;
-//! [`crate::run`] goes between it and the engine. A commit goes in steps:
+//! A commit goes in steps:
 //!
 //! 1. *flush*: what changed since the last commit, with the input positions and the watermark. Records that went aside,
 //!    retractions, corrections and early results go out.
 //! 2. *fire*, in pages: the windows that the watermark has passed emit their results.
 //! 3. *expire*, in pages, where windows outlive their end: those that nothing may correct any more are deleted.
 //!
-//! Each step is one transaction of the engine: what goes out, what the changelog is told, and where the input stands. Only
-//! when it is committed is the local store told, too. So a step has happened as a whole or not at all, and what comes of
-//! the next attempt may differ: a session can grow otherwise when its input is read again, and nobody has seen the first.
+//! Each step happens as a whole or not at all ([`crate::delivery`]): what goes out, what the changelog is told, and where the
+//! input stands. Only then is the local store told, too. What comes of the next attempt may differ: a session can grow
+//! otherwise when its input is read again, and nobody has seen the first.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{BatchError, Record, RecordAt};
-use anabranch_core::engine::{Fetched, Position};
-use bytes::Bytes;
+use anabranch_core::engine::Position;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -26,43 +25,22 @@ use crate::FlowError;
 use crate::aggregate::Aggregate;
 use crate::changelog::Changelog;
 use crate::header::{self, mark};
+use crate::logic::{Aside, Logic};
 use crate::metrics::Snapshot;
-use crate::outbox::{Outbox, Outgoing, Outlet};
-use crate::state::{Changes, Entry, KEY_BYTES_MAX, Mark, Progress, Stage, Table, WindowKey};
+use crate::outbox::{OUTBOX_BYTES_MAX, Outbox, Outlet};
+use crate::repartition::{Envelope, Idle};
+use crate::state::{Changes, Entry, Progress, Stage, Table, WindowKey};
 use crate::watermark::{NO_WATERMARK, Watermarks};
-use crate::window::{self, Window, WindowKind};
+use crate::window::{self, Window};
+use crate::work::{Chunk, Logged, Step, Work};
 
 /// Windows and keys that the write buffer holds; when it is full, the worker asks for a commit.
 const BUFFER_ENTRIES_MAX: usize = 50_000;
-/// Bytes of records that wait to be sent aside; the same.
-const OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// Windows that fire or expire in one step of a commit.
 const PAGE_WINDOWS: usize = 4096;
 
-/// Makes sense of a record, or leaves it out, or says why it makes none.
-pub(crate) type Decode<T> = Box<dyn Fn(&RecordAt) -> Result<Option<T>, String> + Send>;
-/// Makes a record of a result.
-pub(crate) type Encode<K, R> = Box<dyn Fn(&K, Window, R) -> Record + Send>;
-
-/// What the flow's author wrote.
-pub(crate) struct Logic<T, K, A: Aggregate<T>> {
-    pub(crate) decode: Decode<T>,
-    pub(crate) event_time: Box<dyn Fn(&T) -> i64 + Send>,
-    pub(crate) key: Box<dyn Fn(&T) -> K + Send>,
-    pub(crate) windows: Box<dyn WindowKind>,
-    pub(crate) aggregate: A,
-    pub(crate) encode: Encode<K, A::Output>,
-}
-
-/// What becomes of records that cannot take part.
-#[derive(Debug)]
-pub(crate) enum Aside {
-    Fail,
-    Drop,
-    Send(Outlet),
-}
-
-/// What the flow's author chose.
+/// What the flow's author chose, and what follows from the engine.
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) sink: Outlet,
     pub(crate) undecodable: Aside,
@@ -70,67 +48,32 @@ pub(crate) struct Options {
     pub(crate) allowed_lateness_ms: i64,
     pub(crate) emit_early: bool,
     pub(crate) commit_records: u64,
-    /// None when the flow delivers at least once.
-    pub(crate) changelog: Option<Changelog>,
+    /// What the engine takes at once.
+    pub(crate) append_records_max: usize,
+    /// Records that the changelog takes in one step.
+    pub(crate) step_records_max: usize,
 }
 
-/// What happens together.
+/// Where a worker's records come from.
 #[derive(Debug)]
-pub(crate) struct Step {
-    /// Results, and what went aside.
-    pub(crate) outgoing: Outgoing,
-    /// The changelog's batches; the newest progress is in the last.
-    pub(crate) changelog: Vec<Bytes>,
-    /// Where the input stands, as far as that is news: index among the flow's sources, and the record that is read next.
-    pub(crate) positions: Vec<(usize, Position)>,
-}
-
-/// Where the last batch of a step is in the changelog, and a moment before it was appended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Logged {
-    pub(crate) position: Position,
-    pub(crate) at_ms: i64,
-}
-
-/// What was read from a partition.
-pub(crate) struct Chunk {
-    /// Index among the flow's sources.
-    pub(crate) partition: usize,
-    pub(crate) fetched: Fetched,
-    /// The partition's input ends here, if it does.
-    pub(crate) end: Option<Position>,
-}
-
-/// A worker, without its types.
-pub(crate) trait Work: Send {
-    /// Takes in what was read at `now`.
-    fn take_in(&mut self, chunks: Vec<Chunk>, now: Duration);
-
-    /// Works on what was taken in. Ends early, with `true`, when a commit is due first.
-    fn work(&mut self) -> Result<bool, FlowError>;
-
-    /// Takes the next step of a commit, and says what it comes to. `None` when the commit is complete.
-    fn commit_step(&mut self) -> Result<Option<Step>, FlowError>;
-
-    /// The step has happened: its changes go to the store.
-    fn step_done(&mut self, logged: Option<Logged>) -> Result<(), FlowError>;
-
-    /// Declares all windows complete, because the input has ended; to be called with nothing left to commit.
-    fn close(&mut self) -> Result<(), FlowError>;
-
-    /// Brings a snapshot up to date.
-    fn report(&self, into: &mut Snapshot);
+pub(crate) struct Origins {
+    /// What it reads.
+    pub(crate) inputs: Vec<TopicPartition>,
+    /// Where the records were at first; the same, unless they come through a topic of the flow's own.
+    pub(crate) sources: Vec<TopicPartition>,
 }
 
 /// See [`Work`].
 pub(crate) struct Worker<T, K, A: Aggregate<T>> {
-    logic: Logic<T, K, A>,
+    logic: Arc<Logic<T, K, A>>,
     options: Options,
-    sources: Vec<TopicPartition>,
+    origins: Origins,
+    /// None when the state is local.
+    changelog: Option<Changelog>,
     table: Table<A::State>,
     watermarks: Watermarks,
     progress: Progress,
-    /// The end of every partition, as far as is known.
+    /// The end of every input, as far as is known.
     latest: Vec<u64>,
     inbox: VecDeque<Inflow>,
     outbox: Outbox,
@@ -139,6 +82,8 @@ pub(crate) struct Worker<T, K, A: Aggregate<T>> {
     phase: Phase,
     /// Of the step that is under way.
     changes: Option<Changes>,
+    /// Records that came once more, since it was opened.
+    repeated: u64,
     /// The positions that were part of a step.
     committed: Vec<u64>,
     scratch: Scratch,
@@ -181,24 +126,27 @@ where
     A: Aggregate<T>,
 {
     pub(crate) fn new(
-        logic: Logic<T, K, A>,
+        logic: Arc<Logic<T, K, A>>,
         options: Options,
-        sources: Vec<TopicPartition>,
+        origins: Origins,
+        changelog: Option<Changelog>,
         table: Table<A::State>,
         watermarks: Watermarks,
         progress: Progress,
     ) -> Self {
         Self {
             logic,
-            options,
-            sources,
+            origins,
+            changelog,
             table,
             watermarks,
             latest: progress.positions.clone(),
             committed: progress.positions.clone(),
             progress,
             inbox: VecDeque::new(),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(options.append_records_max),
+            options,
+            repeated: 0,
             since_commit: 0,
             dirty: false,
             phase: Phase::Fire { cursor: None }, // a commit that was interrupted is finished first
@@ -209,16 +157,16 @@ where
 
     fn is_due(&self) -> bool {
         self.since_commit >= self.options.commit_records
-            || self.table.len() >= BUFFER_ENTRIES_MAX
+            || self.table.len() >= BUFFER_ENTRIES_MAX.min(self.options.step_records_max / 2)
             || self.outbox.len_bytes() >= OUTBOX_BYTES_MAX
     }
 
     /// The next record of the inbox's first chunk that has not been worked on before.
     fn next_record(&mut self, inflow: &mut Inflow) -> Result<Option<RecordAt>, FlowError> {
-        let Chunk { partition, fetched, end } = &mut inflow.chunk;
-        let position = self.progress.positions[*partition];
+        let Chunk { input, fetched, end } = &mut inflow.chunk;
+        let position = self.progress.positions[*input];
         let damaged = |source: BatchError| FlowError::Damaged {
-            partition: self.sources[*partition].clone(),
+            partition: self.origins.inputs[*input].clone(),
             position: Position(position),
             source,
         };
@@ -237,47 +185,62 @@ where
         }
     }
 
-    fn accept(&mut self, partition: usize, record: RecordAt) -> Result<(), FlowError> {
-        let position = record.offset.0.cast_unsigned();
-        self.progress.counts.records_in += 1;
-        match (self.logic.decode)(&record) {
-            Ok(Some(item)) => self.add(partition, position, &item, record.record)?,
-            Ok(None) => self.progress.counts.filtered += 1,
-            Err(reason) => {
-                self.progress.counts.undecodable += 1;
-                self.set_undecodable_aside(partition, position, record.record, reason)?;
-            }
+    fn accept(&mut self, input: usize, at: RecordAt) -> Result<(), FlowError> {
+        let position = at.offset.0.cast_unsigned();
+        if self.progress.taken.is_some() {
+            self.accept_repartitioned(input, at.record)?;
+        } else {
+            self.progress.counts.records_in += 1;
+            self.take(input, at)?;
         }
-        self.progress.positions[partition] = position + 1;
+        self.progress.positions[input] = position + 1;
         self.dirty = true;
         self.since_commit += 1;
         Ok(())
     }
 
-    fn set_undecodable_aside(
-        &mut self,
-        partition: usize,
-        position: u64,
-        record: Record,
-        reason: String,
-    ) -> Result<(), FlowError> {
-        let from = &self.sources[partition];
-        match &self.options.undecodable {
-            Aside::Drop => Ok(()),
-            Aside::Send(to) => {
-                let record = mark(record, from, position, (header::ERROR, reason));
-                self.outbox.push_aside(to, from.partition, &record)
+    /// A record from a source, or how things stand there. What was taken in before says nothing new.
+    fn accept_repartitioned(&mut self, input: usize, record: Record) -> Result<(), FlowError> {
+        let (envelope, record) = Envelope::open(&self.origins.inputs[input], record)?;
+        let Envelope { source, position, latest_event_ms, marker, .. } = envelope;
+        let source = source as usize;
+        let taken = self.progress.taken.as_mut().and_then(|taken| taken.positions.get_mut(source));
+        let Some(taken) = taken else {
+            return Err(FlowError::Repartitioned { topic: self.origins.inputs[input].topic.clone() });
+        };
+        if position < *taken {
+            self.repeated += u64::from(marker.is_none());
+            return Ok(());
+        }
+        *taken = position + u64::from(marker.is_none());
+        self.watermarks.told(source, latest_event_ms, marker.is_some_and(|Idle(idle)| idle));
+        match marker {
+            Some(_) => Ok(()),
+            None => self.take(source, RecordAt { offset: Position(position).into(), record }),
+        }
+    }
+
+    /// Takes in what stood so in a source.
+    fn take(&mut self, source: usize, at: RecordAt) -> Result<(), FlowError> {
+        let position = at.offset.0.cast_unsigned();
+        match (self.logic.decode)(&at) {
+            Ok(Some(item)) => self.add(source, position, &item, at.record),
+            Ok(None) => {
+                self.progress.counts.filtered += 1;
+                Ok(())
             }
-            Aside::Fail => {
-                Err(FlowError::Undecodable { partition: from.clone(), position: Position(position), reason })
+            Err(reason) => {
+                self.progress.counts.undecodable += 1;
+                let from = &self.origins.sources[source];
+                self.options.undecodable.undecodable(&mut self.outbox, from, position, at.record, reason)
             }
         }
     }
 
-    fn add(&mut self, partition: usize, position: u64, item: &T, record: Record) -> Result<(), FlowError> {
+    fn add(&mut self, source: usize, position: u64, item: &T, record: Record) -> Result<(), FlowError> {
         let at_ms = window::within_reach((self.logic.event_time)(item));
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.key = serialise_key(&(self.logic.key)(item), scratch.key)?;
+        scratch.key = self.logic.key_of(item, scratch.key)?;
         scratch.windows.clear();
         self.logic.windows.assign(at_ms, &mut scratch.windows);
         let fate = if self.logic.windows.merges() {
@@ -289,9 +252,9 @@ where
         let Fate { missed, admitted } = fate?;
         self.progress.counts.late_admitted += u64::from(admitted);
         if missed {
-            self.set_late_aside(partition, position, at_ms, record)?;
+            self.set_late_aside(source, position, at_ms, record)?;
         }
-        self.watermarks.observe(partition, at_ms);
+        self.watermarks.observe(source, at_ms);
         Ok(())
     }
 
@@ -355,7 +318,7 @@ where
 
     fn set_late_aside(
         &mut self,
-        partition: usize,
+        source: usize,
         position: u64,
         at_ms: i64,
         record: Record,
@@ -365,7 +328,7 @@ where
             return Ok(());
         };
         self.progress.counts.late_sent += 1;
-        let from = &self.sources[partition];
+        let from = &self.origins.sources[source];
         let late_ms = self.watermarks.flow_ms() - at_ms;
         let record = mark(record, from, position, (header::LATE_MS, late_ms.to_string()));
         self.outbox.push_aside(to, from.partition, &record)
@@ -385,6 +348,9 @@ where
         let Self { logic, options, table, watermarks, progress, outbox, .. } = self;
         progress.watermark_ms = watermarks.flow_ms();
         progress.latest_events_ms = watermarks.latest_events_ms();
+        if let Some(taken) = &mut progress.taken {
+            taken.idle = watermarks.idle();
+        }
         for (bytes, entry) in table.changed() {
             let WindowKey { window, key } = WindowKey::read(bytes).expect("the table's keys are window keys");
             entry.stage = if window.end_ms <= progress.fired_ms {
@@ -408,10 +374,11 @@ where
 
     fn fire(&mut self, cursor: Option<&[u8]>, changes: &mut Changes) -> Result<Phase, FlowError> {
         let Progress { fired_ms, watermark_ms, .. } = self.progress;
-        let page = self.table.store.windows_ending(fired_ms, watermark_ms, cursor, PAGE_WINDOWS)?;
-        let next = next_cursor(&page);
+        let page = self.page_windows();
+        let windows = self.table.store.windows_ending(fired_ms, watermark_ms, cursor, page)?;
+        let next = next_cursor(&windows, page);
         let closed_ms = self.closed_ms();
-        for (bytes, entry) in page {
+        for (bytes, entry) in windows {
             let WindowKey { window, key } = self.window_key(&bytes)?;
             let Entry { stage, state } = entry;
             if stage != Stage::Fired {
@@ -441,10 +408,11 @@ where
     fn expire(&mut self, cursor: Option<&[u8]>, changes: &mut Changes) -> Result<Phase, FlowError> {
         let closed_ms = self.closed_ms();
         let store = &self.table.store;
-        let page: Vec<(_, Entry<A::State>)> =
-            store.windows_ending(self.progress.expired_ms, closed_ms, cursor, PAGE_WINDOWS)?;
-        let next = next_cursor(&page);
-        for (bytes, _) in page {
+        let page = self.page_windows();
+        let windows: Vec<(_, Entry<A::State>)> =
+            store.windows_ending(self.progress.expired_ms, closed_ms, cursor, page)?;
+        let next = next_cursor(&windows, page);
+        for (bytes, _) in windows {
             self.delete(&bytes, changes)?;
         }
         self.table.flush(changes)?;
@@ -459,19 +427,20 @@ where
     fn step(&mut self, mut changes: Changes) -> Result<Step, FlowError> {
         self.progress.step += 1;
         self.table.store.set_progress(&mut changes, &self.progress)?;
-        let records = changes.take_records();
-        let changelog = match &self.options.changelog {
-            Some(changelog) => changelog.batches(&records)?,
-            None => Vec::new(),
-        };
+        let log = changes.take_records();
         let moved = self.progress.positions.iter().zip(&self.committed).enumerate();
         let positions = moved
             .filter(|(_, (next, committed))| next != committed)
-            .map(|(source, (next, _))| (source, Position(*next)))
+            .map(|(input, (next, _))| (input, Position(*next)))
             .collect();
         self.committed.clone_from(&self.progress.positions);
         self.changes = Some(changes);
-        Ok(Step { outgoing: self.outbox.take()?, changelog, positions })
+        Ok(Step { outgoing: self.outbox.take()?, log, positions })
+    }
+
+    /// Windows that fire or expire in one step: each is a record of the changelog, or two, where its key has sessions.
+    fn page_windows(&self) -> usize {
+        PAGE_WINDOWS.min(self.options.step_records_max / 2 - 1)
     }
 
     fn delete(&mut self, window_key: &[u8], changes: &mut Changes) -> Result<(), FlowError> {
@@ -492,14 +461,20 @@ where
     K: Serialize + DeserializeOwned,
     A: Aggregate<T>,
 {
+    fn positions(&self) -> Vec<Position> {
+        self.progress.positions.iter().copied().map(Position).collect()
+    }
+
     fn take_in(&mut self, chunks: Vec<Chunk>, now: Duration) {
         for chunk in chunks {
-            let Chunk { partition, fetched, .. } = &chunk;
-            self.latest[*partition] = fetched.latest.0;
-            if !fetched.block.is_empty() {
-                self.watermarks.heard(*partition, now);
+            let Chunk { input, fetched, .. } = &chunk;
+            self.latest[*input] = fetched.latest.0;
+            if self.progress.taken.is_some() {
+                // Whether a source brings nothing is known to who reads it.
+            } else if !fetched.block.is_empty() {
+                self.watermarks.heard(*input, now);
             } else if fetched.next >= fetched.latest {
-                self.watermarks.quiet(*partition, now);
+                self.watermarks.quiet(*input, now);
             }
             self.inbox.push_back(Inflow { chunk, records: Vec::new().into_iter() });
         }
@@ -507,21 +482,21 @@ where
 
     fn work(&mut self) -> Result<bool, FlowError> {
         while let Some(mut inflow) = self.inbox.pop_front() {
-            let partition = inflow.chunk.partition;
+            let input = inflow.chunk.input;
             while let Some(record) = self.next_record(&mut inflow)? {
-                self.accept(partition, record)?;
+                self.accept(input, record)?;
                 if self.is_due() {
                     self.inbox.push_front(inflow);
                     return Ok(true);
                 }
             }
             let Chunk { fetched, end, .. } = inflow.chunk;
-            let position = &mut self.progress.positions[partition];
+            let position = &mut self.progress.positions[input];
             let next = end.map_or(fetched.next, |end| end.min(fetched.next)).0;
             self.dirty |= next > *position;
             *position = next.max(*position);
-            if end.is_some_and(|end| *position >= end.0) {
-                self.watermarks.end(partition);
+            if self.progress.taken.is_none() && end.is_some_and(|end| *position >= end.0) {
+                self.watermarks.end(input);
             }
         }
         Ok(false)
@@ -547,20 +522,18 @@ where
 
     fn step_done(&mut self, logged: Option<Logged>) -> Result<(), FlowError> {
         let changes = self.changes.take().expect("a step is under way");
-        let mark = self.options.changelog.as_ref().zip(logged).map(|(changelog, logged)| Mark {
-            made_ms: changelog.made_ms,
-            position: logged.position.0,
-            written_ms: logged.at_ms,
-        });
+        let mark = self.changelog.as_ref().zip(logged);
+        let mark = mark.map(|(changelog, logged)| changelog.mark(logged.position, logged.at_ms));
         self.table.store.commit(changes, mark.as_ref())
     }
 
-    fn close(&mut self) -> Result<(), FlowError> {
-        if let Some(last) = self.table.store.last_window_key()? {
-            let end_ms = self.window_key(&last)?.window.end_ms;
-            self.watermarks.close(end_ms);
-        }
-        Ok(())
+    fn last_end_ms(&self) -> Result<Option<i64>, FlowError> {
+        let last = self.table.store.last_window_key()?;
+        last.map(|last| Ok(self.window_key(&last)?.window.end_ms)).transpose()
+    }
+
+    fn close(&mut self, end_ms: i64) {
+        self.watermarks.close(end_ms);
     }
 
     fn report(&self, into: &mut Snapshot) {
@@ -572,30 +545,12 @@ where
             .iter()
             .zip(&self.progress.positions)
             .map(|(latest, next)| latest.saturating_sub(*next));
-        into.lag = self.sources.iter().cloned().zip(lag).collect();
+        into.lag = self.origins.inputs.iter().cloned().zip(lag).collect();
+        into.repeated = self.repeated;
     }
 }
 
-impl<T, K: DeserializeOwned, A: Aggregate<T>> Logic<T, K, A> {
-    fn result(&self, key: &[u8], window: Window, state: &A::State) -> Result<Record, FlowError> {
-        let key =
-            postcard::from_bytes(key).map_err(|source| FlowError::Unserialisable { what: "key", source })?;
-        Ok((self.encode)(&key, window, self.aggregate.finish(state)))
-    }
-}
-
-/// Where the page after `page` begins, if there is one.
-fn next_cursor<E>(page: &[(fjall::Slice, E)]) -> Option<Vec<u8>> {
-    page.last().filter(|_| page.len() == PAGE_WINDOWS).map(|(last, _)| last.to_vec())
-}
-
-/// Writes `key` over what is in `into`.
-fn serialise_key(key: &impl Serialize, mut into: Vec<u8>) -> Result<Vec<u8>, FlowError> {
-    into.clear();
-    let bytes =
-        postcard::to_extend(key, into).map_err(|source| FlowError::Unserialisable { what: "key", source })?;
-    if bytes.len() > KEY_BYTES_MAX {
-        return Err(FlowError::KeyTooLong { len_bytes: bytes.len(), max_bytes: KEY_BYTES_MAX });
-    }
-    Ok(bytes)
+/// Where the page after this one begins, if there is one.
+fn next_cursor<E>(windows: &[(fjall::Slice, E)], page: usize) -> Option<Vec<u8>> {
+    windows.last().filter(|_| windows.len() == page).map(|(last, _)| last.to_vec())
 }

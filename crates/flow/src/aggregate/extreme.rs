@@ -12,7 +12,7 @@ macro_rules! extreme {
 
         impl<T, N: Number> $name<T, N> {
             /// Compares what `of` gives.
-            pub fn of<M: Measure<Number = N>>(of: impl Fn(&T) -> M + Send + 'static) -> Self {
+            pub fn of<M: Measure<Number = N>>(of: impl Fn(&T) -> M + Send + Sync + 'static) -> Self {
                 Self { of: number_of(of) }
             }
         }

@@ -9,7 +9,7 @@ pub struct Mean<T, N> {
 
 impl<T, N: Number> Mean<T, N> {
     /// Averages what `of` gives.
-    pub fn of<M: Measure<Number = N>>(of: impl Fn(&T) -> M + Send + 'static) -> Self {
+    pub fn of<M: Measure<Number = N>>(of: impl Fn(&T) -> M + Send + Sync + 'static) -> Self {
         Self { of: number_of(of) }
     }
 }

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 ///
 /// A window's state is kept on disk between records, so it is plain data. Aggregates of one window come together when
 /// sessions merge; the order in which records are added and states merged should not matter to the result.
-pub trait Aggregate<T>: Send + 'static {
+pub trait Aggregate<T>: Send + Sync + 'static {
     /// What is kept per key and window. It is stored by its serde form: a change of that form needs a new
     /// [`Aggregate::name`].
     type State: Serialize + DeserializeOwned + Send;
@@ -44,9 +44,9 @@ pub trait Aggregate<T>: Send + 'static {
 }
 
 /// A number out of a record.
-type NumberOf<T, N> = Box<dyn Fn(&T) -> Option<N> + Send>;
+type NumberOf<T, N> = Box<dyn Fn(&T) -> Option<N> + Send + Sync>;
 
-fn number_of<T, M: Measure>(of: impl Fn(&T) -> M + Send + 'static) -> NumberOf<T, M::Number> {
+fn number_of<T, M: Measure>(of: impl Fn(&T) -> M + Send + Sync + 'static) -> NumberOf<T, M::Number> {
     Box::new(move |item| of(item).number())
 }
 

@@ -10,7 +10,7 @@ pub struct Sum<T, N> {
 
 impl<T, N: Number> Sum<T, N> {
     /// Sums what `of` gives.
-    pub fn of<M: Measure<Number = N>>(of: impl Fn(&T) -> M + Send + 'static) -> Self {
+    pub fn of<M: Measure<Number = N>>(of: impl Fn(&T) -> M + Send + Sync + 'static) -> Self {
         Self { of: number_of(of) }
     }
 }

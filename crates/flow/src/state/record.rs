@@ -1,6 +1,7 @@
 //! The records of a changelog. A record's key begins with a byte that tells what it is about:
 //!
 //! ```text
+//! 'c' "claim"      nothing                                        whoever writes the log from here on, without transactions
 //! 'o' "origin"     u32 format, big-endian | the Origin            the first record, written once
 //! 'p' "progress"   the Progress                                   the last of every step
 //! 's' record key   its sessions; a tombstone when it has none
@@ -18,11 +19,13 @@ use super::store::serialise;
 use crate::FlowError;
 
 const ORIGIN_KEY: &[u8] = b"origin";
+const CLAIM_KEY: &[u8] = b"claim";
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum About {
+    Claim = b'c',
     Origin = b'o',
     Progress = b'p',
     Sessions = b's',
@@ -49,7 +52,7 @@ pub(crate) enum NoOrigin {
 /// What the record with this key is about, and the rest of the key.
 pub(crate) fn about(key: &[u8]) -> Option<(About, &[u8])> {
     let (first, rest) = key.split_first()?;
-    let about = [About::Origin, About::Progress, About::Sessions, About::Window]
+    let about = [About::Claim, About::Origin, About::Progress, About::Sessions, About::Window]
         .into_iter()
         .find(|about| *about as u8 == *first)?;
     Some((about, rest))
@@ -62,6 +65,11 @@ pub(crate) fn of(about: About, key: &[u8], value: Option<Vec<u8>>) -> Record {
         Some(value) => Record::new(key, value),
         None => Record::tombstone(key),
     }
+}
+
+/// Says nothing: that it is there moves the end of the log, so that whoever appends on the condition of the old one cannot.
+pub(crate) fn claim() -> Record {
+    of(About::Claim, CLAIM_KEY, Some(Vec::new()))
 }
 
 impl Origin {
@@ -89,7 +97,7 @@ mod tests {
 
     #[test]
     fn records_say_what_they_are_about() {
-        for about_what in [About::Origin, About::Progress, About::Sessions, About::Window] {
+        for about_what in [About::Claim, About::Origin, About::Progress, About::Sessions, About::Window] {
             let record = of(about_what, b"key", Some(b"value".to_vec()));
             assert_eq!(about(record.key.as_deref().unwrap()), Some((about_what, &b"key"[..])));
         }

@@ -73,8 +73,10 @@ pub(crate) enum Role {
 }
 
 /// How far a store has followed a changelog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
+    /// Which engine's cluster the changelog is on: positions in a copy of it elsewhere are others.
+    pub(crate) cluster: String,
     /// Which changelog it is ([`super::Origin`]).
     pub(crate) made_ms: i64,
     /// Everything before it is in the store; the newest progress that the store knows is here or later.
@@ -173,12 +175,17 @@ impl Store {
 
     /// How far the flow had come; `None` before its first step.
     pub(crate) fn progress(&self) -> Result<Option<Progress>, FlowError> {
-        self.read(&self.meta, PROGRESS, "its progress cannot be read")
+        let Some(progress) = self.get(&self.meta, PROGRESS)? else { return Ok(None) };
+        Progress::from_bytes(&progress).map(Some).ok_or_else(|| self.damaged("its progress cannot be read"))
     }
 
-    /// How far it has followed its changelog; `None` when it has not begun.
+    /// How far it has followed its changelog; `None` when it has not begun, or nobody can tell any more.
     pub(crate) fn mark(&self) -> Result<Option<Mark>, FlowError> {
-        self.read(&self.meta, MARK, "how far it is cannot be read")
+        let mark = self.get(&self.meta, MARK)?;
+        Ok(mark.and_then(|mark| match postcard::take_from_bytes(&mark) {
+            Ok((mark, [])) => Some(mark),
+            Ok(_) | Err(_) => None,
+        }))
     }
 
     pub(crate) fn window<V: DeserializeOwned>(&self, window_key: &[u8]) -> Result<Option<V>, FlowError> {
@@ -248,7 +255,8 @@ impl Store {
     }
 
     pub(crate) fn set_progress(&self, changes: &mut Changes, progress: &Progress) -> Result<(), FlowError> {
-        self.put(changes, About::Progress, PROGRESS, Some(progress), "flow's progress")
+        self.record(changes, About::Progress, PROGRESS, Some(progress.to_bytes()?));
+        Ok(())
     }
 
     /// Takes over what the changelog says; whether it was a record of a changelog.
@@ -301,11 +309,15 @@ impl Store {
         what: &'static str,
     ) -> Result<(), FlowError> {
         let value = value.map(|value| serialise(value, what)).transpose()?;
+        self.record(changes, about, key, value);
+        Ok(())
+    }
+
+    fn record(&self, changes: &mut Changes, about: About, key: &[u8], value: Option<Vec<u8>>) {
         self.set(changes, about, key, value.as_deref());
         if let Some(records) = &mut changes.records {
             records.push(record::of(about, key, value));
         }
-        Ok(())
     }
 
     fn set(&self, changes: &mut Changes, about: About, key: &[u8], value: Option<&[u8]>) {
@@ -313,7 +325,8 @@ impl Store {
             About::Window => (&self.windows, key),
             About::Sessions => (&self.sessions, key),
             About::Progress => (&self.meta, PROGRESS),
-            About::Origin => return, // the mark says which changelog it is
+            // The mark says which changelog it is, and whoever reads it has claimed it.
+            About::Origin | About::Claim => return,
         };
         match value {
             Some(value) => changes.batch.insert(keyspace, key, value),

@@ -24,7 +24,7 @@ pub struct Window {
 }
 
 /// A way to cut event time into windows. Window kinds do no I/O and keep nothing.
-pub trait WindowKind: Send {
+pub trait WindowKind: Send + Sync {
     /// Adds the windows that an event at `at_ms` belongs to: at least one, each around `at_ms`. The flow keeps `at_ms`
     /// so far from the ends of `i64` that sums with a window's length do not overflow.
     fn assign(&self, at_ms: i64, into: &mut Vec<Window>);
