@@ -3,8 +3,8 @@
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
 use anabranch_core::engine::{
-    AppendOptions, Appended, Capability, Description, Engine, EngineError, GroupPositions, Payload, Position,
-    TransactionalProducer,
+    AppendOptions, Appended, Capability, Description, Engine, EngineError, GroupPositions, Payload, Place,
+    Position, TransactionalProducer,
 };
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -203,6 +203,10 @@ impl Delivery {
             }
             How::Conditions(end) => {
                 let end = *end;
+                // Whoever was held up and replaced meanwhile shows nothing old, unless it was held up from here on.
+                if !outgoing.is_empty() && engine.locate(log, Place::Latest).await? != end {
+                    return Err(FlowError::Replaced { log: log.clone() });
+                }
                 let reached = append_all(engine, outgoing).await?;
                 match self.append_to_log(engine, end, records).await? {
                     Some(appended) => Ok(Delivered { logged: Some(appended.first), reached }),

@@ -27,6 +27,9 @@ enum Left {
     Older,
 }
 
+/// One shard, and several.
+const SHARDS: [i32; 2] = [1, 3];
+
 /// Events in two partitions, out of order, but within what the flow allows.
 fn input() -> (Arc<MemoryEngine>, Vec<Event>) {
     fill(MemoryEngine::new(1))
@@ -64,12 +67,14 @@ async fn run_once(flow: TestFlow, engine: &Arc<MemoryEngine>, state: &TempDir) -
 /// what it has written.
 async fn fail_everywhere(
     flow: impl Fn() -> TestFlow,
+    shards: i32,
     left: &[Left],
     input: impl Fn() -> (Arc<MemoryEngine>, Vec<Event>),
     check: impl Fn(&MemoryEngine, &[Event], &str),
 ) {
     for failure in [Failure::Before, Failure::After] {
-        for calls in 0.. {
+        // Parts take turns: what one does at a call, another does at one nearby.
+        for calls in (0..).step_by(if shards > 1 { 7 } else { 1 }) {
             let left = left[calls % left.len()];
             let (engine, events) = input();
             let (mut state, older) = (small_state(), small_state());
@@ -107,10 +112,13 @@ async fn a_failure_anywhere_changes_no_result() {
         (Kind::Session, Late::Drop),
         (Kind::Session, admit),
     ];
-    for (kind, late) in flows {
-        let flow = || often(kind, late.clone()).emit_early();
-        fail_everywhere(flow, &ANYTHING_LEFT, input, |engine, events, context| {
-            assert_eq!(engine.table("output"), naive(kind, events), "{kind:?}, {late:?}: {context}");
+    for ((kind, late), shards) in
+        flows.into_iter().flat_map(|flow| SHARDS.map(|shards| (flow.clone(), shards)))
+    {
+        let flow = || often(kind, late.clone()).emit_early().shards(shards);
+        fail_everywhere(flow, shards, &ANYTHING_LEFT, input, |engine, events, context| {
+            let context = format!("{kind:?}, {late:?}, {shards} shards: {context}");
+            assert_eq!(engine.table("output"), naive(kind, events), "{context}");
         })
         .await;
     }
@@ -118,16 +126,17 @@ async fn a_failure_anywhere_changes_no_result() {
 
 #[tokio::test]
 async fn a_failure_anywhere_repeats_no_result_and_loses_none() {
-    for kind in Kind::ALL {
+    for (kind, shards) in Kind::ALL.into_iter().flat_map(|kind| SHARDS.map(|shards| (kind, shards))) {
         fail_everywhere(
-            || often(kind, Late::Drop),
+            || often(kind, Late::Drop).shards(shards),
+            shards,
             &ANYTHING_LEFT,
             input,
             |engine, events, context| {
                 assert_eq!(
                     rows(engine),
                     naive(kind, events).into_iter().collect::<Vec<_>>(),
-                    "{kind:?}: {context}"
+                    "{kind:?}, {shards} shards: {context}"
                 );
                 for partition in [0, 1] {
                     let at = TopicPartition::new("input", partition);
@@ -150,7 +159,7 @@ async fn a_changelog_that_is_read_uncommitted_is_noticed() {
         (engine, events)
     };
     let flow = || often(Kind::Tumbling, Late::Drop);
-    fail_everywhere(flow, &[Left::Nothing], uncommitted, |engine, events, context| {
+    fail_everywhere(flow, 1, &[Left::Nothing], uncommitted, |engine, events, context| {
         assert_eq!(
             engine.table("output"),
             naive(Kind::Tumbling, events),
@@ -183,16 +192,18 @@ fn late_input() -> (Arc<MemoryEngine>, Vec<Event>) {
 
 #[tokio::test]
 async fn a_failure_anywhere_changes_nothing_about_what_is_late() {
-    let flow = || often(Kind::Tumbling, Late::ToTopic("late".into())).emit_early();
-    fail_everywhere(flow, &ANYTHING_LEFT, late_input, |engine, events, context| {
-        let (table, late) = naive_with_late(Kind::Tumbling, events, 0);
-        assert_eq!(engine.table("output"), table, "{context}");
-        let sent: Vec<_> = engine.records("late").iter().map(position).collect();
-        let expected = late.iter().map(|late| events.iter().position(|event| event == late).unwrap());
-        assert!(late.len() > 5);
-        assert_eq!(sent, expected.collect::<Vec<_>>(), "each once: {context}");
-    })
-    .await;
+    for shards in SHARDS {
+        let flow = || often(Kind::Tumbling, Late::ToTopic("late".into())).emit_early().shards(shards);
+        fail_everywhere(flow, shards, &ANYTHING_LEFT, late_input, |engine, events, context| {
+            let (table, late) = naive_with_late(Kind::Tumbling, events, 0);
+            assert_eq!(engine.table("output"), table, "{context}");
+            let sent: Vec<_> = engine.records("late").iter().map(position).collect();
+            let expected = late.iter().map(|late| events.iter().position(|event| event == late).unwrap());
+            assert!(late.len() > 5);
+            assert_eq!(sent, expected.collect::<Vec<_>>(), "each once: {context}");
+        })
+        .await;
+    }
 }
 
 /// Where a record that went aside had been read.
@@ -228,9 +239,23 @@ async fn at_least_once_a_failure_anywhere_repeats_results_at_most() {
             || often(kind, Late::Drop).emit_early().at_least_once(),
             || fill(MemoryEngine::without_transactions(1)),
         );
-        fail_everywhere(flow, &[Left::Everything], input, |engine, events, context| {
+        fail_everywhere(flow, 1, &[Left::Everything], input, |engine, events, context| {
             assert_eq!(engine.table("output"), naive(kind, events), "{kind:?}: {context}");
             assert!(!engine.has_topic("test-changelog"));
+        })
+        .await;
+    }
+}
+
+/// On an engine with conditional appends only: results may be there again, but what they are made of counts once, whatever is
+/// left of the local store.
+#[tokio::test]
+async fn at_least_once_state_that_moves_counts_everything_once() {
+    for (kind, shards) in Kind::ALL.into_iter().flat_map(|kind| SHARDS.map(|shards| (kind, shards))) {
+        let flow = || often(kind, Late::Drop).shards(shards).or_at_least_once();
+        let input = || fill(MemoryEngine::with_conditions(1));
+        fail_everywhere(flow, shards, &ANYTHING_LEFT, input, |engine, events, context| {
+            assert_eq!(engine.table("output"), naive(kind, events), "{kind:?}, {shards} shards: {context}");
         })
         .await;
     }

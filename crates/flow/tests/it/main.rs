@@ -7,6 +7,7 @@ mod input;
 mod late;
 mod memory;
 mod model;
+mod shards;
 mod state;
 mod time;
 mod windows;

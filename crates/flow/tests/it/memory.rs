@@ -21,6 +21,9 @@ use tokio::time::timeout;
 /// What a partition may hold: a test that needs more is wrong.
 const PARTITION_BYTES_MAX: usize = 256 << 20;
 
+/// What an engine with conditions takes at once.
+const APPEND_RECORDS_MAX: u32 = 12;
+
 /// Where the next failure happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -60,6 +63,8 @@ struct Partition {
     entries: Vec<Entry>,
     latest: i64,
     len_bytes: usize,
+    /// What is before it was deleted.
+    trimmed: Position,
 }
 
 /// A batch, or the end of a transaction.
@@ -101,15 +106,20 @@ impl Entry {
 
 impl MemoryEngine {
     pub(crate) fn new(batches_per_read: usize) -> Arc<Self> {
-        Self::with(batches_per_read, true)
+        Self::with(batches_per_read, &[Capability::Transactions, Capability::Trim])
     }
 
     pub(crate) fn without_transactions(batches_per_read: usize) -> Arc<Self> {
-        Self::with(batches_per_read, false)
+        Self::with(batches_per_read, &[])
     }
 
-    fn with(batches_per_read: usize, has_transactions: bool) -> Arc<Self> {
-        let description = describe(has_transactions);
+    /// As NATS is: no transactions, but appends on conditions, of few records.
+    pub(crate) fn with_conditions(batches_per_read: usize) -> Arc<Self> {
+        Self::with(batches_per_read, &[Capability::AtomicAppend, Capability::ConditionalAppend])
+    }
+
+    fn with(batches_per_read: usize, capabilities: &[Capability]) -> Arc<Self> {
+        let description = describe(capabilities);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             description,
@@ -173,6 +183,11 @@ impl MemoryEngine {
     /// Where the group stands.
     pub(crate) fn position(&self, group: &str, at: &TopicPartition) -> Option<Position> {
         self.transactions.lock().groups.get(&(group.to_owned(), at.clone())).copied()
+    }
+
+    /// What is before it was deleted.
+    pub(crate) fn trimmed(&self, topic: &str, partition: i32) -> Position {
+        self.partitions.lock()[&TopicPartition::new(topic, partition)].trimmed
     }
 
     /// Appends `records` as one batch.
@@ -242,6 +257,21 @@ impl MemoryEngine {
             next: Position(partition.latest as u64),
             duplicate: false,
         })
+    }
+
+    fn put_at(
+        &self,
+        to: &TopicPartition,
+        batch: &Bytes,
+        expected: Position,
+    ) -> Result<Appended, EngineError> {
+        match self.partitions.lock().get(to) {
+            Some(partition) if partition.latest as u64 != expected.0 => {
+                return Err(EngineError::NotAtEnd { partition: to.clone(), expected });
+            }
+            _ => {}
+        }
+        self.put(to, batch, None)
     }
 
     /// Ends a transaction, with a marker in every partition that it wrote.
@@ -317,12 +347,15 @@ fn fetched(batches: Vec<u8>, next: Position, latest: Position) -> Fetched {
     Fetched { block: Block::Batches(batches.into()), next, latest }
 }
 
-fn describe(has_transactions: bool) -> Description {
-    let limits =
-        Limits { record_bytes_max: u64::MAX, append_bytes_max: u64::MAX, append_records_max: u32::MAX };
+fn describe(capabilities: &[Capability]) -> Description {
+    let append_records_max = match capabilities.contains(&Capability::ConditionalAppend) {
+        true => APPEND_RECORDS_MAX,
+        false => u32::MAX,
+    };
+    let limits = Limits { record_bytes_max: u64::MAX, append_bytes_max: u64::MAX, append_records_max };
     let support = |capability| match capability {
         Capability::PartitionOrder | Capability::Replay | Capability::Groups => Support::Native,
-        Capability::Transactions if has_transactions => Support::Native,
+        _ if capabilities.contains(&capability) => Support::Native,
         _ => Support::absent("no flow needs it"),
     };
     Description::new("memory", "0", "a test", 1, limits, support)
@@ -369,7 +402,16 @@ impl Engine for MemoryEngine {
         how: AppendOptions,
     ) -> Result<Appended, EngineError> {
         assert_eq!(how.durability, Durability::Durable, "state must not run ahead of its results");
-        self.call(Call::Other, || self.put(to, &what.into_batch()?, None))
+        self.call(Call::Other, || {
+            let batch = what.into_batch()?;
+            let count = check_batch(&batch)?.header().record_count.unsigned_abs();
+            let max = self.description.limits.append_records_max;
+            assert!(count <= max, "{count} records for {to}, which takes {max} at once");
+            match how.expected {
+                Some(end) => self.put_at(to, &batch, end),
+                None => self.put(to, &batch, None),
+            }
+        })
     }
 
     async fn reader(&self, at: &TopicPartition, from: Position) -> Result<Box<dyn Reader>, EngineError> {
@@ -377,8 +419,12 @@ impl Engine for MemoryEngine {
         Ok(Box::new(MemoryReader { engine, at: at.clone(), next: from }))
     }
 
-    async fn trim(&self, _: &TopicPartition, _: Position) -> Result<Position, EngineError> {
-        unimplemented!("no flow trims")
+    async fn trim(&self, at: &TopicPartition, before: Position) -> Result<Position, EngineError> {
+        let mut all = self.partitions.lock();
+        let partition = all.get_mut(at).ok_or_else(|| EngineError::NotFound(at.clone()))?;
+        partition.entries.retain(|entry| entry.next as u64 > before.0);
+        partition.trimmed = before;
+        Ok(before)
     }
 
     async fn locate(&self, partition: &TopicPartition, place: Place) -> Result<Position, EngineError> {

@@ -18,7 +18,7 @@ use crate::memory::MemoryEngine;
 pub(crate) const DISORDER_MS: i64 = 20;
 
 /// An amount that a key got at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Event {
     pub(crate) key: String,
     pub(crate) at_ms: i64,
@@ -30,6 +30,36 @@ pub(crate) enum Kind {
     Tumbling,
     Hopping,
     Session,
+}
+
+/// How a flow is spread, and what its steps are made of. The output is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) shards: i32,
+    /// On an engine with transactions; else with conditional appends.
+    pub(crate) exactly_once: bool,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 6] = [
+        Self { shards: 1, exactly_once: true },
+        Self { shards: 2, exactly_once: true },
+        Self { shards: 5, exactly_once: true },
+        Self { shards: 1, exactly_once: false },
+        Self { shards: 2, exactly_once: false },
+        Self { shards: 5, exactly_once: false },
+    ];
+
+    pub(crate) fn engine(self, batches_per_read: usize) -> Arc<MemoryEngine> {
+        match self.exactly_once {
+            true => MemoryEngine::new(batches_per_read),
+            false => MemoryEngine::with_conditions(batches_per_read),
+        }
+    }
+
+    pub(crate) fn flow(self, kind: Kind, late: Late) -> TestFlow {
+        flow(kind, late).shards(self.shards).or_at_least_once()
+    }
 }
 
 pub(crate) type TestFlow = Definition<Event, String, (Count, Sum<Event, i64>)>;

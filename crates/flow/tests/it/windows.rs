@@ -10,7 +10,7 @@ use proptest::test_runner::TestCaseError;
 use tempfile::TempDir;
 
 use crate::memory::MemoryEngine;
-use crate::model::{DISORDER_MS, Event, Kind, event, flow, naive, run_to_end, small_state};
+use crate::model::{DISORDER_MS, Event, Kind, Way, event, flow, naive, run_to_end, small_state};
 
 /// Events of one partition, none later than the disorder allows.
 fn partition() -> impl Strategy<Value = Vec<Event>> {
@@ -26,13 +26,14 @@ fn partition() -> impl Strategy<Value = Vec<Event>> {
 }
 
 async fn check(
+    way: Way,
     kind: Kind,
     partitions: Vec<Vec<Event>>,
     batch: usize,
     commit_records: u64,
     emit_early: bool,
 ) -> Result<(), TestCaseError> {
-    let engine = MemoryEngine::new(2);
+    let engine = way.engine(2);
     engine.create("input", partitions.len() as i32);
     engine.create("output", 2);
     for (index, events) in partitions.iter().enumerate() {
@@ -41,7 +42,7 @@ async fn check(
             engine.write("input", index as i32, &records);
         }
     }
-    let mut flow = flow(kind, Late::Drop).commit_every(commit_records, Duration::from_secs(1));
+    let mut flow = way.flow(kind, Late::Drop).commit_every(commit_records, Duration::from_secs(1));
     if emit_early {
         flow = flow.emit_early();
     }
@@ -60,10 +61,11 @@ async fn check(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn results_are_those_of_one_naive_pass(
+        way in prop::sample::select(&Way::ALL),
         kind in prop::sample::select(&Kind::ALL),
         partitions in prop::collection::vec(partition(), 1..4),
         batch in 1usize..9,
@@ -71,7 +73,7 @@ proptest! {
         emit_early: bool,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(check(kind, partitions, batch, commit_records, emit_early))?;
+        runtime.block_on(check(way, kind, partitions, batch, commit_records, emit_early))?;
     }
 }
 
