@@ -14,4 +14,5 @@ mod help;
 mod kill9;
 mod runners;
 mod serve;
+mod shards_kill;
 mod transactions_kill;
