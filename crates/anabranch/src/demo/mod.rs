@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anabranch::engine::{self, KafkaEngine, KafkaSettings};
 use anabranch::flow::{
-    Count, Definition, Disorder, Flow, Late, Max, Mean, Sum, Tumbling, Undecodable, Window,
+    Count, Definition, Disorder, Flow, Guarantee, Late, Max, Mean, Sum, Tumbling, Undecodable, Window,
 };
 use anabranch_broker::{Broker, Record};
 use anabranch_core::batch::RecordAt;
@@ -59,6 +59,8 @@ const LATE: &str = "flights-late";
 /// Where results come out.
 const RESULTS: &str = "departures-by-hour";
 const PARTITIONS: i32 = 3;
+/// What the flow's keys are divided among, so that several processes could share it.
+const SHARDS: i32 = 3;
 /// The flow's results are as fresh as its commits.
 const COMMIT_RECORDS: u64 = 20_000;
 const REFRESH: Duration = Duration::from_millis(250);
@@ -130,7 +132,8 @@ async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let open_ms = reopened.elapsed().as_millis();
     let again = Totals::read(&*engine).await?;
     view.say(format!("Closed, opened again in {open_ms} ms, and counted again."));
-    let report = totals::Report::new(&replay.totals, &again, &replay.fed, started.elapsed());
+    let delivery = replay.delivery;
+    let report = totals::Report::new(&replay.totals, &again, &replay.fed, delivery, started.elapsed());
     let right = view.report(&report)?;
     match broker {
         Some(broker) if args.keep => {
@@ -149,13 +152,16 @@ async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn open(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
-    let needs = [Capability::PartitionOrder, Capability::Replay, Capability::Transactions];
-    engine::open(url, &needs).await.context("cannot open the engine")
+    engine::open(url, &[Capability::PartitionOrder, Capability::Replay])
+        .await
+        .context("cannot open the engine")
 }
 
 struct Replay {
     fed: Fed,
     totals: Totals,
+    /// What the flow promises there.
+    delivery: Guarantee,
 }
 
 /// On a broker in this process, whose producer comes through its Kafka door.
@@ -222,9 +228,9 @@ async fn replay(
     running.await.context("the flow's task failed")??;
     // Opened again, the flow goes on where it stood; its input ends here, and so every window closes.
     let flow = departures().open(engine.clone(), &state, Arc::new(SystemClock::new())).await?;
-    flow.run_until_end().await?;
+    let delivery = flow.run_until_end().await?.delivery;
     live.finish();
-    Ok(Replay { fed, totals: Totals::read(&**engine).await? })
+    Ok(Replay { fed, totals: Totals::read(&**engine).await?, delivery })
 }
 
 /// Departures, mean and worst delay per airport and hour of scheduled departure.
@@ -246,6 +252,8 @@ fn departures() -> Definition<Flight, String, impl anabranch::flow::Aggregate<Fl
         ))
         .sink(RESULTS, result)
         .emit_early()
+        .shards(SHARDS)
+        .or_at_least_once()
         .commit_every(COMMIT_RECORDS, REFRESH)
 }
 

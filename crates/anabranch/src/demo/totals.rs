@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use anabranch::flow::Guarantee;
 use anabranch_core::batch::{Record, RecordAt};
 use anabranch_core::engine::{Engine, for_each_record};
 use anyhow::Context;
@@ -11,6 +12,9 @@ use serde::Serialize;
 use super::feed::Fed;
 use super::flights::{DELAY_MINUTES_TOTAL, FLIGHTS_BY_ORIGIN, FLIGHTS_TOTAL, Flight, WITHOUT_DELAY};
 use super::{Departures, FLIGHTS, LATE, RESULTS};
+
+pub(super) const EXACTLY_ONCE: &str = "exactly_once";
+pub(super) const AT_LEAST_ONCE: &str = "at_least_once";
 
 /// What the topics hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -96,10 +100,18 @@ pub(super) struct Report {
     pub(super) produce_seconds: f64,
     pub(super) records_per_second: f64,
     pub(super) total_seconds: f64,
+    /// What the flow promises on this engine.
+    pub(super) delivery: &'static str,
 }
 
 impl Report {
-    pub(super) fn new(first: &Totals, again: &Totals, fed: &Fed, elapsed: Duration) -> Self {
+    pub(super) fn new(
+        first: &Totals,
+        again: &Totals,
+        fed: &Fed,
+        delivery: Guarantee,
+        elapsed: Duration,
+    ) -> Self {
         let mut checks = Vec::new();
         let mut check = |name: String, expected: i64, of: &dyn Fn(&Totals) -> i64| {
             checks.push(Check { name, expected, found: of(first), reopened: of(again) });
@@ -128,6 +140,10 @@ impl Report {
             produce_seconds,
             records_per_second: fed.records as f64 / produce_seconds,
             total_seconds: elapsed.as_secs_f64(),
+            delivery: match delivery {
+                Guarantee::ExactlyOnce => EXACTLY_ONCE,
+                Guarantee::AtLeastOnce => AT_LEAST_ONCE,
+            },
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::feed::Acknowledged;
 use super::flights::{FLIGHTS_BY_ORIGIN, FLIGHTS_TOTAL};
-use super::totals::{Check, Report};
+use super::totals::{AT_LEAST_ONCE, Check, Report};
 use super::{Departures, REFRESH, RESULTS};
 use crate::cli::Column::{Number, Text};
 use crate::cli::{grouped, table};
@@ -118,6 +118,15 @@ impl View {
             grouped(report.windows),
             grouped(report.late),
             report.total_seconds,
+        );
+        println!(
+            "{}",
+            match report.delivery == AT_LEAST_ONCE {
+                true =>
+                    "DELIVERED AT LEAST ONCE: this engine has no transactions. A crash may repeat results, of which the \
+                     newest per key is right; the counts behind them take in each record once.",
+                false => "Delivered exactly once: input, state and results of each step are one transaction.",
+            }
         );
         println!("{}", if report.is_right() { "Every total is right." } else { "SOME TOTALS ARE WRONG." });
         Ok(report.is_right())
