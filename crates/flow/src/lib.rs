@@ -38,7 +38,9 @@
 //! **Exactly once.** What comes of a stretch of input is one transaction of the engine: results, records that go aside,
 //! changed state, and where the input stands. So readers of committed records (`isolation.level=read_committed`; in process
 //! all, unless they ask for more) see the output of one pass over the input, however often the flow was killed on the way.
-//! An engine without transactions is refused, unless [`Definition::at_least_once`] settles for less by name.
+//! An engine without transactions is refused, unless less is asked for by name: [`Definition::or_at_least_once`] for a flow that
+//! is to run on every engine, [`Definition::at_least_once`]. Then results may be repeated after a crash; [`Snapshot::delivery`]
+//! tells which it is.
 //!
 //! Results are *upserts*: the newest record per key is the result for that key and window, and a tombstone takes one back.
 //!
@@ -47,8 +49,12 @@
 //! cannot tell that the engine was set back to a backup: whoever does that removes the local directories of its flows.)
 //! Memory holds only what changed since the last commit, however many keys there are.
 //!
-//! Of the flows of one name the one that was opened last goes on; others, on any machine, are fenced. Where several processes
-//! stand ready for a flow, a [`Runner`] in each lets one of them run it at a time.
+//! # Several processes
+//! [`Definition::shards`] divides a flow's keys, and a [`Runner`] in each process runs the parts that its group gives to it. One
+//! is gone, and the others go on with what it had: state comes from the changelog. Between the sources and the shards
+//! records go through a topic of the flow's own, with how far event time had come: a window fires the same whoever runs what.
+//!
+//! Of those that open a part, the one that was last goes on; others, on any machine, are fenced.
 
 pub mod aggregate;
 mod changelog;

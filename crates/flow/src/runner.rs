@@ -1,4 +1,4 @@
-//! A flow that several processes stand ready for.
+//! A flow that several processes share.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -20,12 +20,12 @@ use crate::layout::{Layout, Share};
 use crate::metrics::{Metrics, Snapshot};
 use crate::{Definition, FlowError};
 
-/// Runs a flow in one of the processes that have a runner of it, and in another when that one is gone.
+/// Runs, in this process, the parts of a flow that are its share.
 ///
-/// Runners of one flow are members of the group of its name. Whoever is given the first partition of the first source runs
-/// the flow; the others wait. When it leaves, or dies and its session is over, the group gives the partition to another,
-/// which brings its local copy of the state to the end of the changelog and goes on from there: no window is lost or
-/// counted twice. A process that was only held up, and believes that it still runs the flow, is fenced.
+/// Runners of one flow are members of the group of its name, and share the partitions that its parts read: with one shard,
+/// one of them runs the flow, and the others wait. When one leaves, or dies and its session is over, the group gives its
+/// partitions to others, which bring their local copies of the state to the end of the changelog and go on from there: no
+/// window is lost or counted twice. A process that was only held up, and believes that it still has its parts, is fenced.
 ///
 /// ```no_run
 /// # use std::{error::Error, sync::Arc, time::Duration};
@@ -59,15 +59,15 @@ pub struct Runner<D> {
 /// What a [`Runner`] does.
 #[derive(Debug, Clone)]
 pub enum Status {
-    /// Another process runs the flow, or it is not known yet who does.
+    /// Others run the flow, or it is not known yet who does.
     Waiting,
-    /// It opens the flow: it brings its state to where the changelog ends.
+    /// It opens its share: it brings its state to where the changelog ends.
     Restoring,
-    /// It runs the flow, which reports here.
+    /// It runs its share, which reports here.
     Running(Arc<Metrics>),
 }
 
-/// The flow in this process.
+/// What runs in this process.
 struct Turn {
     stop: oneshot::Sender<()>,
     flow: BoxFuture<'static, Result<Snapshot, FlowError>>,
@@ -77,7 +77,7 @@ struct Turn {
 enum End {
     /// It was told to stop.
     Shutdown,
-    /// Somebody else runs the flow, whom the group may not have told of yet.
+    /// Somebody else has a part of it, whom the group may not have told of yet.
     Fenced,
 }
 
@@ -109,12 +109,12 @@ where
         self.status.subscribe()
     }
 
-    /// Waits for its turn, runs the flow, and waits again, until `shutdown` is done; then it commits what it has begun, and
-    /// another process takes over at once.
+    /// Runs what the group gives to it, until `shutdown` is done; then it commits what it has begun, and
+    /// others take over at once.
     ///
     /// # Errors
-    /// [`FlowError`] says what stopped the flow, here: another process takes over. The engine must have groups, and a flow
-    /// that delivers at least once cannot move.
+    /// [`FlowError`] says what stopped it, here: others take over. The engine must have groups, and the flow's state must
+    /// not be local ([`Definition::at_least_once`]).
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), FlowError> {
         let mut shutdown = pin!(shutdown);
         let frame = (self.define)().frame();
@@ -135,7 +135,7 @@ where
             match end? {
                 End::Shutdown => return Ok(left?),
                 End::Fenced => {
-                    tracing::warn!(flow = name, "another process has taken over what this one did")
+                    tracing::warn!(flow = name, "another process has taken over what this one did");
                 }
             }
         }

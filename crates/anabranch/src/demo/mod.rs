@@ -66,7 +66,7 @@ const COMMIT_RECORDS: u64 = 20_000;
 const REFRESH: Duration = Duration::from_millis(250);
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long the flow may take for what is left when everything is sent.
-const CATCH_UP_MAX: Duration = Duration::from_secs(120);
+const CATCH_UP_MAX: Duration = Duration::from_secs(300);
 
 /// What one window and airport comes to, as it stands in the results topic.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -112,7 +112,11 @@ async fn demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
         Some(url) => {
             let engine = open(url).await?;
             let description = engine.description();
-            view.say(format!("Engine: {}, {} node(s)\n", description.engine, description.nodes));
+            view.say(format!("Engine: {}, {} node(s)", description.engine, description.nodes));
+            if !description.has(Capability::Transactions) {
+                view.say("It has no transactions: THE FLOW DELIVERS AT LEAST ONCE.");
+            }
+            view.say("");
             let replay = replay(&engine, &*engine, &root, &args, &view, &flights).await?;
             engine.close().await;
             replay
