@@ -21,7 +21,7 @@ use crate::logic::{Decode, Encode, Logic, Of};
 use crate::metrics::Metrics;
 use crate::opening::Opening;
 use crate::policy::{Disorder, Late, Undecodable};
-use crate::run::{OpenFlow, READ_BYTES};
+use crate::run::OpenFlow;
 use crate::window::{Window, WindowKind};
 
 const COMMIT_RECORDS_DEFAULT: u64 = 20_000;
@@ -284,7 +284,8 @@ where
         clock: Arc<dyn Clock>,
     ) -> Result<OpenFlow, FlowError> {
         let frame = self.frame();
-        let options = frame.options(&*engine, &layout).await?;
+        let parts = share.intakes.len() + share.shards.len();
+        let options = frame.options(&*engine, &layout, parts).await?;
         if layout.mode.guarantee() == Guarantee::AtLeastOnce {
             tracing::warn!(
                 flow = frame.name,
@@ -293,11 +294,9 @@ where
             );
         }
         let metrics = Arc::new(Metrics::new(layout.mode.guarantee()));
-        let parts = share.intakes.len() + share.shards.len();
         let opening = Opening {
             identity: layout.identity(&frame),
             flow: frame.name,
-            read_bytes: READ_BYTES / parts.max(1),
             commit_interval: self.commit_interval,
             disorder: self.aggregated.windowed.keyed.timed.disorder,
             logic: Arc::new(self.into_logic()),

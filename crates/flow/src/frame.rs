@@ -60,7 +60,13 @@ impl Frame {
     }
 
     /// What a shard goes by. Makes the topics that the flow writes unless they are there.
-    pub(crate) async fn options(&self, engine: &dyn Engine, layout: &Layout) -> Result<Options, FlowError> {
+    /// In this process it has `parts`.
+    pub(crate) async fn options(
+        &self,
+        engine: &dyn Engine,
+        layout: &Layout,
+        parts: usize,
+    ) -> Result<Options, FlowError> {
         let partitions = layout.partitions_max;
         let mut sink = TopicSpec::new(&self.sink, partitions);
         if engine.description().has(Capability::Compaction) {
@@ -85,6 +91,7 @@ impl Frame {
             allowed_lateness_ms: self.late.allowed_ms(),
             emit_early: self.emit_early,
             commit_records: self.commit_records,
+            parts: parts.max(1),
             append_records_max: records_max(engine.description()),
             step_records_max: layout.mode.log_records_max(engine.description()),
         })

@@ -34,6 +34,8 @@ pub(crate) struct Intake<T, K, A: Aggregate<T>> {
     /// The topic whose partitions are the shards.
     pub(crate) shards: Outlet,
     pub(crate) commit_records: u64,
+    /// In this process so many parts share what one may hold in memory.
+    pub(crate) parts: usize,
     pub(crate) outbox: Outbox,
     pub(crate) progress: Progress,
     /// Of the one partition.
@@ -169,7 +171,7 @@ where
             while let Some(record) = self.next_record()? {
                 self.accept(record)?;
                 if self.pace.since_commit >= self.commit_records
-                    || self.outbox.len_bytes() >= OUTBOX_BYTES_MAX
+                    || self.outbox.len_bytes() >= OUTBOX_BYTES_MAX / self.parts
                 {
                     return Ok(true);
                 }

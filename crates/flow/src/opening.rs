@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::part::{Part, blocking};
 use crate::policy::Disorder;
+use crate::run::READ_BYTES;
 use crate::state::{Progress, Role, Store, Table};
 use crate::watermark::Watermarks;
 use crate::work::Work;
@@ -37,8 +38,6 @@ pub(crate) struct Opening<T, K, A: Aggregate<T>> {
     pub(crate) options: Options,
     pub(crate) disorder: Disorder,
     pub(crate) commit_interval: Duration,
-    /// What all reads of one part may ask for.
-    pub(crate) read_bytes: usize,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) state_dir: PathBuf,
     pub(crate) clock: Arc<dyn Clock>,
@@ -79,6 +78,7 @@ where
             undecodable: self.options.undecodable.clone(),
             shards: layout.repartition().expect("it is what intakes are for"),
             commit_records: self.options.commit_records,
+            parts: self.options.parts,
             outbox: Outbox::new(self.options.append_records_max),
             watermarks: Watermarks::restore(self.disorder, latest_events_ms, *watermark_ms, now),
             pace: Pace::at(&progress),
@@ -94,9 +94,9 @@ where
             Sharding::Keys(_) | Sharding::Partitions => self.state_dir.join(format!("shard-{shard}")),
         };
         let role = if layout.mode == Mode::Local { Role::Only } else { Role::Cache };
-        let identity = self.identity.clone();
+        let (identity, parts) = (self.identity.clone(), self.options.parts);
         // Its lock comes first: a second flow of this directory must not fence the first.
-        let store = blocking(move || Store::open(&path, &identity, role)).await??;
+        let store = blocking(move || Store::open(&path, &identity, role, parts)).await??;
         let beginning = layout.beginning(engine, shard).await?;
         let log = layout.changelog(shard);
         let mut delivery = Delivery::open(layout.mode, engine, log.clone(), &self.flow).await?;
@@ -155,7 +155,7 @@ where
             clock: Arc::clone(&self.clock),
             inputs,
             commit_interval: self.commit_interval,
-            read_bytes: self.read_bytes,
+            read_bytes: READ_BYTES / self.options.parts,
             last_commit: self.clock.monotonic(),
             metrics: Arc::clone(&self.metrics),
             number,

@@ -143,7 +143,7 @@ async fn ends_of(engine: &dyn Engine, part: &Part) -> Result<Vec<Position>, Flow
 }
 
 /// Drives parts side by side. The first that fails stops the others, where they can commit; none is left in the middle of a
-/// commit.
+/// commit. Of several errors, that others have taken over says most.
 async fn together(
     drives: impl Iterator<Item = impl Future<Output = Result<(), FlowError>>>,
     stop: &Stop,
@@ -155,7 +155,11 @@ async fn together(
         }
         outcome
     });
-    join_all(drives).await.into_iter().collect()
+    let errors = join_all(drives).await.into_iter().filter_map(Result::err);
+    match errors.min_by_key(|error| !error.is_replaced()) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }
 
 impl std::fmt::Debug for OpenFlow {

@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) commit_records: u64,
     /// What the engine takes at once.
     pub(crate) append_records_max: usize,
+    /// In this process so many parts share what one may hold in memory.
+    pub(crate) parts: usize,
     /// Records that the changelog takes in one step.
     pub(crate) step_records_max: usize,
 }
@@ -156,9 +158,10 @@ where
     }
 
     fn is_due(&self) -> bool {
+        let parts = self.options.parts;
         self.since_commit >= self.options.commit_records
-            || self.table.len() >= BUFFER_ENTRIES_MAX.min(self.options.step_records_max / 2)
-            || self.outbox.len_bytes() >= OUTBOX_BYTES_MAX
+            || self.table.len() >= (BUFFER_ENTRIES_MAX / parts).min(self.options.step_records_max / 2)
+            || self.outbox.len_bytes() >= OUTBOX_BYTES_MAX / parts
     }
 
     /// The next record of the inbox's first chunk that has not been worked on before.

@@ -24,6 +24,8 @@ const FORMAT_1: &str = "version";
 const CACHE_BYTES: u64 = 8 << 20;
 /// What was written stays in memory up to this, per keyspace, until it is sorted onto the disk.
 const MEMTABLE_BYTES: u64 = 8 << 20;
+/// With many shards in a process each has a part of these, and no less than this.
+const SHARE_BYTES_MIN: u64 = 1 << 20;
 /// Flushing and compaction of one flow's state need no more.
 const WORKER_THREADS: usize = 1;
 /// Entries that are forgotten at a time.
@@ -53,10 +55,12 @@ struct Keyspaces {
 }
 
 impl Keyspaces {
-    fn open(path: &Path) -> fjall::Result<Self> {
-        let database =
-            Database::builder(path).cache_size(CACHE_BYTES).worker_threads(WORKER_THREADS).open()?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+    /// One of `parts` databases that share what one may hold in memory.
+    fn open(path: &Path, parts: usize) -> fjall::Result<Self> {
+        let share = |bytes: u64| (bytes / parts as u64).max(SHARE_BYTES_MIN);
+        let cache = share(CACHE_BYTES);
+        let database = Database::builder(path).cache_size(cache).worker_threads(WORKER_THREADS).open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(share(MEMTABLE_BYTES));
         let keyspace = |name| database.keyspace(name, options);
         let (meta, windows, sessions) = (keyspace("meta")?, keyspace("windows")?, keyspace("sessions")?);
         Ok(Self { meta, windows, sessions, database })
@@ -104,8 +108,9 @@ impl Changes {
 }
 
 impl Store {
-    /// Opens or makes the state of the flow that `identity` describes, in the directory at `path`.
-    pub(crate) fn open(path: &Path, identity: &str, role: Role) -> Result<Self, FlowError> {
+    /// Opens or makes the state of the flow that `identity` describes, in the directory at `path`. It is one of `parts` that
+    /// share what one may hold in memory.
+    pub(crate) fn open(path: &Path, identity: &str, role: Role, parts: usize) -> Result<Self, FlowError> {
         let failed = |source| failed(path, fjall::Error::Io(source));
         RealDisk.create_dir_all(path).map_err(failed)?;
         let Some(lock) = RealDisk.try_lock(path).map_err(failed)? else {
@@ -116,12 +121,12 @@ impl Store {
         }
         let database = path.join(DATABASE);
         let keyspaces = match RealDisk.exists(&database).map_err(failed)? {
-            false => Self::make(path, identity)?,
-            true => match Keyspaces::open(&database) {
+            false => Self::make(path, identity, parts)?,
+            true => match Keyspaces::open(&database, parts) {
                 Err(error) if role == Role::Cache => {
                     tracing::warn!(path = %path.display(), %error, "a flow's copy of its state is made anew");
                     RealDisk.remove_dir_all(&database).map_err(failed)?;
-                    Self::make(path, identity)?
+                    Self::make(path, identity, parts)?
                 }
                 opened => opened.map_err(|source| self::failed(path, source))?,
             },
@@ -134,14 +139,14 @@ impl Store {
 
     /// Makes the database. Of one that is there nothing is missing, since it is made under another name; it is not opened
     /// when it is torn.
-    fn make(path: &Path, identity: &str) -> Result<Keyspaces, FlowError> {
+    fn make(path: &Path, identity: &str, parts: usize) -> Result<Keyspaces, FlowError> {
         let failed = |source| failed(path, fjall::Error::Io(source));
         let (unfinished, finished) = (path.join(UNFINISHED), path.join(DATABASE));
         if RealDisk.exists(&unfinished).map_err(failed)? {
             RealDisk.remove_dir_all(&unfinished).map_err(failed)?;
         }
         let make = || {
-            let Keyspaces { database, meta, .. } = Keyspaces::open(&unfinished)?;
+            let Keyspaces { database, meta, .. } = Keyspaces::open(&unfinished, parts)?;
             let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
             batch.insert(&meta, "format", FORMAT.to_be_bytes());
             batch.insert(&meta, "identity", identity);
@@ -150,7 +155,7 @@ impl Store {
         make().map_err(|source| self::failed(path, source))?;
         RealDisk.rename(&unfinished, &finished).map_err(failed)?;
         RealDisk.sync_dir(path).map_err(failed)?;
-        Keyspaces::open(&finished).map_err(|source| self::failed(path, source))
+        Keyspaces::open(&finished, parts).map_err(|source| self::failed(path, source))
     }
 
     /// Refuses the state of any other flow.
