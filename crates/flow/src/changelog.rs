@@ -5,12 +5,17 @@
 //! behind; [`Changelog::open`] brings it to where the changelog ends: from where the store stands, or from the beginning
 //! where that cannot be trusted. An intake has no state but its place, which is the newest progress in its log ([`place`]).
 
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{BatchError, Record, RecordAt};
 use anabranch_core::engine::{
     Capability, Engine, EngineError, Place, Position, ReadLimits, Reader, TopicSpec,
 };
 use anabranch_core::seam::Clock;
+use tokio::sync::watch;
 
 use crate::FlowError;
 use crate::delivery::Delivery;
@@ -26,6 +31,8 @@ const STORE_AGE_MAX_MS: i64 = TOMBSTONES_KEPT_MS / 2;
 const SEGMENT_BYTES: &str = "52428800";
 /// The state of one window is one record.
 const MESSAGE_BYTES_MAX: &str = "16777216";
+/// How often whoever stands by looks for news.
+const STANDBY_PAUSE: Duration = Duration::from_millis(250);
 /// How often a log is taken over that somebody else still writes.
 const CLAIMS_TRIED_MAX: u32 = 100;
 /// The newest progress is the last record of a log, but for what transactions leave behind it: it is looked for in so many
@@ -40,6 +47,15 @@ pub(crate) struct Changelog {
     pub(crate) cluster: String,
     /// Tells it from others of its name ([`Origin::made_ms`]).
     pub(crate) made_ms: i64,
+}
+
+/// A changelog that is this part's, and where it ends.
+pub(crate) struct Opened {
+    pub(crate) changelog: Changelog,
+    pub(crate) store: Store,
+    pub(crate) progress: Progress,
+    /// Records that the store did not know.
+    pub(crate) restored: u64,
 }
 
 /// The part that opens its log.
@@ -121,10 +137,7 @@ pub(crate) async fn place(opening: Opening<'_>) -> Result<Progress, FlowError> {
 
 impl Changelog {
     /// Takes the changelog over, begins it unless it is there, and brings `store` to its end.
-    pub(crate) async fn open(
-        opening: Opening<'_>,
-        store: Store,
-    ) -> Result<(Self, Store, Progress), FlowError> {
+    pub(crate) async fn open(opening: Opening<'_>, store: Store) -> Result<Opened, FlowError> {
         let now_ms = opening.clock.now_ms();
         let (at, cluster) = (opening.log.clone(), opening.engine.description().cluster.clone());
         match opening.take().await? {
@@ -139,12 +152,13 @@ impl Changelog {
                     Ok::<_, FlowError>((store, beginning))
                 })
                 .await??;
-                Ok((changelog, store, beginning))
+                Ok(Opened { changelog, store, progress: beginning, restored: 0 })
             }
             Log::There { span, made_ms } => {
-                let restore = Restore { changelog: Self { at, cluster, made_ms }, span, now_ms };
+                let mut restore = Restore::new(Self { at, cluster, made_ms }, span, now_ms);
                 let (store, progress) = restore.run(store).await?;
-                Ok((restore.changelog, store, progress))
+                let Restore { changelog, restored, .. } = restore;
+                Ok(Opened { changelog, store, progress, restored })
             }
         }
     }
@@ -153,6 +167,40 @@ impl Changelog {
     pub(crate) fn mark(&self, position: Position, written_ms: i64) -> Mark {
         let Self { cluster, made_ms, .. } = self;
         Mark { cluster: cluster.clone(), made_ms: *made_ms, position: position.0, written_ms }
+    }
+}
+
+/// Keeps `store` near the end of a changelog that others write, until `stop` is done; counts the records on `followed`.
+pub(crate) async fn stand_by(
+    engine: &dyn Engine,
+    clock: &dyn Clock,
+    at: TopicPartition,
+    identity: &str,
+    mut store: Store,
+    followed: &watch::Sender<u64>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), FlowError> {
+    let mut stop = pin!(stop);
+    let mut seen = None;
+    loop {
+        // Not interrupted: the store is in it.
+        let now_ms = clock.now_ms();
+        let start = engine.locate(&at, Place::Earliest).await?;
+        let end = engine.locate(&at, Place::Latest).await?;
+        let span = Span { engine, at: at.clone(), start, end };
+        let is_news = seen.replace(end) != Some(end);
+        if let Some(first) = if is_news { span.read_from(start).await?.first().await? } else { None } {
+            let made_ms = made_ms(&at, &first, identity)?;
+            let cluster = engine.description().cluster.clone();
+            let changelog = Changelog { at: at.clone(), cluster, made_ms };
+            let mut restore = Restore::new(changelog, span, now_ms);
+            (store, _) = restore.run(store).await?;
+            followed.send_modify(|records| *records += restore.restored);
+        }
+        tokio::select! {
+            () = &mut stop => return blocking(move || drop(store)).await,
+            () = tokio::time::sleep(STANDBY_PAUSE) => {}
+        }
     }
 }
 
@@ -194,6 +242,8 @@ struct Restore<'a> {
     span: Span<'a>,
     /// Before its end was looked for.
     now_ms: i64,
+    /// Records that the store did not know.
+    restored: u64,
 }
 
 /// What a store is worth.
@@ -206,8 +256,12 @@ enum Standing {
     Useless(&'static str),
 }
 
-impl Restore<'_> {
-    async fn run(&self, store: Store) -> Result<(Store, Progress), FlowError> {
+impl<'a> Restore<'a> {
+    fn new(changelog: Changelog, span: Span<'a>, now_ms: i64) -> Self {
+        Self { changelog, span, now_ms, restored: 0 }
+    }
+
+    async fn run(&mut self, store: Store) -> Result<(Store, Progress), FlowError> {
         let (store, mark, known) = blocking(move || {
             let (mark, known) = (store.mark()?, store.progress()?);
             Ok::<_, FlowError>((store, mark, known))
@@ -222,7 +276,8 @@ impl Restore<'_> {
                     "a flow's state is made anew from its changelog, because {why}"
                 );
                 let store = blocking(move || store.forget().map(|()| store)).await??;
-                self.follow(store, self.changelog.mark(self.span.start, self.now_ms)).await?
+                let beginning = self.changelog.mark(self.span.start, self.now_ms);
+                self.follow(store, beginning).await?
             }
         };
         let mark = Mark { written_ms: self.now_ms, ..mark };
@@ -258,9 +313,10 @@ impl Restore<'_> {
     }
 
     /// Reads on from `mark`, which keeps its time until the end is reached.
-    async fn follow(&self, mut store: Store, mut mark: Mark) -> Result<(Store, Mark), FlowError> {
+    async fn follow(&mut self, mut store: Store, mut mark: Mark) -> Result<(Store, Mark), FlowError> {
         let mut reading = self.span.read_from(Position(mark.position)).await?;
         while let Some(records) = reading.next().await? {
+            self.restored += records.len() as u64;
             let newest = records.iter().rfind(|at| Progress::is_in(&at.record));
             mark.position = newest.map_or(reading.reader.position().0, |at| at.offset.0.cast_unsigned());
             let topic = self.changelog.at.topic.clone();

@@ -1,6 +1,7 @@
 //! How a flow's work is divided: what its parts read and write, and which of them a process has.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, Place, TopicSpec};
@@ -150,6 +151,14 @@ impl Layout {
     /// Where a shard's state goes.
     pub(crate) fn changelog(&self, shard: i32) -> TopicPartition {
         TopicPartition::new(changelog_of(&self.flow), shard)
+    }
+
+    /// Where the local copy of a shard's state is.
+    pub(crate) fn store_path(&self, state_dir: &Path, shard: i32) -> PathBuf {
+        match self.sharding {
+            Sharding::One => state_dir.to_owned(),
+            Sharding::Keys(_) | Sharding::Partitions => state_dir.join(format!("shard-{shard}")),
+        }
     }
 
     /// Where the place of an intake goes.

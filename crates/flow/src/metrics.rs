@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub lag: Vec<(TopicPartition, u64)>,
     /// Commits since the flow was opened.
     pub commits: u64,
+    /// Records of the changelog that the local copies of the state did not know when they were opened.
+    pub restored: u64,
     /// Records that came to a shard once more since it was opened, and were not counted again. None where delivery is
     /// exactly once.
     pub repeated: u64,
@@ -75,6 +77,7 @@ impl Metrics {
             whole.counts = whole.counts.plus(&now.counts);
             whole.lag.extend_from_slice(&now.lag);
             whole.commits += now.commits;
+            whole.restored += now.restored;
             whole.repeated += now.repeated;
         }
         // `None` is the least: as long as a shard has no watermark, the flow has none.

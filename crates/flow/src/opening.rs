@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 
 use crate::FlowError;
 use crate::aggregate::Aggregate;
-use crate::changelog::{self, Changelog};
+use crate::changelog::{self, Changelog, Opened};
 use crate::delivery::{Delivery, Mode};
 use crate::intake::{Intake, Pace};
-use crate::layout::{Layout, Sharding};
+use crate::layout::Layout;
 use crate::logic::Logic;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -89,10 +89,7 @@ where
 
     pub(crate) async fn shard(&self, shard: i32) -> Result<Part, FlowError> {
         let (engine, layout) = (&*self.engine, &self.layout);
-        let path = match layout.sharding {
-            Sharding::One => self.state_dir.clone(),
-            Sharding::Keys(_) | Sharding::Partitions => self.state_dir.join(format!("shard-{shard}")),
-        };
+        let path = layout.store_path(&self.state_dir, shard);
         let role = if layout.mode == Mode::Local { Role::Only } else { Role::Cache };
         let (identity, parts) = (self.identity.clone(), self.options.parts);
         // Its lock comes first: a second flow of this directory must not fence the first.
@@ -100,11 +97,11 @@ where
         let beginning = layout.beginning(engine, shard).await?;
         let log = layout.changelog(shard);
         let mut delivery = Delivery::open(layout.mode, engine, log.clone(), &self.flow).await?;
-        let (store, progress, changelog) = match layout.mode {
+        let (store, progress, changelog, restored) = match layout.mode {
             Mode::Local => {
                 let (store, known) =
                     blocking(move || store.progress().map(|progress| (store, progress))).await??;
-                (store, known.unwrap_or(beginning), None)
+                (store, known.unwrap_or(beginning), None, 0)
             }
             Mode::Transactions | Mode::Conditions => {
                 let opening = changelog::Opening {
@@ -115,8 +112,8 @@ where
                     identity: self.identity.clone(),
                     beginning,
                 };
-                let (changelog, store, progress) = Changelog::open(opening, store).await?;
-                (store, progress, Some(changelog))
+                let Opened { changelog, store, progress, restored } = Changelog::open(opening, store).await?;
+                (store, progress, Some(changelog), restored)
             }
         };
         let origins = Origins { inputs: layout.inputs_of(shard), sources: layout.sources_of(shard) };
@@ -137,7 +134,9 @@ where
         let (logic, options, inputs) =
             (Arc::clone(&self.logic), self.options.clone(), origins.inputs.clone());
         let worker = Worker::new(logic, options, origins, changelog, Table::new(store), watermarks, progress);
-        Ok(self.part(inputs, delivery, worker, true))
+        let part = self.part(inputs, delivery, worker, true);
+        self.metrics.update(part.number, |snapshot| snapshot.restored = restored);
+        Ok(part)
     }
 
     fn part(

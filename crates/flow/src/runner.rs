@@ -8,16 +8,19 @@ use std::sync::Arc;
 use anabranch_core::engine::{Capability, Engine, EngineError, GroupEvent, GroupMember};
 use anabranch_core::seam::Clock;
 use futures::FutureExt;
-use futures::future::{BoxFuture, OptionFuture};
+use futures::future::{BoxFuture, OptionFuture, join, join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 
 use crate::aggregate::Aggregate;
+use crate::changelog::stand_by;
 use crate::delivery::Mode;
 use crate::frame::Frame;
 use crate::layout::{Layout, Share};
 use crate::metrics::{Metrics, Snapshot};
+use crate::part::blocking;
+use crate::state::{Role, Store};
 use crate::{Definition, FlowError};
 
 /// Runs, in this process, the parts of a flow that are its share.
@@ -53,6 +56,8 @@ pub struct Runner<D> {
     state_dir: PathBuf,
     clock: Arc<dyn Clock>,
     define: D,
+    stands_by: bool,
+    followed: watch::Sender<u64>,
     status: watch::Sender<Status>,
 }
 
@@ -100,8 +105,23 @@ where
             state_dir: state_dir.into(),
             clock,
             define,
+            stands_by: false,
+            followed: watch::Sender::new(0),
             status: watch::Sender::new(Status::Waiting),
         }
+    }
+
+    /// Whether it keeps a local copy of the state of those shards, too, that others have: then what it takes over from them
+    /// is nearly there. It costs the disk, and reading the whole changelog once more. No, unless told otherwise.
+    #[must_use]
+    pub fn standby(mut self, stands_by: bool) -> Self {
+        self.stands_by = stands_by;
+        self
+    }
+
+    /// How many records of others' changelogs it has taken into its local copies, now and later.
+    pub fn followed(&self) -> watch::Receiver<u64> {
+        self.followed.subscribe()
     }
 
     /// What it does, now and later.
@@ -127,9 +147,10 @@ where
             return Err(FlowError::Definition { flow: name, reason });
         }
         let topics = layout.topics(&topics);
+        let identity: Arc<str> = layout.identity(&(self.define)().frame()).into();
         loop {
             let mut member = self.engine.join(&name, &topics).await?;
-            let end = self.take_turns(&mut *member, &layout, shutdown.as_mut()).await;
+            let end = self.take_turns(&mut *member, &layout, &identity, shutdown.as_mut()).await;
             self.status.send_replace(Status::Waiting);
             let left = member.leave().await;
             match end? {
@@ -145,6 +166,7 @@ where
         &self,
         member: &mut dyn GroupMember,
         layout: &Layout,
+        identity: &Arc<str>,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, FlowError> {
         let mut running: Option<Turn> = None;
@@ -169,8 +191,8 @@ where
                         let share = layout.share(&assigned);
                         // An engine that takes nothing away before it gives means what it gives to be all there is.
                         self.stop(running.take()).await?;
-                        if share != Share::default() {
-                            running = Some(self.begin(layout.clone(), share));
+                        if share != Share::default() || self.stands_by {
+                            running = Some(self.begin(layout.clone(), share, Arc::clone(identity)));
                         }
                     }
                     // What it has begun is committed before another goes on from there, if there still is time for that.
@@ -190,18 +212,52 @@ where
         }
     }
 
-    fn begin(&self, layout: Layout, share: Share) -> Turn {
+    fn begin(&self, layout: Layout, share: Share, identity: Arc<str>) -> Turn {
         let (stop, stopped) = oneshot::channel();
         let (engine, clock, status) =
             (Arc::clone(&self.engine), Arc::clone(&self.clock), self.status.clone());
         let (definition, state_dir) = ((self.define)(), self.state_dir.clone());
-        status.send_replace(Status::Restoring);
-        let flow = async move {
-            let open = definition.open_share(layout, &share, engine, state_dir, clock).await?;
-            status.send_replace(Status::Running(open.metrics()));
-            open.run(stopped.map(drop)).await
+        let others =
+            layout.all().shards.into_iter().filter(|shard| self.stands_by && !share.shards.contains(shard));
+        let others: Vec<_> =
+            others.map(|shard| (layout.changelog(shard), layout.store_path(&state_dir, shard))).collect();
+        let ended = watch::Sender::new(false);
+        let parts = share.shards.len() + others.len();
+        let follow = others.into_iter().map(|(log, path)| {
+            let (engine, clock, identity, mut ended) =
+                (Arc::clone(&engine), Arc::clone(&clock), Arc::clone(&identity), ended.subscribe());
+            let followed = self.followed.clone();
+            async move {
+                let stop = async {
+                    let _ = ended.wait_for(|ended| *ended).await;
+                };
+                let kept = async {
+                    let owned = identity.to_string();
+                    let store = blocking(move || Store::open(&path, &owned, Role::Cache, parts)).await??;
+                    stand_by(&*engine, &*clock, log.clone(), &identity, store, &followed, stop).await
+                };
+                if let Err(error) = kept.await {
+                    tracing::warn!(%log, %error, "no local copy of this is kept: whoever takes it over reads it all");
+                }
+            }
+        });
+        let follow = join_all(follow);
+        let run = async move {
+            let ran = async {
+                if share == Share::default() {
+                    let _ = stopped.await;
+                    return Ok(Snapshot::default());
+                }
+                status.send_replace(Status::Restoring);
+                let open = definition.open_share(layout, &share, engine, state_dir, clock).await?;
+                status.send_replace(Status::Running(open.metrics()));
+                open.run(stopped.map(drop)).await
+            };
+            let ran = ran.await;
+            ended.send_replace(true);
+            ran
         };
-        Turn { stop, flow: flow.boxed() }
+        Turn { stop, flow: join(run, follow).map(|(ran, _)| ran).boxed() }
     }
 }
 

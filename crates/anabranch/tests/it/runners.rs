@@ -167,3 +167,62 @@ fn a_runner_that_leaves_hands_over_at_once() {
     });
     check(home.path(), WORK);
 }
+
+#[test]
+fn whoever_stands_by_takes_over_what_it_has_followed() {
+    let home = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        fill(home.path(), WORK).await;
+        let broker = Broker::open(home.path()).await.unwrap();
+        let engine: Arc<dyn Engine> = Arc::new(broker.clone());
+        let begin = |state: &str, stands_by: bool| {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let clock = Arc::new(SystemClock::new());
+            // Windows stay open, so that there is state.
+            let flow = || Work { window_ms: 1_000_000, ..WORK }.flow().shards(2);
+            let runner = Runner::new(Arc::clone(&engine), home.path().join(state), clock, flow);
+            let runner = runner.standby(stands_by);
+            let (status, followed) = (runner.status(), runner.followed());
+            let run = tokio::spawn(runner.run(async {
+                let _ = stopped.await;
+            }));
+            (stop, status, followed, run)
+        };
+        let running = |status: &Status| match status {
+            Status::Running(metrics) => Some(metrics.snapshot()),
+            Status::Waiting | Status::Restoring => None,
+        };
+        let all_is_read = |status: &Status| {
+            let records = WORK.records_per_partition as u64 * 3;
+            running(status).is_some_and(|now| {
+                now.counts.records_in == records && now.lag.iter().all(|(_, lag)| *lag == 0)
+            })
+        };
+        let until = async |condition: &dyn Fn() -> bool| {
+            let wait = async {
+                while !condition() {
+                    tokio::time::sleep(Duration::from_millis(10)).await; // it is other tasks that are waited for
+                }
+            };
+            tokio::time::timeout(PATIENCE, wait).await.unwrap();
+        };
+        let (stop, status, _, first) = begin("first", false);
+        until(&|| all_is_read(&status.borrow())).await;
+        // The second has a shard and follows the other, or none and follows both.
+        let (stop_second, second_status, followed, second) = begin("second", true);
+        until(&|| *followed.borrow() > 20).await;
+        drop(stop);
+        tokio::time::timeout(PATIENCE, first).await.unwrap().unwrap().unwrap();
+        until(&|| all_is_read(&second_status.borrow())).await;
+        let restored = running(&second_status.borrow()).unwrap().restored;
+        drop(stop_second);
+        tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap().unwrap();
+        let (stop_third, third_status, _, third) = begin("third", false);
+        until(&|| all_is_read(&third_status.borrow())).await;
+        let cold = running(&third_status.borrow()).unwrap().restored;
+        drop(stop_third);
+        tokio::time::timeout(PATIENCE, third).await.unwrap().unwrap().unwrap();
+        assert!(restored < 20 && cold > 40, "{restored} records with a standby, and {cold} without");
+        broker.close().await;
+    });
+}
