@@ -192,7 +192,7 @@ where
                         // An engine that takes nothing away before it gives means what it gives to be all there is.
                         self.stop(running.take()).await?;
                         if share != Share::default() || self.stands_by {
-                            running = Some(self.begin(layout.clone(), share, Arc::clone(identity)));
+                            running = Some(self.begin(layout.clone(), share, identity));
                         }
                     }
                     // What it has begun is committed before another goes on from there, if there still is time for that.
@@ -212,7 +212,7 @@ where
         }
     }
 
-    fn begin(&self, layout: Layout, share: Share, identity: Arc<str>) -> Turn {
+    fn begin(&self, layout: Layout, share: Share, identity: &Arc<str>) -> Turn {
         let (stop, stopped) = oneshot::channel();
         let (engine, clock, status) =
             (Arc::clone(&self.engine), Arc::clone(&self.clock), self.status.clone());
@@ -225,7 +225,7 @@ where
         let parts = share.shards.len() + others.len();
         let follow = others.into_iter().map(|(log, path)| {
             let (engine, clock, identity, mut ended) =
-                (Arc::clone(&engine), Arc::clone(&clock), Arc::clone(&identity), ended.subscribe());
+                (Arc::clone(&engine), Arc::clone(&clock), Arc::clone(identity), ended.subscribe());
             let followed = self.followed.clone();
             async move {
                 let stop = async {
