@@ -169,7 +169,8 @@ where
         identity: &Arc<str>,
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, FlowError> {
-        let mut running: Option<Turn> = None;
+        // Not every engine tells a member that it has nothing.
+        let mut running = self.begin_with_none(layout, identity);
         loop {
             let flow = OptionFuture::from(running.as_mut().map(|turn| &mut turn.flow));
             tokio::select! {
@@ -196,7 +197,10 @@ where
                         }
                     }
                     // What it has begun is committed before another goes on from there, if there still is time for that.
-                    GroupEvent::Revoked(_) | GroupEvent::Lost(_) => self.stop(running.take()).await?,
+                    GroupEvent::Revoked(_) | GroupEvent::Lost(_) => {
+                        self.stop(running.take()).await?;
+                        running = self.begin_with_none(layout, identity);
+                    }
                 },
             }
         }
@@ -210,6 +214,11 @@ where
             Err(error) if error.is_replaced() => Ok(()),
             ended => ended,
         }
+    }
+
+    /// What it does while it has no part of the flow.
+    fn begin_with_none(&self, layout: &Layout, identity: &Arc<str>) -> Option<Turn> {
+        self.stands_by.then(|| self.begin(layout.clone(), Share::default(), identity))
     }
 
     fn begin(&self, layout: Layout, share: Share, identity: &Arc<str>) -> Turn {
