@@ -63,6 +63,12 @@ const ALLOWED: &[Allowed] = &[
         why: "it lives above the waterline: a flow, and its tests, must run on any engine",
     },
     Allowed {
+        room: "anabranch-move",
+        uses: &["anabranch-core"],
+        tests_use: &["anabranch-broker"],
+        why: "it moves what any engine holds to any other, and knows neither",
+    },
+    Allowed {
         room: "anabranch-engine-kafka",
         uses: &["anabranch-queue", "anabranch-core"],
         tests_use: &[],
@@ -94,6 +100,7 @@ const ALLOWED: &[Allowed] = &[
             "anabranch-broker",
             "anabranch-serve",
             "anabranch-flow",
+            "anabranch-move",
             "anabranch-engine-kafka",
             "anabranch-engine-nats",
         ],

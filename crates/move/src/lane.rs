@@ -1,0 +1,245 @@
+//! One partition on its way: how far the target was read and found equal to the source. All that is believed about what was
+//! moved comes from here, and nothing from acknowledgements.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+
+use anabranch_core::TopicPartition;
+use anabranch_core::batch::{Record, RecordAt};
+use anabranch_core::engine::{Engine, EngineError, Place, Position};
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher24;
+
+use crate::anchors::Anchors;
+use crate::checksum::Checksum;
+use crate::error::MoveError;
+use crate::stream::Stream;
+
+/// What of a partition was read on both sides, and is equal. Plain data: it goes on from here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matched {
+    /// The partition.
+    #[serde(with = "place")]
+    pub at: TopicPartition,
+    /// Where it began, in the source and in the target.
+    #[serde(with = "positions")]
+    pub start: (Position, Position),
+    /// After the last record that was compared.
+    #[serde(with = "positions")]
+    pub end: (Position, Position),
+    /// Records.
+    pub records: u64,
+    /// Their bytes: keys, values and headers.
+    pub bytes: u64,
+    /// What the source's records come to.
+    pub source_checksum: Checksum,
+    /// What the target's come to.
+    pub target_checksum: Checksum,
+    /// Which position is which.
+    pub anchors: Anchors,
+    /// The target compacts while it is written, and has lost records by now of whose keys there are newer ones.
+    pub thinned: Option<Thinned>,
+}
+
+/// What a target that compacts has thinned out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Thinned {
+    /// How many records.
+    pub records: u64,
+    /// Keys (their hashes) of which no newer record was seen yet. In the end there are none.
+    owed: BTreeSet<u64>,
+}
+
+impl Matched {
+    /// Nothing yet of a partition that begins at `start`.
+    #[must_use]
+    pub fn new(at: TopicPartition, start: (Position, Position), is_thinned: bool) -> Self {
+        Self {
+            at,
+            start,
+            end: start,
+            records: 0,
+            bytes: 0,
+            source_checksum: Checksum::default(),
+            target_checksum: Checksum::default(),
+            anchors: Anchors::default(),
+            thinned: is_thinned.then(Thinned::default),
+        }
+    }
+
+    /// How many records the target has thinned out before its record at `target`: there, positions count records.
+    fn thinned_before(&self, target: &RecordAt) -> u64 {
+        match &self.thinned {
+            Some(_) => Position::from(target.offset).0.saturating_sub(self.end.1.0),
+            None => 0,
+        }
+    }
+
+    /// A record of the source that the target had, and has no more.
+    fn supersede(&mut self, source: &RecordAt) {
+        let place = Position::from(source.offset);
+        self.anchors.note(place, self.end.1);
+        self.end = (Position(place.0 + 1), Position(self.end.1.0 + 1));
+        if let Some(thinned) = &mut self.thinned {
+            thinned.records += 1;
+            // Tombstones go by themselves after a while.
+            if source.record.value.is_some() {
+                thinned.owed.insert(key_hash(&source.record));
+            }
+        }
+    }
+
+    /// Fails if a record is gone from the target of whose key there is no newer one.
+    pub(crate) fn check_owed(&self) -> Result<(), MoveError> {
+        match self.thinned.as_ref().is_none_or(|thinned| thinned.owed.is_empty()) {
+            true => Ok(()),
+            false => Err(MoveError::Diverged {
+                at: self.at.clone(),
+                source_position: self.end.0,
+                target_position: self.end.1,
+            }),
+        }
+    }
+
+    /// Where the target reads next what the source reads from `position` on. What was not compared yet cannot be translated;
+    /// whoever asks has compared all there is.
+    #[must_use]
+    pub fn translate(&self, position: Position) -> Position {
+        self.anchors.translate(position, self.end)
+    }
+
+    fn take(&mut self, source: &RecordAt, target: &RecordAt) -> Result<(), MoveError> {
+        if !is_same(&source.record, &target.record) {
+            return Err(MoveError::Diverged {
+                at: self.at.clone(),
+                source_position: source.offset.into(),
+                target_position: target.offset.into(),
+            });
+        }
+        let places = (Position::from(source.offset), Position::from(target.offset));
+        self.anchors.note(places.0, places.1);
+        self.end = (Position(places.0.0 + 1), Position(places.1.0 + 1));
+        if let Some(thinned) = &mut self.thinned {
+            thinned.owed.remove(&key_hash(&target.record));
+        }
+        self.records += 1;
+        self.bytes += target.record.size_bytes() as u64;
+        self.source_checksum.take(&source.record);
+        self.target_checksum.take(&target.record);
+        Ok(())
+    }
+}
+
+fn key_hash(record: &Record) -> u64 {
+    let mut hasher = SipHasher24::new();
+    record.key.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn is_same(source: &Record, target: &Record) -> bool {
+    source == target
+}
+
+/// Compares a partition.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) matched: Matched,
+    source: Stream,
+    target: Stream,
+}
+
+impl Lane {
+    pub(crate) async fn open(
+        source: &dyn Engine,
+        target: &dyn Engine,
+        matched: Matched,
+        bytes_max: usize,
+    ) -> Result<Self, MoveError> {
+        let open = |engine, from| Stream::open(engine, &matched.at, from, bytes_max);
+        let (from, to) = matched.end;
+        let source = open(source, from).await.map_err(MoveError::Source)?;
+        let target = open(target, to).await.map_err(MoveError::Target)?;
+        Ok(Self { matched, source, target })
+    }
+
+    /// Compares what the target has before `end`. The source has all of that, or they have diverged.
+    pub(crate) async fn catch_up(&mut self, source: &dyn Engine, end: Position) -> Result<(), MoveError> {
+        while self.target.fill(end).await.map_err(gone_in_target)? {
+            let latest = source.locate(&self.matched.at, Place::Latest).await.map_err(MoveError::Source)?;
+            self.compare_to(latest, end).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares the records of the target that are here with those that the source has before `latest`.
+    async fn compare_to(&mut self, latest: Position, end: Position) -> Result<(), MoveError> {
+        while self.target.ready(end) > 0 {
+            let is_there = self.source.fill(latest).await;
+            if !is_there.map_err(|error| gone_in_source(&self.matched, error))? {
+                let surplus = self.target.first().expect("it is ready");
+                return Err(MoveError::Surplus {
+                    at: self.matched.at.clone(),
+                    target_position: surplus.offset.into(),
+                    source_end: latest,
+                });
+            }
+            let gap = self.target.first().map_or(0, |first| self.matched.thinned_before(first));
+            if gap > 0 {
+                for _ in 0..gap.min(self.source.ready(latest) as u64) {
+                    self.matched.supersede(&self.source.take().expect("it is ready"));
+                }
+                continue;
+            }
+            for _ in 0..self.target.ready(end).min(self.source.ready(latest)) {
+                if self.target.first().is_some_and(|first| self.matched.thinned_before(first) > 0) {
+                    break;
+                }
+                let source = self.source.take().expect("it is ready");
+                let target = self.target.take().expect("it is ready");
+                self.matched.take(&source, &target)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn gone_in_source(matched: &Matched, error: EngineError) -> MoveError {
+    match error {
+        EngineError::OutOfRange { earliest, .. } => {
+            MoveError::Gone { at: matched.at.clone(), wanted: matched.end.0, earliest }
+        }
+        error => MoveError::Source(error),
+    }
+}
+
+fn gone_in_target(error: EngineError) -> MoveError {
+    MoveError::Target(error)
+}
+
+mod place {
+    use anabranch_core::TopicPartition;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(at: &TopicPartition, to: S) -> Result<S::Ok, S::Error> {
+        (&at.topic, at.partition).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TopicPartition, D::Error> {
+        let (topic, partition) = <(String, i32)>::deserialize(from)?;
+        Ok(TopicPartition::new(topic, partition))
+    }
+}
+
+mod positions {
+    use anabranch_core::engine::Position;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(pair: &(Position, Position), to: S) -> Result<S::Ok, S::Error> {
+        (pair.0.0, pair.1.0).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<(Position, Position), D::Error> {
+        let (source, target) = <(u64, u64)>::deserialize(from)?;
+        Ok((Position(source), Position(target)))
+    }
+}
