@@ -22,6 +22,7 @@ use crate::groups::GroupService;
 use crate::journal::Journal;
 use crate::maintenance::Maintenance;
 use crate::memory::Memory;
+use crate::moves::Moves;
 use crate::partition::Partition;
 use crate::producers::ProducerIds;
 use crate::topics::TopicWriter;
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     /// What was set on single groups; held to look or to replace only.
     pub(crate) group_configs: RwLock<BTreeMap<String, GroupConfigs>>,
     pub(crate) maintenance: Maintenance,
+    pub(crate) moves: Moves,
     /// Set when closing is through: whoever closes a second time waits for the first.
     pub(crate) closed: OnceCell<()>,
 }

@@ -157,7 +157,7 @@ impl Topics for Catalogue {
     }
 }
 
-/// A key of the catalogue topic: `cluster`, `producer-ids`, `topic/NAME` or `group/NAME`.
+/// A key of the catalogue topic: `cluster`, `producer-ids`, `topic/NAME`, `group/NAME` or `move/ID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Key {
     Cluster,
@@ -165,6 +165,30 @@ pub(crate) enum Key {
     Topic(String),
     /// The settings of a group.
     Group(String),
+    /// A move to another engine.
+    Move(String),
+}
+
+/// `{"version":0,"phase":"copying","target":"kafka://...","topics":{"NAME":"UUID"}}`; a tombstone gives it up. A record whose phase
+/// is `moved` decides that the topics are elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MoveRecord {
+    pub(crate) version: Version,
+    pub(crate) phase: MovePhase,
+    /// Where to: for people, and without secrets.
+    pub(crate) target: String,
+    /// The topics by name, each with its identity.
+    pub(crate) topics: BTreeMap<String, String>,
+}
+
+/// What is the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum MovePhase {
+    /// This broker.
+    Copying,
+    /// The target.
+    Moved,
 }
 
 /// `{"version":0,"configs":{"consumer.session.timeout.ms":"50000"}}`; a tombstone deletes.
@@ -212,7 +236,7 @@ impl TopicRecord {
 }
 
 /// The version of a record: 0. A record of another version is refused, never guessed at.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Version;
 
 impl Serialize for Version {
@@ -253,6 +277,7 @@ impl Key {
             other => match other.split_once('/')? {
                 ("topic", name) => Some(Self::Topic(name.to_owned())),
                 ("group", name) => Some(Self::Group(name.to_owned())),
+                ("move", id) => Some(Self::Move(id.to_owned())),
                 _ => None,
             },
         }
@@ -270,6 +295,7 @@ impl Key {
             Self::ProducerIds => b"producer-ids".to_vec(),
             Self::Topic(name) => format!("topic/{name}").into_bytes(),
             Self::Group(name) => format!("group/{name}").into_bytes(),
+            Self::Move(id) => format!("move/{id}").into_bytes(),
         }
     }
 }
@@ -296,7 +322,13 @@ mod tests {
 
     #[test]
     fn keys_read_as_they_were_written() {
-        for key in [Key::Cluster, Key::ProducerIds, Key::Topic("topic/a".into()), Key::Group("g/h".into())] {
+        for key in [
+            Key::Cluster,
+            Key::ProducerIds,
+            Key::Topic("topic/a".into()),
+            Key::Group("g/h".into()),
+            Key::Move("m".into()),
+        ] {
             assert_eq!(Key::parse(&key.bytes()), Some(key));
         }
         assert_eq!(Key::parse(b"other"), None);

@@ -340,6 +340,9 @@ impl Broker {
             ProduceError::Log(AppendError::NotAtEnd { expected, .. }) => {
                 EngineError::NotAtEnd { partition: partition.clone(), expected: expected.into() }
             }
+            ProduceError::Log(AppendError::Held) => {
+                EngineError::Away { engine: "embedded", reason: error.to_string() }
+            }
             ProduceError::Log(AppendError::Stopped(_) | AppendError::WriteFailed(_)) => {
                 EngineError::Failed(Box::new(error))
             }

@@ -54,6 +54,7 @@ pub fn rewrite_catalogue(key: Bytes, value: Option<Bytes>) -> Result<Record, Str
             let configs = restored.group_configs[name].clone();
             key.record(&GroupConfigsRecord { version: Version, configs })
         }
+        Key::Move(id) => key.record(&restored.moves[id]),
     };
     // As text, for nothing else compares these.
     let again = read(&written).expect("what was written can be read");

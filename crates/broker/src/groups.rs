@@ -12,7 +12,7 @@ use std::time::Duration;
 use anabranch_core::batch::{EndKind, Record};
 use anabranch_core::seam::{Clock, Random};
 use anabranch_core::{ProducerId, TopicId, TopicPartition};
-use anabranch_log::AppendError;
+use anabranch_log::{AppendError, Gate};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -66,7 +66,20 @@ struct State {
     stored_watches: HashMap<StoreToken, oneshot::Sender<bool>>,
     /// What the timer waits for.
     timer_until: Option<Duration>,
+    /// Topics for which not everybody may commit, since they are moved elsewhere.
+    gates: HashMap<String, Gate>,
+    /// Commits that were let in and are not answered.
+    commits: usize,
     closed: bool,
+}
+
+/// A commit that was let in.
+struct UnderWay<'a>(&'a Driver);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().commits -= 1;
+    }
 }
 
 struct Store {
@@ -135,6 +148,8 @@ impl GroupService {
             stores: VecDeque::new(),
             stored_watches: HashMap::new(),
             timer_until: None,
+            gates: HashMap::new(),
+            commits: 0,
             closed: false,
         };
         state.perform(effects);
@@ -313,6 +328,7 @@ impl GroupService {
     /// # Errors
     /// [`GroupError`], when none of them could be looked at.
     pub async fn commit(&self, commit: Commit) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        let _under_way = self.let_in(&commit, false)?;
         ask!(self, Commit, |groups, request, now| groups.commit(request, commit, now))
     }
 
@@ -325,7 +341,49 @@ impl GroupService {
         commit: Commit,
         transaction: InTransaction,
     ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        let _under_way = self.let_in(&commit, true)?;
         ask!(self, Commit, |groups, request, now| groups.commit_in(request, commit, transaction, now))
+    }
+
+    /// From now on commits for `topics` are let in as `gate` says: those in transactions while these are waited for.
+    pub(crate) fn set_gate(&self, topics: &[String], gate: &Gate) {
+        let mut state = self.driver.state.lock();
+        for topic in topics {
+            match gate {
+                Gate::Open => drop(state.gates.remove(topic)),
+                gate => drop(state.gates.insert(topic.clone(), gate.clone())),
+            }
+        }
+    }
+
+    /// How many commits were let in and are not answered.
+    pub(crate) fn commits_under_way(&self) -> usize {
+        self.driver.state.lock().commits
+    }
+
+    /// A group for which a transaction is open that commits for one of `topics`.
+    pub(crate) fn unstable_in(&self, topics: &[String]) -> Option<String> {
+        let groups = &self.driver.state.lock().groups;
+        let ids: Vec<String> = groups.list().map(|listed| listed.group).collect();
+        ids.into_iter().find(|id| {
+            let mut all = groups.all_committed(id, true);
+            all.any(|(topic, _, offset)| offset.is_err() && topics.iter().any(|moved| moved == topic))
+        })
+    }
+
+    fn let_in(&self, commit: &Commit, is_in_transaction: bool) -> Result<UnderWay<'_>, GroupError> {
+        let mut state = self.driver.state.lock();
+        for offset in &commit.offsets {
+            match state.gates.get(&offset.topic) {
+                None | Some(Gate::Open) => {}
+                Some(Gate::Draining) if is_in_transaction => {}
+                // Which every client tries again.
+                Some(Gate::Draining | Gate::Held) => return Err(GroupError::CoordinatorNotAvailable),
+                Some(Gate::Moved(_)) => return Err(GroupError::PolicyViolation),
+            }
+        }
+        state.commits += 1;
+        Ok(UnderWay(&self.driver))
     }
 
     /// A producer's transaction has ended, durably.

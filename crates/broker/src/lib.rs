@@ -65,6 +65,7 @@ mod kafka_record;
 mod maintenance;
 mod member;
 mod memory;
+mod moves;
 mod names;
 mod open;
 mod partition;
@@ -92,6 +93,7 @@ pub use error::{
 pub use groups::GroupService;
 pub use maintenance::{Before, Maintained};
 pub use memory::Memory;
+pub use moves::{MOVE_LEASE_MAX, MoveHold, MovingError};
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use pattern::{Pattern, PatternError};
 pub use read::{Consumed, Tail};

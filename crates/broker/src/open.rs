@@ -12,8 +12,8 @@ use tokio::sync::OnceCell;
 
 use crate::broker::{Broker, BrokerBuilder, Shared};
 use crate::catalogue::{
-    CATALOGUE_TOPIC, Catalogue, ClusterRecord, GroupConfigsRecord, Key, OFFSETS_TOPIC, ProducerIdsRecord,
-    TRANSACTIONS_TOPIC, Topic, TopicRecord, Version,
+    CATALOGUE_TOPIC, Catalogue, ClusterRecord, GroupConfigsRecord, Key, MoveRecord, OFFSETS_TOPIC,
+    ProducerIdsRecord, TRANSACTIONS_TOPIC, Topic, TopicRecord, Version,
 };
 use crate::config::ConfigOp;
 use crate::config::broker::BrokerConfig;
@@ -24,6 +24,7 @@ use crate::groups::GroupService;
 use crate::journal::Journal;
 use crate::maintenance::Maintenance;
 use crate::memory::Memory;
+use crate::moves::Moves;
 use crate::names::{base64_url, check_topic_name};
 use crate::partition::Partition;
 use crate::producers::ProducerIds;
@@ -40,6 +41,7 @@ pub(crate) struct Restored {
     /// Names that were topics and are no longer.
     pub(crate) deleted: BTreeSet<String>,
     pub(crate) group_configs: BTreeMap<String, GroupConfigs>,
+    pub(crate) moves: BTreeMap<String, MoveRecord>,
 }
 
 /// What stands before any other topic is looked at.
@@ -74,6 +76,7 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
     let (opening, opened_store, opened_memory) = (builder.clone(), store.clone(), memory.clone());
     let producer_ids = Arc::new(ProducerIds::new(catalogue.clone(), restored.next_producer_id));
     let group_configs = std::mem::take(&mut restored.group_configs);
+    let moves = Moves::new(std::mem::take(&mut restored.moves));
     let own = [offsets, transactions.clone()];
     let (snapshot, mut refused) = blocking(&builder.workers, move || {
         open_topics(&opening, &opened_store, &opened_memory, &own, &restored)
@@ -117,8 +120,10 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
         transactions,
         group_configs: RwLock::new(group_configs),
         maintenance: Maintenance::default(),
+        moves,
         closed: OnceCell::new(),
     });
+    shared.close_moved();
     shared.start_maintenance();
     Ok(Broker(shared))
 }
@@ -200,6 +205,12 @@ impl Restored {
             }
             (Key::Group(name), None) => {
                 self.group_configs.remove(&name);
+            }
+            (Key::Move(id), Some(value)) => {
+                self.moves.insert(id, serde_json::from_slice(value).map_err(told)?);
+            }
+            (Key::Move(id), None) => {
+                self.moves.remove(&id);
             }
             (Key::Cluster | Key::ProducerIds, None) => {
                 return Err("it deletes what is never deleted".to_owned());

@@ -13,7 +13,7 @@ use anabranch_core::seam::{Clock, Disk};
 
 use crate::durable::DurablePoint;
 use crate::journal::ring::{Dirty, Group};
-use crate::partition::{Ack, Appended, LogConfig, Shared, Visible};
+use crate::partition::{Ack, Appended, Gate, LogConfig, Shared, Visible};
 use crate::producers::{AbortedSegments, AbortedTransaction, Before, Producers, Snapshot, Verdict};
 use crate::removal::{Roll, Settled};
 use crate::segment::{LEADER_EPOCH, Segment, Spacing, snapshot_path};
@@ -92,6 +92,9 @@ pub(crate) struct PartitionWriter {
     /// A successor was begun, and may be in the directory though that failed: nothing more belongs here.
     is_full: bool,
 }
+
+/// What is to be done with a batch, and how a transaction ends if it says so.
+type Judged = (Verdict, Option<EndMarker>);
 
 /// As they stand in a segment.
 fn parts_of<'a>(batches: impl IntoIterator<Item = &'a (Batch, [u8; BATCH_HEADER_BYTES])>) -> Vec<&'a [u8]> {
@@ -179,7 +182,7 @@ impl PartitionWriter {
         let verdict = match (self.shared.stopped(), expected.filter(|end| *end != self.next)) {
             (Some(stopped), _) => Err(stopped),
             (None, Some(expected)) => Err(AppendError::NotAtEnd { expected, end: self.next }),
-            (None, None) => self.judge(&batch, part),
+            (None, None) => self.judge(&batch, part).and_then(|judged| self.let_in(&batch, judged)),
         };
         let is_refused = matches!(verdict, Err(_) | Ok((Verdict::Duplicate(_), _)));
         if let (true, Some(part)) = (is_refused, part) {
@@ -208,8 +211,22 @@ impl PartitionWriter {
         }
     }
 
+    /// What was judged, if the gate lets it in. What repeats a batch is not kept out: it is there.
+    fn let_in(&self, batch: &Batch, judged: Judged) -> Result<Judged, AppendError> {
+        let header = batch.header();
+        if matches!(judged.0, Verdict::Duplicate(_)) || header.is_control() {
+            return Ok(judged);
+        }
+        match &*self.shared.gate.lock() {
+            Gate::Open => Ok(judged),
+            Gate::Draining if header.is_transactional() => Ok(judged),
+            Gate::Draining | Gate::Held => Err(AppendError::Held),
+            Gate::Moved(to) => Err(AppendError::Moved(Arc::clone(to))),
+        }
+    }
+
     /// What is to be done with a batch, and how a transaction ends if it says so.
-    fn judge(&self, batch: &Batch, part: Option<Part>) -> Result<(Verdict, Option<EndMarker>), AppendError> {
+    fn judge(&self, batch: &Batch, part: Option<Part>) -> Result<Judged, AppendError> {
         let header = batch.header();
         if !header.is_control() {
             return Ok((self.producers.judge(header, part)?, None));

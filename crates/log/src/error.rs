@@ -150,6 +150,12 @@ pub enum AppendError {
         /// Where it ends.
         end: Offset,
     },
+    /// The partition takes nothing for a moment ([`crate::Gate::Held`]): it may be tried again.
+    #[error("the partition is held still for a moment, to be moved")]
+    Held,
+    /// The partition is elsewhere now ([`crate::Gate::Moved`]).
+    #[error("moved to {0}")]
+    Moved(Arc<str>),
     /// The disk is full, or the write failed and was taken back: nothing of this append is in the log.
     #[error("the write failed and was taken back: {0}")]
     WriteFailed(Arc<io::Error>),

@@ -66,8 +66,8 @@ pub use files::FileCounts;
 pub use isolation::Isolation;
 pub use offline::Offline;
 pub use partition::{
-    Absent, Ack, Appended, Batches, FetchLimits, FetchSlice, LogConfig, LogStatus, Offsets, OpenTransaction,
-    PartitionLog, Pending, ReadSlice, Timestamped,
+    Absent, Ack, Appended, Batches, FetchLimits, FetchSlice, Gate, LogConfig, LogStatus, Offsets,
+    OpenTransaction, PartitionLog, Pending, ReadSlice, Timestamped,
 };
 pub use producers::Part;
 pub use range::BatchRange;

@@ -234,6 +234,20 @@ impl Bounds {
     }
 }
 
+/// What a partition takes while its records are moved elsewhere. Ends of transactions always come through.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Gate {
+    /// Everything.
+    #[default]
+    Open,
+    /// What belongs to transactions, so that those that are open come to their ends.
+    Draining,
+    /// Nothing, for a moment.
+    Held,
+    /// Nothing any more: the records are there now.
+    Moved(Arc<str>),
+}
+
 /// The state behind a [`PartitionLog`].
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -251,6 +265,8 @@ pub(crate) struct Shared {
     /// Held by the one who compacts.
     pub(crate) cleaning: tokio::sync::Mutex<()>,
     pub(crate) config: Mutex<LogConfig>,
+    /// Held for a copy only.
+    pub(crate) gate: Mutex<Gate>,
     pub(crate) status: Mutex<LogStatus>,
     /// Held to note a point.
     pub(crate) note: Mutex<DurableNote>,
@@ -309,6 +325,12 @@ impl PartitionLog {
     #[must_use]
     pub fn id(&self) -> &TopicPartition {
         &self.shared.id
+    }
+
+    /// From now on the partition takes what `gate` says. What was queued before may have been judged by then:
+    /// [`PartitionLog::settle`] comes behind it. A batch that was appended before is answered as it was, whatever the gate.
+    pub fn set_gate(&self, gate: Gate) {
+        *self.shared.gate.lock() = gate;
     }
 
     /// Appends one checked batch ([`Batch::check_records`] is the caller's affair) and answers as `ack` says. Dropping

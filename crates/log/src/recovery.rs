@@ -485,6 +485,7 @@ fn shared(
         layout: Mutex::new(()),
         cleaning: tokio::sync::Mutex::new(()),
         config: Mutex::new(config),
+        gate: Mutex::default(),
         status: Mutex::new(status),
         note: Mutex::new(note),
         waiters: Waiters::default(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ pub struct ServeConfig {
     pub advertised: Option<Advertised>,
     /// Where the HTTP door listens, if it does.
     pub http_addr: Option<SocketAddr>,
+    /// Where the control door is ([`crate::CONTROL_SOCKET`] in the data directory), if there is one. Where it cannot be made,
+    /// that is told, and there is none.
+    pub control: Option<PathBuf>,
     /// The limits.
     pub limits: Limits,
 }
@@ -25,6 +29,7 @@ impl Default for ServeConfig {
             kafka_addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092),
             advertised: None,
             http_addr: None,
+            control: None,
             limits: Limits::default(),
         }
     }

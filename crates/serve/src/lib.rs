@@ -19,6 +19,7 @@
 //! ```
 
 mod config;
+mod control;
 mod http;
 mod kafka;
 mod metrics;
@@ -26,4 +27,5 @@ mod pressure;
 mod server;
 
 pub use config::{Advertised, AdvertisedError, Limits, NotLoopback, ServeConfig, check_loopback};
+pub use control::{Answer, Ask, CONTROL_SOCKET, Control};
 pub use server::{ServeError, Server};

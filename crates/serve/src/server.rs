@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Advertised, ServeConfig};
+use crate::control;
 use crate::http;
 use crate::kafka::memory::Memory;
 use crate::kafka::{self, Door};
@@ -83,6 +84,23 @@ impl Server {
                 stopping: stopped.clone(),
             };
             tasks.push(tokio::spawn(http::serve(listener, state)));
+        }
+        if let Some(path) = config.control {
+            match control::bind(&path) {
+                Ok(listener) => {
+                    let (broker, stopped) = (broker.clone(), stopped.clone());
+                    tasks.push(tokio::spawn(control::serve(
+                        listener,
+                        path,
+                        broker,
+                        advertised.to_string(),
+                        stopped,
+                    )));
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "no control door; `anabranch move` does not find this server")
+                }
+            }
         }
         tasks.push(tokio::spawn(pressure::watch(broker.clone(), memory.clone(), stopped.clone())));
         let door = Door::new(broker, &advertised, config.limits, metrics, memory, stopped);

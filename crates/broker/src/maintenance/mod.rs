@@ -306,12 +306,14 @@ impl Shared {
         Ok(done.is_partial)
     }
 
-    /// Every partition that works, in order; the catalogue's is none of the catalogue.
+    /// Every partition that works, in order, but those that are being moved; the catalogue's is none of the catalogue.
     fn maintainable(&self) -> Vec<Maintainable> {
         let own = Maintainable { log: self.journal.log().clone(), rules: crate::open::catalogue_rules() };
         let catalogue = Arc::clone(&self.catalogue.read());
+        let pinned = self.moves.pinned();
         let of_topics = catalogue
             .iter()
+            .filter(|topic| !pinned.contains(topic.name()))
             .flat_map(|topic| topic.partitions())
             .map(|partition| Maintainable { log: partition.log().clone(), rules: partition.rules() });
         let all = std::iter::once(own).chain(of_topics);

@@ -11,6 +11,7 @@ mod full;
 mod groups;
 mod in_process;
 mod maintenance;
+mod moves;
 mod produce;
 mod producers;
 mod settings;

@@ -236,3 +236,26 @@ async fn a_round_that_is_under_way_is_in_nobodys_way() {
     assert_eq!(newest.into_values().collect::<Vec<_>>(), [36, 37, 38, 39]);
     broker.close().await;
 }
+
+/// What is being copied elsewhere must be there until it is.
+#[tokio::test]
+async fn nothing_expires_and_nothing_is_compacted_while_a_topic_is_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000_000));
+    let broker = open(dir.path(), &clock).await;
+    let timed = create(&broker, "timed", &[("retention.ms", "1")]).await;
+    let compacted = create(&broker, "compacted", &[("cleanup.policy", "compact")]).await;
+    for number in 0..20 {
+        for topic in ["timed", "compacted"] {
+            append(&broker, topic, "the same", &"x".repeat(100 + number)).await;
+        }
+    }
+    broker.begin_move("m", &["timed".to_owned(), "compacted".to_owned()], "there").await.unwrap();
+    clock.advance_ms(HOUR_MS);
+    broker.maintain().await;
+    assert_eq!((records(&timed).len(), records(&compacted).len()), (20, 20));
+    broker.forget_move("m").await.unwrap();
+    broker.maintain().await;
+    assert!(records(&timed).is_empty() && records(&compacted).len() < 20);
+    broker.close().await;
+}

@@ -81,7 +81,10 @@ pub(super) fn append(error: &AppendError) -> ErrorCode {
         AppendError::CoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
         AppendError::InvalidMarker(_) => ErrorCode::InvalidRecord,
         AppendError::WriteFailed(_) | AppendError::Stopped(_) => ErrorCode::KafkaStorageError,
-        AppendError::Closed => ErrorCode::NotLeaderOrFollower,
+        // Which every producer tries again.
+        AppendError::Closed | AppendError::Held => ErrorCode::NotLeaderOrFollower,
+        // Which none does.
+        AppendError::Moved(_) => ErrorCode::PolicyViolation,
         // No request of this protocol asks for it.
         AppendError::NotAtEnd { .. } => ErrorCode::UnknownServerError,
     }

@@ -196,7 +196,13 @@ impl Look {
         let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(door.limits.fetch_bytes_max);
         let topics = request.topics.iter().map(|topic| {
             let FetchTopic { topic: name, topic_id, partitions, .. } = topic;
-            let found = find_topic(door, version >= 13, name, *topic_id);
+            let found = find_topic(door, version >= 13, name, *topic_id).and_then(|topic| {
+                // A position means another record there: nobody goes on reading here.
+                match door.broker.moved_to(topic.name()) {
+                    None => Ok(topic),
+                    Some(_) => Err(ErrorCode::PolicyViolation),
+                }
+            });
             let wanted = partitions.iter().map(|asked| Wanted {
                 partition: found.clone().and_then(|topic| {
                     let partition = topic.partition(asked.partition).cloned();

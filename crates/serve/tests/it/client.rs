@@ -54,7 +54,8 @@ impl Node {
         }
         let broker = Broker::builder().data(dir.path()).disk(disk).config(config).open().await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = ServeConfig { kafka_addr: any, advertised: None, http_addr: Some(any), limits };
+        let config =
+            ServeConfig { kafka_addr: any, advertised: None, http_addr: Some(any), control: None, limits };
         let server = Server::start(broker.clone(), config).await.unwrap();
         Self { broker, server, _dir: dir }
     }

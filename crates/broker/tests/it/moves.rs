@@ -1,0 +1,162 @@
+//! Topics that are moved elsewhere: held still for a moment, and then gone for good.
+
+use std::time::Duration;
+
+use anabranch_broker::{
+    Ack, AppendError, Broker, MovingError, NewTopic, ProduceError, Record, TransactionOptions,
+};
+use anabranch_core::batch::{BatchBuilder, Compression};
+use anabranch_core::engine::{Engine, EngineError, GroupPositions, Position};
+use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
+use bytes::Bytes;
+
+use crate::{batch, broker_with, open, soon};
+
+const LEASE: Duration = Duration::from_secs(20);
+
+fn at() -> TopicPartition {
+    TopicPartition::new("t", 0)
+}
+
+async fn produce(broker: &Broker, bytes: Bytes) -> Result<i64, ProduceError> {
+    Ok(broker.partition(&at()).unwrap().produce(bytes, Ack::Durable).await?.base_offset.0)
+}
+
+async fn commit(broker: &Broker, position: u64) -> Result<(), EngineError> {
+    let to = GroupPositions { group: "g".to_owned(), positions: vec![(at(), Position(position))] };
+    broker.admin().set_group_positions(&to).await
+}
+
+fn sequenced(id: ProducerId, sequence: i32) -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.producer(id, ProducerEpoch(0), sequence).push(&Record::keyless(format!("{sequence}")).at(1));
+    builder.build().unwrap()
+}
+
+fn is_held<T>(produced: Result<T, ProduceError>) -> bool {
+    matches!(produced, Err(ProduceError::Log(AppendError::Held)))
+}
+
+async fn begun(broker: &Broker) {
+    assert_eq!(broker.begin_move("m", &["t".to_owned()], "kafka://there:1").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn while_it_is_held_nothing_comes_but_repeats_are_answered_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    let (id, _) = broker.init_producer_id().await.unwrap();
+    produce(&broker, sequenced(id, 0)).await.unwrap();
+    commit(&broker, 1).await.unwrap();
+    begun(&broker).await;
+    produce(&broker, sequenced(id, 1)).await.unwrap();
+
+    let hold = broker.hold_move("m", &[at()], LEASE).await.unwrap();
+    assert!(is_held(produce(&broker, sequenced(id, 2)).await));
+    assert!(is_held(produce(&broker, batch(&["plain"])).await));
+    assert_eq!(produce(&broker, sequenced(id, 1)).await.unwrap(), 1, "it is there");
+    assert!(matches!(commit(&broker, 2).await, Err(EngineError::Failed(_) | EngineError::Away { .. })));
+    broker.release_move("m", hold);
+    assert_eq!(produce(&broker, sequenced(id, 2)).await.unwrap(), 2);
+    commit(&broker, 3).await.unwrap();
+    assert!(matches!(broker.decide_move("m", hold).await, Err(MovingError::NotHeld)));
+    broker.close().await;
+}
+
+/// A mover that dies says nothing: the lease ends by itself.
+#[tokio::test]
+async fn a_lease_ends_by_itself_and_cannot_be_used_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    begun(&broker).await;
+    let hold = broker.hold_move("m", &[at()], Duration::from_millis(60)).await.unwrap();
+    assert!(is_held(produce(&broker, batch(&["a"])).await));
+    soon(async {
+        while is_held(produce(&broker, batch(&["a"])).await) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(matches!(broker.decide_move("m", hold).await, Err(MovingError::NotHeld)));
+    // Another hold is not ended by what is left of the first.
+    let first = broker.hold_move("m", &[at()], Duration::from_millis(60)).await.unwrap();
+    let second = broker.hold_move("m", &[at()], LEASE).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(120)).await; // the first one's lease
+    broker.release_move("m", first);
+    assert!(is_held(produce(&broker, batch(&["a"])).await));
+    assert!(matches!(broker.decide_move("m", first).await, Err(MovingError::NotHeld)));
+    broker.decide_move("m", second).await.unwrap();
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn an_open_transaction_is_waited_for_and_comes_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    begun(&broker).await;
+    let mut producer = broker.transactional("tx", TransactionOptions::default()).await.unwrap();
+    let mut transaction = producer.begin().await.unwrap();
+    transaction.produce(&at(), batch(&["1"])).await.unwrap();
+    let held = broker.hold_move("m", &[at()], Duration::from_millis(100)).await;
+    assert!(matches!(held, Err(MovingError::OpenTransactions(_))), "{held:?}");
+    produce(&broker, batch(&["nothing is held any more"])).await.unwrap();
+
+    let (holding, partitions) = (broker.clone(), [at()]);
+    let holding = tokio::spawn(async move { holding.hold_move("m", &partitions, LEASE).await });
+    soon(async {
+        while !is_held(produce(&broker, batch(&["plain"])).await) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    transaction.produce(&at(), batch(&["what is open goes on"])).await.unwrap();
+    transaction.commit().await.unwrap();
+    soon(holding).await.unwrap().unwrap();
+    let offsets = broker.partition(&at()).unwrap().offsets();
+    assert_eq!(offsets.last_stable, offsets.log_end, "all of it is there to be read");
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn what_is_moved_is_moved_after_a_restart_too_until_it_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    let (id, _) = broker.init_producer_id().await.unwrap();
+    produce(&broker, sequenced(id, 0)).await.unwrap();
+    begun(&broker).await;
+    assert_eq!(broker.moved_to("t"), None);
+    let hold = broker.hold_move("m", &[at()], LEASE).await.unwrap();
+    broker.decide_move("m", hold).await.unwrap();
+    let mut broker = broker;
+    for _ in 0..2 {
+        assert_eq!(broker.moved_to("t").as_deref(), Some("kafka://there:1"));
+        let refused = produce(&broker, sequenced(id, 1)).await.unwrap_err();
+        assert_eq!(refused.to_string(), "moved to kafka://there:1");
+        assert_eq!(produce(&broker, sequenced(id, 0)).await.unwrap(), 0, "it is there, and was copied");
+        let again = broker.begin_move("m", &["t".to_owned()], "kafka://there:1").await.unwrap();
+        assert_eq!(again.as_deref(), Some("kafka://there:1"));
+        broker.close().await;
+        broker = open(dir.path()).await;
+    }
+    broker.forget_move("m").await.unwrap();
+    assert_eq!(produce(&broker, sequenced(id, 1)).await.unwrap(), 1);
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn a_topic_is_moved_by_one_and_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    begun(&broker).await;
+    begun(&broker).await;
+    let topics = ["t".to_owned()];
+    let other = broker.begin_move("other", &topics, "nats://there:1").await;
+    assert!(matches!(other, Err(MovingError::Taken { .. })), "{other:?}");
+    let held = broker.hold_move("m", &[], LEASE).await;
+    assert!(matches!(held, Err(MovingError::Changed(_))), "{held:?}");
+    broker.admin().add_partitions("t", 2).await.unwrap();
+    let held = broker.hold_move("m", &[at()], LEASE).await;
+    assert!(matches!(held, Err(MovingError::Changed(_))), "{held:?}");
+    assert!(matches!(broker.hold_move("no", &[], LEASE).await, Err(MovingError::Unknown(_))));
+    broker.close().await;
+}
