@@ -103,7 +103,12 @@ pub(super) async fn open(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
     if let Ok(kafka) = url.parse::<KafkaSettings>() {
         reach(kafka.bootstrap())?;
     }
-    match engine::open(url, &[]).await {
+    opened(engine::open(url, &[]).await)
+}
+
+/// Why an engine was not opened, and what to do.
+pub(super) fn opened<T>(opened: Result<T, OpenError>) -> anyhow::Result<T> {
+    match opened {
         Ok(engine) => Ok(engine),
         Err(error @ OpenError::Address { .. }) => Err(usage(error.to_string())),
         Err(error @ OpenError::Broker(BrokerError::Open(_))) => {

@@ -2,6 +2,7 @@
 //!
 //! * `serve`, `check`, `dump` and `demo` work on a data directory;
 //! * `topic`, `produce`, `consume`, `group`, `engine` and `bench` work on any engine, by its address (`client`);
+//! * `move` moves from one to another;
 //! * `completions` and `man` describe the command line itself.
 //!
 //! Data goes to standard output (`output`), everything else to standard error, and failures say what failed, on what,
@@ -18,6 +19,7 @@ mod failure;
 mod format;
 mod group;
 mod man;
+mod moving;
 mod output;
 mod place;
 mod produce;
@@ -85,6 +87,7 @@ enum Command {
     Group(group::GroupArgs),
     Engine(engine::EngineArgs),
     Bench(bench::BenchArgs),
+    Move(moving::MoveArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -104,6 +107,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Group(args) => done(group::run(&args, &mut output)),
         Command::Engine(args) => done(engine::run(&args, &mut output)),
         Command::Bench(args) => done(bench::run(&args, &mut output)),
+        Command::Move(args) => moving::run(&args, &mut output),
         Command::Completions(args) => done(completions::run(&args, &mut output)),
         Command::Man(args) => done(man::run(&args, &mut output)),
     };

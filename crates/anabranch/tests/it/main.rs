@@ -12,6 +12,7 @@ mod full_disk;
 mod harness;
 mod help;
 mod kill9;
+mod moves;
 mod runners;
 mod serve;
 mod shards_kill;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anabranch_broker::{Broker, BrokerError, OpenError};
-use anabranch_serve::{Advertised, ServeConfig, ServeError, Server, check_loopback};
+use anabranch_serve::{Advertised, CONTROL_SOCKET, ServeConfig, ServeError, Server, check_loopback};
 use anyhow::Context;
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
@@ -150,6 +150,7 @@ async fn serve(settings: Settings, output: &mut Output) -> anyhow::Result<ExitCo
         kafka_addr: settings.kafka,
         advertised: settings.advertise,
         http_addr: settings.http,
+        control: Some(broker.data_dir().join(CONTROL_SOCKET)),
         limits: settings.limits,
     };
     let server = match Server::start(broker.clone(), config).await {

@@ -1,0 +1,125 @@
+//! `anabranch move`
+
+mod gate;
+mod report;
+mod side;
+mod view;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anabranch_move::{Move, MoveError};
+use anyhow::Context;
+
+use self::side::{Side, open_source, open_target};
+use super::failure::{Advise, usage};
+use super::output::Output;
+
+/// Move topics and groups from one engine to another, while they are in use
+///
+/// Records are copied in order, with keys, headers and timestamps, and read back and compared with the source, all of
+/// them. Where groups stand is translated exactly: an application goes on at the record after its last commit. At the end
+/// the source is held still for a moment. Interrupted anywhere, the same command goes on where it was.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct MoveArgs {
+    /// What to move from: a data directory, embedded:DIR, kafka://HOST:PORT or nats://HOST:PORT
+    #[arg(long, value_name = "ENGINE")]
+    from: String,
+    /// What to move to
+    #[arg(long, value_name = "ENGINE")]
+    to: String,
+    /// These topics only, with commas between [default: all]
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
+    topics: Vec<String>,
+    /// These groups only, with commas between [default: all that stand in these topics]
+    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    groups: Vec<String>,
+    /// Where the move keeps its notes [default: DIR/moves for a data directory, else ./anabranch-move]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// How long a source must have stood still that is not a data directory: nothing is appended for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    still: Duration,
+    /// How many seconds a data directory is held still at most: its producers wait so long
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    pause_max: Duration,
+    /// Look at what is to be done, and do none of it
+    #[arg(long)]
+    dry_run: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  anabranch move --from ./data --to kafka://one:9092,two:9092?replication=3 --dry-run
+  anabranch move --from ./data --to kafka://one:9092,two:9092?replication=3
+  anabranch move --from ./data --to nats://one:4222 --topics orders,bills
+  anabranch move --from kafka://one:9092 --to ./data     Stop the producers when it asks for that";
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let text = text.strip_suffix('s').unwrap_or(text);
+    let seconds: f64 = text.parse().map_err(|_| "it is no number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+pub(super) fn run(args: &MoveArgs, output: &mut Output) -> anyhow::Result<ExitCode> {
+    super::client::start_logging();
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let moved = runtime.block_on(move_all(args, output.is_json()));
+    let report = moved?;
+    match output.is_json() {
+        true => output.json(&report::as_json(&report))?,
+        false => report::show(&report, output)?,
+    }
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<anabranch_move::Report> {
+    let (from, to) = (side::address(&args.from), side::address(&args.to));
+    if from == to {
+        return Err(usage("--from and --to are the same"));
+    }
+    let Side { engine: source, gate, notes, hint } =
+        open_source(&from, &to, args.still, args.pause_max).await?;
+    let target = match open_target(&to).await {
+        Ok(target) => target,
+        Err(error) => {
+            source.close().await;
+            return Err(error);
+        }
+    };
+    let notes = args.state.clone().unwrap_or(notes);
+    let notes = notes.join(Move::id(&*source, &*target));
+    let mut moving = Move::new(source.clone(), target.clone(), gate).notes(&notes).dry_run(args.dry_run);
+    if !args.topics.is_empty() {
+        moving = moving.topics(args.topics.iter().cloned());
+    }
+    if !args.groups.is_empty() {
+        moving = moving.groups(args.groups.iter().cloned());
+    }
+    let view = view::show(moving.progress(), hint, is_json);
+    let moved = tokio::select! {
+        moved = moving.run() => moved.map_err(advised),
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")).advise("The same command goes on where it was."),
+    };
+    view.end().await;
+    target.close().await;
+    source.close().await;
+    moved
+}
+
+/// What to do about what stopped a move.
+fn advised(error: MoveError) -> anyhow::Error {
+    let advice = match &error {
+        MoveError::AfterSwitch(_) => "The same command does what is left.",
+        MoveError::Unknown { what: "topic", .. } => "`anabranch topic list` shows what there is.",
+        MoveError::Unknown { .. } => "`anabranch group list` shows what there is.",
+        MoveError::Diverged { .. } | MoveError::Surplus { .. } | MoveError::Gone { .. } => {
+            "The source is as it was. After the topic is deleted in the target, and the notes of the move, the same command copies it anew."
+        }
+        _ => "The source is as it was. The same command goes on where the move is.",
+    };
+    super::failure::advised(anyhow::Error::from(error).context("the move stopped"), advice)
+}

@@ -1,0 +1,121 @@
+//! What was moved and verified, for people and for programs.
+
+use anabranch_move::Report;
+use serde_json::{Value, json};
+
+use super::super::output::Output;
+use super::super::{Column, grouped};
+
+pub(super) fn show(report: &Report, output: &mut Output) -> anyhow::Result<()> {
+    if report.is_dry_run {
+        let rows =
+            report.topics.iter().map(|topic| vec![topic.name.clone(), topic.partition_count.to_string()]);
+        output.table(&[Column::Text("TOPIC"), Column::Number("PARTITIONS")], rows.collect())?;
+        return output.line("nothing was done: this was a dry run");
+    }
+    let partitions = report.topics.iter().flat_map(|topic| &topic.partitions);
+    let rows = partitions.clone().map(|partition| {
+        vec![
+            partition.at.to_string(),
+            grouped(partition.records),
+            grouped(partition.bytes),
+            format!("{} to {}", partition.source.0, partition.source.1),
+            format!("{} to {}", partition.target.0, partition.target.1),
+            partition.target_checksum.to_string(),
+        ]
+    });
+    output.table(
+        &[
+            Column::Text("PARTITION"),
+            Column::Number("RECORDS"),
+            Column::Number("BYTES"),
+            Column::Text("SOURCE"),
+            Column::Text("TARGET"),
+            Column::Text("CHECKSUM, EQUAL ON BOTH SIDES"),
+        ],
+        rows.collect(),
+    )?;
+    if !report.groups.is_empty() {
+        output.line("")?;
+        let positions = report.groups.iter().flat_map(|group| {
+            let row = |(at, here, there): &(anabranch_core::TopicPartition, _, _)| {
+                vec![group.name.clone(), at.to_string(), format!("{here}"), format!("{there}")]
+            };
+            group.positions.iter().map(row)
+        });
+        let columns = [
+            Column::Text("GROUP"),
+            Column::Text("PARTITION"),
+            Column::Number("IN THE SOURCE"),
+            Column::Number("IN THE TARGET"),
+        ];
+        output.table(&columns, positions.collect())?;
+    }
+    let left = report.topics.iter().flat_map(|topic| {
+        let line = move |(name, why): &(String, String)| format!("{}: {name} is not set: {why}", topic.name);
+        topic.settings_left.iter().map(line)
+    });
+    let left: Vec<_> = left.collect();
+    let thinned: u64 = partitions.clone().map(|partition| partition.thinned).sum();
+    output.line("")?;
+    if thinned > 0 {
+        output.line(format!(
+            "the target has compacted {} records of these topics, all of whose keys have newer ones",
+            grouped(thinned)
+        ))?;
+    }
+    for line in left {
+        output.line(line)?;
+    }
+    if report.was_decided {
+        return output.line("the move was decided before; settings were written once more");
+    }
+    output.line(format!(
+        "moved and verified {} records in {} partitions, and {} groups, in {:.1} s; the source stood still for {:.2} s",
+        grouped(partitions.clone().map(|partition| partition.records).sum::<u64>()),
+        partitions.count(),
+        report.groups.len(),
+        report.took.as_secs_f64(),
+        report.pause.as_secs_f64(),
+    ))
+}
+
+pub(super) fn as_json(report: &Report) -> Value {
+    let topics = report.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            json!({
+                "partition": partition.at.partition,
+                "records": partition.records,
+                "compacted_by_the_target": partition.thinned,
+                "bytes": partition.bytes,
+                "source": { "start": partition.source.0.0, "end": partition.source.1.0,
+                            "checksum": partition.source_checksum.to_string() },
+                "target": { "start": partition.target.0.0, "end": partition.target.1.0,
+                            "checksum": partition.target_checksum.to_string() },
+            })
+        });
+        let left = topic.settings_left.iter().map(|(name, why)| json!({ "name": name, "why": why }));
+        json!({
+            "topic": topic.name,
+            "was_there": topic.was_there,
+            "partition_count": topic.partition_count,
+            "partitions": partitions.collect::<Vec<_>>(),
+            "settings_left": left.collect::<Vec<_>>(),
+        })
+    });
+    let groups = report.groups.iter().map(|group| {
+        let positions = group.positions.iter().map(|(at, here, there)| {
+            json!({ "topic": at.topic, "partition": at.partition, "source": here.0, "target": there.0 })
+        });
+        json!({ "group": group.name, "positions": positions.collect::<Vec<_>>() })
+    });
+    json!({
+        "id": report.id,
+        "dry_run": report.is_dry_run,
+        "was_decided": report.was_decided,
+        "topics": topics.collect::<Vec<_>>(),
+        "groups": groups.collect::<Vec<_>>(),
+        "pause_ms": report.pause.as_millis() as u64,
+        "took_ms": report.took.as_millis() as u64,
+    })
+}

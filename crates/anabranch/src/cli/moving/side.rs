@@ -1,0 +1,82 @@
+//! The two sides of a move, by their addresses.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch::engine::{Capability, Engine, OpenError};
+use anabranch_broker::Broker;
+use anabranch_move::{Gate, Watching};
+use anabranch_serve::{Answer, Ask, Control};
+use anyhow::Context;
+
+use super::super::client::{open, opened};
+use super::gate::{Directory, Keeper};
+
+/// A source.
+pub(super) struct Side {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) gate: Box<dyn Gate>,
+    /// Where notes are kept unless it is said.
+    pub(super) notes: PathBuf,
+    /// What an operator has to do while the source is to stand still.
+    pub(super) hint: Option<String>,
+}
+
+/// An engine's address: what names none is a directory.
+pub(super) fn address(text: &str) -> String {
+    let is_address = text.starts_with("embedded:") || text.contains("://");
+    if is_address { text.to_owned() } else { format!("embedded:{text}") }
+}
+
+/// Opens the source. A data directory that a server has open is read through that server.
+pub(super) async fn open_source(
+    url: &str,
+    target: &str,
+    still: Duration,
+    lease: Duration,
+) -> anyhow::Result<Side> {
+    let Some(directory) = url.strip_prefix("embedded:").map(Path::new) else {
+        let engine = open(url).await?;
+        return Ok(Side {
+            gate: Box::new(Watching::new(Arc::clone(&engine), still)),
+            engine,
+            notes: PathBuf::from("anabranch-move"),
+            hint: Some(format!(
+                "stop the producers of these topics now, and their consumers: it goes on when nothing was appended for {} s",
+                still.as_secs_f64()
+            )),
+        });
+    };
+    // Without its properties, which may be secret.
+    let target = target.split_once('?').map_or(target, |(address, _)| address).to_owned();
+    let (engine, keeper): (Arc<dyn Engine>, _) = match Control::connect(directory).await {
+        Ok(mut control) => {
+            let who = control.ask(&Ask::Who).await;
+            let who =
+                who.with_context(|| format!("the server of {} does not answer", directory.display()))?;
+            let Answer::Who { kafka, .. } = who else { anyhow::bail!("the server answers {who:?}") };
+            let engine = open(&format!("kafka://{kafka}")).await?;
+            let control = tokio::sync::Mutex::new(Some(control));
+            (engine, Keeper::Server { directory: directory.to_owned(), control })
+        }
+        Err(_) => {
+            let broker = Broker::open(directory).await.map_err(OpenError::from);
+            let broker = opened(broker)?;
+            (Arc::new(broker.clone()), Keeper::Own(broker))
+        }
+    };
+    let gate = Box::new(Directory::new(keeper, target, lease));
+    Ok(Side { engine, gate, notes: directory.join("moves"), hint: None })
+}
+
+pub(super) async fn open_target(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
+    let target = open(url).await?;
+    if let Err(unsuitable) =
+        target.require(&[Capability::PartitionOrder, Capability::Replay, Capability::Groups])
+    {
+        target.close().await;
+        return Err(unsuitable).context("the target is no engine to move to");
+    }
+    Ok(target)
+}

@@ -1,0 +1,424 @@
+//! Topics move to another engine while producers and a group go on with them, and the mover is killed with kill -9, again and
+//! again. Nothing is lost, doubled or out of order, and the group goes on at the record after its last commit.
+//!
+//! `ANABRANCH_MOVE_RECORDS` is how many there are before (10,000,000 in the large form), `ANABRANCH_MOVE_KILLS` how often the mover
+//! dies, and `ANABRANCH_MOVE_TARGET` an Apache Kafka to move to, by its `HOST:PORT`, instead of another of our servers.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use crate::flow_kill::dice;
+use crate::harness::{Server, command};
+use crate::kill9::from_environment;
+
+const TOPICS: [&str; 4] = ["moved-a", "moved-b", "moved-c", "moved-in-transactions"];
+/// Whoever writes to this one does it in transactions.
+const TRANSACTIONAL: usize = 3;
+const PARTITIONS: u64 = 3;
+const GROUP: &str = "moved-readers";
+/// What a producer may wait for.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn client(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).set("log_level", "0");
+    config
+}
+
+/// What became of records, by number.
+#[derive(Clone, Default)]
+struct Outcomes(Arc<Mutex<Vec<(u64, Result<(), String>, Instant)>>>);
+
+impl ClientContext for Outcomes {}
+
+impl ProducerContext for Outcomes {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let result = result.as_ref().map(drop).map_err(|(error, _)| error.to_string());
+        self.0.lock().unwrap().push((number as u64, result, Instant::now()));
+    }
+}
+
+fn producer(bootstrap: &str, topic: usize) -> (BaseProducer<Outcomes>, Outcomes) {
+    let outcomes = Outcomes::default();
+    let mut config = client(bootstrap);
+    config.set("enable.idempotence", "true").set("linger.ms", "2");
+    if topic == TRANSACTIONAL {
+        config.set("transactional.id", "moved").set("transaction.timeout.ms", "60000");
+    }
+    let producer: BaseProducer<Outcomes> = config.create_with_context(outcomes.clone()).unwrap();
+    if topic == TRANSACTIONAL {
+        producer.init_transactions(TIMEOUT).unwrap();
+    }
+    (producer, outcomes)
+}
+
+/// Number `n` of a topic goes to partition `n % 3`, so that each partition has its numbers in order.
+fn send(producer: &BaseProducer<Outcomes>, topic: usize, number: u64) {
+    let (key, payload) = (format!("{}", number % 999), format!("{number} and some more, as records have it"));
+    loop {
+        let record = BaseRecord::<str, str, usize>::with_opaque_to(TOPICS[topic], number as usize)
+            .partition((number % PARTITIONS) as i32)
+            .key(&key)
+            .payload(&payload);
+        match producer.send(record) {
+            Ok(()) => return,
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                producer.poll(Duration::from_millis(5));
+            }
+            Err((error, _)) => panic!("{} {number}: {error}", TOPICS[topic]),
+        }
+    }
+}
+
+/// What is there before.
+fn fill(bootstrap: &str, records: u64) {
+    let fill = |topic: usize| {
+        let bootstrap = bootstrap.to_owned();
+        std::thread::spawn(move || {
+            let (producer, outcomes) = producer(&bootstrap, topic);
+            let mut acknowledged = 0;
+            let numbers: Vec<u64> = (0..records / TOPICS.len() as u64).collect();
+            for chunk in numbers.chunks(10_000) {
+                if topic == TRANSACTIONAL {
+                    producer.begin_transaction().unwrap();
+                }
+                chunk.iter().for_each(|number| send(&producer, topic, *number));
+                producer.flush(TIMEOUT).unwrap();
+                if topic == TRANSACTIONAL {
+                    producer.commit_transaction(TIMEOUT).unwrap();
+                }
+                let done = std::mem::take(&mut *outcomes.0.lock().unwrap());
+                assert!(done.iter().all(|(_, result, _)| result.is_ok()));
+                acknowledged += done.len();
+            }
+            assert_eq!(acknowledged, numbers.len());
+        })
+    };
+    let threads: Vec<_> = (0..TOPICS.len()).map(fill).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// How a live producer fared.
+#[derive(Debug)]
+struct Fared {
+    /// After its last number.
+    next: u64,
+    /// How many of its records the target took.
+    at_target: u64,
+    /// The longest that nothing was acknowledged in the source, up to the refusal.
+    pause: Duration,
+    /// From the refusal to the first acknowledgement of the target.
+    change: Duration,
+}
+
+/// Writes on and on, in the source until that says that the topic has moved, and then in the target.
+fn live(topic: usize, from: u64, source: String, target: String, stop: Arc<AtomicBool>) -> JoinHandle<Fared> {
+    std::thread::spawn(move || {
+        let mut here = Writer::new(&source, topic);
+        let mut number = from;
+        while here.refused.is_empty() {
+            assert!(!stop.load(Ordering::Relaxed), "{}: it was moved, and nobody said so", TOPICS[topic]);
+            number = here.step(number);
+        }
+        here.end();
+        let refused_at = here.refused_at.unwrap();
+        let mut there = Writer::new(&target, topic);
+        let mut again = here.refused;
+        again.sort_unstable();
+        for partition in 0..PARTITIONS {
+            let of_it: Vec<u64> =
+                again.iter().copied().filter(|number| number % PARTITIONS == partition).collect();
+            let Some(first) = of_it.first() else { continue };
+            let last: Vec<u64> = (*first..number).step_by(PARTITIONS as usize).collect();
+            assert_eq!(of_it, last, "{}-{partition}: what was refused is all that came last", TOPICS[topic]);
+        }
+        let at_target = number - again.len() as u64;
+        there.again(&again);
+        let mut rounds_left = 50;
+        while !stop.load(Ordering::Relaxed) || rounds_left > 0 {
+            number = there.step(number);
+            rounds_left -= 1;
+        }
+        there.end();
+        assert!(there.refused.is_empty(), "{:?}", there.reason);
+        let change = there.first.unwrap() - refused_at;
+        Fared { next: number, at_target: number - at_target, pause: here.gap_max, change }
+    })
+}
+
+struct Writer {
+    topic: usize,
+    producer: BaseProducer<Outcomes>,
+    outcomes: Outcomes,
+    refused: Vec<u64>,
+    reason: Option<String>,
+    refused_at: Option<Instant>,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    gap_max: Duration,
+}
+
+impl Writer {
+    fn new(bootstrap: &str, topic: usize) -> Self {
+        let (producer, outcomes) = producer(bootstrap, topic);
+        Self {
+            topic,
+            producer,
+            outcomes,
+            refused: Vec::new(),
+            reason: None,
+            refused_at: None,
+            first: None,
+            last: None,
+            gap_max: Duration::ZERO,
+        }
+    }
+
+    /// What another refused.
+    fn again(&self, numbers: &[u64]) {
+        if self.topic == TRANSACTIONAL {
+            self.producer.begin_transaction().unwrap();
+        }
+        numbers.iter().for_each(|number| send(&self.producer, self.topic, *number));
+        if self.topic == TRANSACTIONAL {
+            self.producer.commit_transaction(TIMEOUT).unwrap();
+        }
+    }
+
+    /// Some records; the next number.
+    fn step(&mut self, number: u64) -> u64 {
+        let next = number + 10;
+        let is_transactional = self.topic == TRANSACTIONAL;
+        if is_transactional {
+            self.producer.begin_transaction().unwrap();
+        }
+        (number..next).for_each(|number| send(&self.producer, self.topic, number));
+        self.producer.poll(Duration::from_millis(5));
+        if is_transactional {
+            self.producer.flush(TIMEOUT).unwrap();
+            let is_refused = self.outcomes.0.lock().unwrap().iter().any(|(_, result, _)| result.is_err());
+            if is_refused {
+                // All of it: what was acknowledged before, too.
+                self.producer.abort_transaction(TIMEOUT).unwrap();
+                self.look();
+                self.refused = (number..next).collect();
+                return next;
+            }
+            self.producer.commit_transaction(TIMEOUT).unwrap();
+        }
+        self.look();
+        next
+    }
+
+    /// Takes note of what became of records.
+    fn look(&mut self) {
+        for (number, result, at) in std::mem::take(&mut *self.outcomes.0.lock().unwrap()) {
+            let gap = self.last.map_or(Duration::ZERO, |last| at - last);
+            if self.refused_at.is_none() {
+                self.gap_max = self.gap_max.max(gap);
+            }
+            self.last = Some(at);
+            match result {
+                Ok(()) => drop(self.first.get_or_insert(at)),
+                Err(reason) => {
+                    self.refused.push(number);
+                    self.refused_at.get_or_insert(at);
+                    self.reason = Some(reason);
+                }
+            }
+        }
+    }
+
+    /// Waits for whatever has no answer.
+    fn end(&mut self) {
+        self.producer.flush(TIMEOUT).unwrap();
+        if self.topic != TRANSACTIONAL {
+            self.look();
+        }
+    }
+}
+
+fn consumer(bootstrap: &str) -> BaseConsumer {
+    let mut config = client(bootstrap);
+    config
+        .set("group.id", GROUP)
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("isolation.level", "read_committed");
+    config.create().unwrap()
+}
+
+type Numbers = BTreeMap<(String, i32), u64>;
+
+/// Reads and commits until it is told that the topics have moved; the number after the last that was committed, by partition.
+fn read(bootstrap: String) -> JoinHandle<Numbers> {
+    std::thread::spawn(move || {
+        let consumer = consumer(&bootstrap);
+        consumer.subscribe(&[TOPICS[0], TOPICS[TRANSACTIONAL]]).unwrap();
+        let (mut read, mut committed, mut since) = (Numbers::new(), Numbers::new(), 0);
+        loop {
+            match consumer.poll(Duration::from_millis(50)) {
+                None => {}
+                Some(Ok(message)) => {
+                    let at = (message.topic().to_owned(), message.partition());
+                    let number = number_of(&message);
+                    if let Some(expected) = read.insert(at.clone(), number + PARTITIONS) {
+                        assert_eq!(number, expected, "{at:?}");
+                    }
+                    since += 1;
+                }
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::PolicyViolation))) => {
+                    return committed;
+                }
+                Some(Err(_)) => {}
+            }
+            if since >= 100 {
+                since = 0;
+                // What is not committed comes again.
+                if consumer.commit_consumer_state(CommitMode::Sync).is_ok() {
+                    committed = read.clone();
+                }
+            }
+        }
+    })
+}
+
+fn number_of(message: &impl Message) -> u64 {
+    let payload = std::str::from_utf8(message.payload().unwrap()).unwrap();
+    payload.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// The group goes on where it was.
+fn check_group(target: &str, committed: &Numbers) {
+    let consumer = consumer(target);
+    consumer.subscribe(&[TOPICS[0], TOPICS[TRANSACTIONAL]]).unwrap();
+    let mut first = Numbers::new();
+    let until = Instant::now() + TIMEOUT;
+    while first.len() < committed.len() {
+        assert!(Instant::now() < until, "it reads {first:?}, and has committed {committed:?}");
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+            let at = (message.topic().to_owned(), message.partition());
+            first.entry(at).or_insert_with(|| number_of(&message));
+        }
+    }
+    assert_eq!(first, *committed, "the record after the last commit");
+}
+
+/// Every number of each topic is there once, in order.
+fn check_records(target: &str, fared: &[Fared]) {
+    for (topic, fared) in TOPICS.iter().zip(fared) {
+        for partition in 0..PARTITIONS {
+            let consumer = consumer(target);
+            let mut assigned = TopicPartitionList::new();
+            assigned.add_partition_offset(topic, partition as i32, Offset::Beginning).unwrap();
+            consumer.assign(&assigned).unwrap();
+            let expected: Vec<u64> = (partition..fared.next).step_by(PARTITIONS as usize).collect();
+            let mut numbers = expected.iter();
+            let until = Instant::now() + Duration::from_secs(600);
+            while numbers.len() > 0 {
+                assert!(Instant::now() < until, "{topic}-{partition}: {} are missing", numbers.len());
+                match consumer.poll(Duration::from_millis(500)) {
+                    None => {}
+                    Some(Ok(message)) => {
+                        assert_eq!(Some(&number_of(&message)), numbers.next(), "{topic}-{partition}");
+                    }
+                    Some(Err(error)) => panic!("{topic}-{partition}: {error}"),
+                }
+            }
+            assert!(consumer.poll(Duration::from_millis(300)).is_none(), "{topic}-{partition} goes on");
+        }
+    }
+}
+
+fn start_mover(from: &std::path::Path, to: &str) -> Child {
+    command()
+        .args(["move", "--json", "--to", to, "--from"])
+        .arg(from)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_move_under_load_that_is_killed_loses_nothing_and_repeats_nothing() {
+    let records = from_environment("ANABRANCH_MOVE_RECORDS", 200_000);
+    let kills = from_environment("ANABRANCH_MOVE_KILLS", 4);
+    let mut dice = dice();
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let source = Server::start(home.path());
+    let own_target = std::env::var("ANABRANCH_MOVE_TARGET").err().map(|_| Server::start(other.path()));
+    let target = own_target
+        .as_ref()
+        .map_or_else(|| std::env::var("ANABRANCH_MOVE_TARGET").unwrap(), |server| server.kafka.clone());
+    for topic in TOPICS {
+        source.client(&["topic", "create", topic, "-p", "3"]).ok();
+    }
+    let began = Instant::now();
+    fill(&source.kafka, records);
+    println!("{records} records were there after {:?}", began.elapsed());
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let from = records / TOPICS.len() as u64;
+    let start = |topic| live(topic, from, source.kafka.clone(), target.clone(), Arc::clone(&stop));
+    let producers: Vec<_> = (0..TOPICS.len()).map(start).collect();
+    let reader = read(source.kafka.clone());
+
+    let to = format!("kafka://{target}");
+    let began = Instant::now();
+    let mut killed = 0;
+    let report = loop {
+        let mut mover = start_mover(home.path(), &to);
+        let life = Duration::from_millis(100 + dice.below(1500) + killed * records / 1000);
+        let deadline = Instant::now() + life;
+        while killed < kills && Instant::now() < deadline && mover.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1)); // the moment of death is the input of this test
+        }
+        if killed < kills && mover.try_wait().unwrap().is_none() {
+            mover.kill().unwrap();
+            mover.wait().unwrap();
+            killed += 1;
+            continue;
+        }
+        let output = mover.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+        break serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    };
+    println!(
+        "moved after {:?} and {killed} kills; pause {} ms, last run {} ms",
+        began.elapsed(),
+        report["pause_ms"],
+        report["took_ms"]
+    );
+    let committed = reader.join().unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let fared: Vec<_> = producers.into_iter().map(|producer| producer.join().unwrap()).collect();
+    for (topic, fared) in TOPICS.iter().zip(&fared) {
+        let Fared { next, at_target, pause, change } = fared;
+        println!(
+            "{topic}: {next} records, {at_target} of them in the target; pause {pause:?}, and {change:?} to the target"
+        );
+        assert!(fared.pause <= PAUSE_MAX, "{topic}");
+    }
+    check_group(&target, &committed);
+    check_records(&target, &fared);
+    let there: u64 = fared.iter().map(|fared| fared.next).sum();
+    println!("all {there} records are there once, in order; the group goes on at {committed:?}");
+    source.stop();
+}
