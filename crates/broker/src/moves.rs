@@ -31,7 +31,7 @@ pub const MOVE_LEASE_MAX: Duration = Duration::from_secs(30);
 #[non_exhaustive]
 pub enum MovingError {
     /// No such move was begun here.
-    #[error("no move {0:?} was begun here")]
+    #[error("no move was begun here by {0:?}")]
     Unknown(String),
     /// A topic is moved by another.
     #[error("topic {topic} belongs to the move {other:?}")]
@@ -169,6 +169,13 @@ impl Broker {
         let (broker, id) = (self.clone(), id.to_owned());
         let decided = async move { broker.0.decide_move(&id, hold).await };
         to_the_end(decided).await.ok_or(TopicError::Closed)?
+    }
+
+    /// The moves that were begun here and not given up: the id of each, and where to.
+    #[must_use]
+    pub fn moves(&self) -> Vec<(String, String)> {
+        let entries = self.0.moves.entries.lock();
+        entries.iter().map(|(id, entry)| (id.clone(), entry.record.target.clone())).collect()
     }
 
     /// Gives a move up, decided or not: its topics take again what comes. Durable when it returns.

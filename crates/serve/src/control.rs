@@ -54,10 +54,10 @@ pub enum Ask {
     Release,
     /// [`Broker::decide_move`]
     Decide,
-    /// [`Broker::forget_move`]
+    /// [`Broker::forget_move`], of all moves there.
     Forget {
-        /// Names the move.
-        id: String,
+        /// Where to.
+        target: String,
     },
 }
 
@@ -199,7 +199,7 @@ async fn answer(broker: &Broker, kafka: &str, held: &mut Held, ask: Ask) -> Answ
             Some((id, hold)) => broker.decide_move(&id, hold).await,
             None => Err(MovingError::NotHeld),
         },
-        Ask::Forget { id } => broker.forget_move(&id).await,
+        Ask::Forget { target } => forget(broker, &target).await,
     };
     match done {
         Ok(()) => Answer::Done,
@@ -208,6 +208,22 @@ async fn answer(broker: &Broker, kafka: &str, held: &mut Held, ask: Ask) -> Answ
         }
         Err(error) => Answer::Refused { reason: error.to_string() },
     }
+}
+
+/// Gives up every move to `target`.
+///
+/// # Errors
+/// [`MovingError::Unknown`] if there is none.
+pub async fn forget(broker: &Broker, target: &str) -> Result<(), MovingError> {
+    let moves = broker.moves().into_iter().filter(|(_, to)| to == target);
+    let ids: Vec<_> = moves.map(|(id, _)| id).collect();
+    if ids.is_empty() {
+        return Err(MovingError::Unknown(target.to_owned()));
+    }
+    for id in ids {
+        broker.forget_move(&id).await?;
+    }
+    Ok(())
 }
 
 async fn read_line(from: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<String>> {

@@ -27,5 +27,5 @@ mod pressure;
 mod server;
 
 pub use config::{Advertised, AdvertisedError, Limits, NotLoopback, ServeConfig, check_loopback};
-pub use control::{Answer, Ask, CONTROL_SOCKET, Control};
+pub use control::{Answer, Ask, CONTROL_SOCKET, Control, forget};
 pub use server::{ServeError, Server};

@@ -20,7 +20,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use crate::flow_kill::dice;
-use crate::harness::{Server, command};
+use crate::harness::{Server, command, run};
 use crate::kill9::from_environment;
 
 const TOPICS: [&str; 4] = ["moved-a", "moved-b", "moved-c", "moved-in-transactions"];
@@ -421,4 +421,66 @@ fn a_move_under_load_that_is_killed_loses_nothing_and_repeats_nothing() {
     let there: u64 = fared.iter().map(|fared| fared.next).sum();
     println!("all {there} records are there once, in order; the group goes on at {committed:?}");
     source.stop();
+}
+
+/// A directory that nobody has open, to another; and back again, through a server.
+#[test]
+fn a_directory_is_moved_and_its_old_clients_are_told() {
+    let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (home.path().to_str().unwrap(), other.path().join("data"));
+    let to = to.to_str().unwrap();
+    let server = Server::start(home.path());
+    server.client(&["topic", "create", "orders", "-p", "2", "-c", "retention.ms=1234567890000"]).ok();
+    let lines: String = (0..500).map(|number| format!("key-{number}:value {number}\n")).collect();
+    server.client_with_input(&["produce", "orders", "-K", ":"], &lines).ok();
+    server.client(&["consume", "orders", "-g", "shipping", "--from", "beginning", "--count", "300"]).ok();
+    // A flow's own topic, which means nothing elsewhere.
+    server.client(&["topic", "create", "totals-changelog", "-c", "cleanup.policy=compact"]).ok();
+    server.client_with_input(&["produce", "totals-changelog", "-K", ":"], "oorigin:x\n").ok();
+
+    let plan = run(&["move", "--json", "--dry-run", "--from", from, "--to", to]).json();
+    assert_eq!(plan["dry_run"], true);
+    assert_eq!(plan["topics"][0]["partition_count"], 2);
+    assert_eq!(plan["left_to_flows"][0], "totals-changelog");
+    let refused = run(&["move", "--topics", "totals-changelog", "--from", from, "--to", to]).fails(2);
+    assert!(refused.contains("it is a flow's own"), "{refused}");
+    server.client_with_input(&["produce", "orders"], "it goes on\n").ok();
+
+    let report = run(&["move", "--json", "--from", from, "--to", to]).json();
+    let partitions = report["topics"][0]["partitions"].as_array().unwrap();
+    let records = partitions.iter().map(|partition| partition["records"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(records, 501);
+    assert!(partitions.iter().all(|at| at["source"]["checksum"] == at["target"]["checksum"]));
+    assert_eq!(report["groups"][0]["group"], "shipping");
+    let refused = server.client_with_input(&["produce", "orders"], "too late\n");
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(refused.stderr.contains("Policy violation"), "{refused:?}");
+    let refused = server.client(&["consume", "orders", "--from", "beginning", "--count", "1"]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+
+    let there = Server::start(std::path::Path::new(to));
+    let told = there.client(&["topic", "describe", "orders", "--json"]).ok();
+    assert!(told.contains("1234567890000"), "{told}");
+    let rest = there.client(&["consume", "orders", "-g", "shipping", "--count", "201"]).ok();
+    assert_eq!(rest.lines().count(), 201);
+    there.stop();
+
+    // It is decided, and stays so, until it is given up.
+    let again = run(&["move", "--json", "--from", from, "--to", to]).json();
+    assert_eq!(again["was_decided"], true);
+    assert_eq!(again["groups"][0]["group"], "shipping");
+    run(&["move", "--abandon", "--from", from, "--to", "./elsewhere"]).fails(1);
+    run(&["move", "--abandon", "--from", from, "--to", to]).ok();
+    server.client_with_input(&["produce", "orders"], "here again\n").ok();
+    server.stop();
+}
+
+#[test]
+fn what_makes_no_sense_is_not_tried() {
+    let home = tempfile::tempdir().unwrap();
+    let from = home.path().to_str().unwrap();
+    run(&["move", "--from", from, "--to", from]).fails(2);
+    run(&["move", "--from", from, "--to", "nowhere://x"]).fails(2);
+    run(&["move", "--from", from, "--to", "kafka://127.0.0.1:1"]).fails(1);
+    run(&["move", "--abandon", "--from", "kafka://127.0.0.1:1", "--to", from]).fails(2);
 }

@@ -1,5 +1,6 @@
 //! `anabranch move`
 
+mod flows;
 mod gate;
 mod report;
 mod side;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anabranch::engine::Engine;
 use anabranch_move::{Move, MoveError};
 use anyhow::Context;
 
@@ -48,6 +50,10 @@ pub(super) struct MoveArgs {
     /// Look at what is to be done, and do none of it
     #[arg(long)]
     dry_run: bool,
+    /// Give the move from a data directory up, decided or not: its topics take records again, and forget old ones. What was
+    /// copied stays where it is
+    #[arg(long, conflicts_with = "dry_run")]
+    abandon: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -66,17 +72,21 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 pub(super) fn run(args: &MoveArgs, output: &mut Output) -> anyhow::Result<ExitCode> {
     super::client::start_logging();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    if args.abandon {
+        runtime.block_on(side::abandon(&side::address(&args.from), &side::address(&args.to)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let moved = runtime.block_on(move_all(args, output.is_json()));
-    let report = moved?;
+    let moved = moved?;
     match output.is_json() {
-        true => output.json(&report::as_json(&report))?,
-        false => report::show(&report, output)?,
+        true => output.json(&report::as_json(&moved))?,
+        false => report::show(&moved, output)?,
     }
     output.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<anabranch_move::Report> {
+async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
     let (from, to) = (side::address(&args.from), side::address(&args.to));
     if from == to {
         return Err(usage("--from and --to are the same"));
@@ -90,24 +100,53 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<anabranch_mo
             return Err(error);
         }
     };
-    let notes = args.state.clone().unwrap_or(notes);
-    let notes = notes.join(Move::id(&*source, &*target));
-    let mut moving = Move::new(source.clone(), target.clone(), gate).notes(&notes).dry_run(args.dry_run);
-    if !args.topics.is_empty() {
-        moving = moving.topics(args.topics.iter().cloned());
-    }
-    if !args.groups.is_empty() {
-        moving = moving.groups(args.groups.iter().cloned());
-    }
-    let view = view::show(moving.progress(), hint, is_json);
-    let moved = tokio::select! {
-        moved = moving.run() => moved.map_err(advised),
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")).advise("The same command goes on where it was."),
+    let notes = args.state.clone().unwrap_or(notes).join(Move::id(&*source, &*target));
+    let moved = async {
+        let Chosen { topics, left } = choose(args, &*source).await?;
+        let mut moving = Move::new(source.clone(), target.clone(), gate).notes(&notes).dry_run(args.dry_run);
+        moving = moving.topics(topics);
+        if !args.groups.is_empty() {
+            moving = moving.groups(args.groups.iter().cloned());
+        }
+        let view = view::show(moving.progress(), hint, is_json);
+        let moved = tokio::select! {
+            moved = moving.run() => moved.map_err(advised),
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")).advise("The same command goes on where it was."),
+        };
+        view.end().await;
+        Ok(Moved { report: moved?, left })
     };
-    view.end().await;
+    let moved = moved.await;
     target.close().await;
     source.close().await;
     moved
+}
+
+/// What is moved, and what stays.
+struct Chosen {
+    topics: Vec<String>,
+    /// Topics that are a flow's own.
+    left: Vec<String>,
+}
+
+/// What came of it.
+struct Moved {
+    report: anabranch_move::Report,
+    left: Vec<String>,
+}
+
+async fn choose(args: &MoveArgs, source: &dyn Engine) -> anyhow::Result<Chosen> {
+    let all = source.admin().topics().await.context("cannot list the topics of the source")?;
+    let all: Vec<_> = all.into_iter().filter(|topic| !topic.is_internal).map(|topic| topic.name).collect();
+    let wanted = if args.topics.is_empty() { all.clone() } else { args.topics.clone() };
+    let there: Vec<_> = wanted.iter().filter(|name| all.contains(name)).cloned().collect();
+    let left = flows::own_topics(source, &there).await.context("cannot read the source")?;
+    if let (false, Some(own)) = (args.topics.is_empty(), left.first()) {
+        return Err(usage(format!("--topics {own}: it is a flow's own, and means nothing elsewhere"))).advise(
+            "Leave it out. Opened there, the flow reads its input again, and writes its results under the same keys.",
+        );
+    }
+    Ok(Chosen { topics: wanted.into_iter().filter(|name| !left.contains(name)).collect(), left })
 }
 
 /// What to do about what stopped a move.

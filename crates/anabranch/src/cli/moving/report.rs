@@ -1,12 +1,13 @@
 //! What was moved and verified, for people and for programs.
 
-use anabranch_move::Report;
 use serde_json::{Value, json};
 
 use super::super::output::Output;
 use super::super::{Column, grouped};
+use super::Moved;
 
-pub(super) fn show(report: &Report, output: &mut Output) -> anyhow::Result<()> {
+pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
+    let Moved { report, left: of_flows } = moved;
     if report.is_dry_run {
         let rows =
             report.topics.iter().map(|topic| vec![topic.name.clone(), topic.partition_count.to_string()]);
@@ -64,6 +65,11 @@ pub(super) fn show(report: &Report, output: &mut Output) -> anyhow::Result<()> {
             grouped(thinned)
         ))?;
     }
+    for topic in of_flows {
+        output.line(format!(
+            "{topic} was left: it is a flow's own; opened there, the flow reads its input again, and writes its results under the same keys"
+        ))?;
+    }
     for line in left {
         output.line(line)?;
     }
@@ -80,7 +86,8 @@ pub(super) fn show(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     ))
 }
 
-pub(super) fn as_json(report: &Report) -> Value {
+pub(super) fn as_json(moved: &Moved) -> Value {
+    let Moved { report, left: of_flows } = moved;
     let topics = report.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             json!({
@@ -114,6 +121,7 @@ pub(super) fn as_json(report: &Report) -> Value {
         "dry_run": report.is_dry_run,
         "was_decided": report.was_decided,
         "topics": topics.collect::<Vec<_>>(),
+        "left_to_flows": of_flows,
         "groups": groups.collect::<Vec<_>>(),
         "pause_ms": report.pause.as_millis() as u64,
         "took_ms": report.took.as_millis() as u64,

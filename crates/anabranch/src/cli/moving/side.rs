@@ -7,10 +7,11 @@ use std::time::Duration;
 use anabranch::engine::{Capability, Engine, OpenError};
 use anabranch_broker::Broker;
 use anabranch_move::{Gate, Watching};
-use anabranch_serve::{Answer, Ask, Control};
+use anabranch_serve::{Answer, Ask, Control, forget};
 use anyhow::Context;
 
 use super::super::client::{open, opened};
+use super::super::failure::usage;
 use super::gate::{Directory, Keeper};
 
 /// A source.
@@ -48,8 +49,7 @@ pub(super) async fn open_source(
             )),
         });
     };
-    // Without its properties, which may be secret.
-    let target = target.split_once('?').map_or(target, |(address, _)| address).to_owned();
+    let target = without_properties(target);
     let (engine, keeper): (Arc<dyn Engine>, _) = match Control::connect(directory).await {
         Ok(mut control) => {
             let who = control.ask(&Ask::Who).await;
@@ -68,6 +68,33 @@ pub(super) async fn open_source(
     };
     let gate = Box::new(Directory::new(keeper, target, lease));
     Ok(Side { engine, gate, notes: directory.join("moves"), hint: None })
+}
+
+/// An address without its properties, which may be secret.
+fn without_properties(url: &str) -> String {
+    url.split_once('?').map_or(url, |(address, _)| address).to_owned()
+}
+
+/// Gives up what was begun.
+pub(super) async fn abandon(url: &str, target: &str) -> anyhow::Result<()> {
+    let Some(directory) = url.strip_prefix("embedded:").map(Path::new) else {
+        return Err(usage(
+            "--abandon: only a data directory knows of a move; elsewhere there is nothing to give up",
+        ));
+    };
+    let target = without_properties(target);
+    let failed = || format!("cannot give up the move to {target}");
+    if let Ok(mut control) = Control::connect(directory).await {
+        return match control.ask(&Ask::Forget { target: target.clone() }).await.with_context(failed)? {
+            Answer::Done => Ok(()),
+            Answer::Refused { reason } | Answer::NotYet { reason } => anyhow::bail!("{}: {reason}", failed()),
+            other => anyhow::bail!("{}: the server answers {other:?}", failed()),
+        };
+    }
+    let broker = opened(Broker::open(directory).await.map_err(OpenError::from))?;
+    let forgotten = forget(&broker, &target).await;
+    broker.close().await;
+    forgotten.with_context(failed)
 }
 
 pub(super) async fn open_target(url: &str) -> anyhow::Result<Arc<dyn Engine>> {
