@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
 use anabranch_core::TopicPartition;
-use anabranch_core::batch::{Record, RecordAt};
+use anabranch_core::batch::{NO_TIMESTAMP, Record, RecordAt};
 use anabranch_core::engine::{Engine, EngineError, Place, Position};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
@@ -108,8 +108,12 @@ impl Matched {
         self.anchors.translate(position, self.end)
     }
 
-    fn take(&mut self, source: &RecordAt, target: &RecordAt) -> Result<(), MoveError> {
-        if !is_same(&source.record, &target.record) {
+    fn take(&mut self, source: &RecordAt, mut target: RecordAt) -> Result<(), MoveError> {
+        // A record without a time may get that of its append: the one thing that a target adds.
+        if source.record.timestamp_ms == NO_TIMESTAMP {
+            target.record.timestamp_ms = NO_TIMESTAMP;
+        }
+        if source.record != target.record {
             return Err(MoveError::Diverged {
                 at: self.at.clone(),
                 source_position: source.offset.into(),
@@ -136,10 +140,6 @@ fn key_hash(record: &Record) -> u64 {
     hasher.finish()
 }
 
-fn is_same(source: &Record, target: &Record) -> bool {
-    source == target
-}
-
 /// Compares a partition.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -164,7 +164,7 @@ impl Lane {
 
     /// Compares what the target has before `end`. The source has all of that, or they have diverged.
     pub(crate) async fn catch_up(&mut self, source: &dyn Engine, end: Position) -> Result<(), MoveError> {
-        while self.target.fill(end).await.map_err(gone_in_target)? {
+        while self.target.fill(end).await.map_err(MoveError::Target)? {
             let latest = source.locate(&self.matched.at, Place::Latest).await.map_err(MoveError::Source)?;
             self.compare_to(latest, end).await?;
         }
@@ -196,7 +196,7 @@ impl Lane {
                 }
                 let source = self.source.take().expect("it is ready");
                 let target = self.target.take().expect("it is ready");
-                self.matched.take(&source, &target)?;
+                self.matched.take(&source, target)?;
             }
         }
         Ok(())
@@ -210,10 +210,6 @@ fn gone_in_source(matched: &Matched, error: EngineError) -> MoveError {
         }
         error => MoveError::Source(error),
     }
-}
-
-fn gone_in_target(error: EngineError) -> MoveError {
-    MoveError::Target(error)
 }
 
 mod place {
@@ -241,5 +237,53 @@ mod positions {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<(Position, Position), D::Error> {
         let (source, target) = <(u64, u64)>::deserialize(from)?;
         Ok((Position(source), Position(target)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::Offset;
+
+    use super::*;
+
+    fn at(offset: i64, record: Record) -> RecordAt {
+        RecordAt { offset: Offset(offset), record }
+    }
+
+    fn matched(is_thinned: bool) -> Matched {
+        Matched::new(TopicPartition::new("t", 0), (Position(0), Position(0)), is_thinned)
+    }
+
+    #[test]
+    fn a_record_without_a_time_may_get_one_and_nothing_else_may_differ() {
+        let mut matched = matched(false);
+        let timeless = Record::new("k", "v");
+        matched.take(&at(0, timeless.clone()), at(0, timeless.clone().at(5))).unwrap();
+        assert_eq!(matched.source_checksum, matched.target_checksum);
+        for other in [Record::new("k", "w"), Record::new("l", "v"), Record::tombstone("k")] {
+            assert!(matched.take(&at(1, timeless.clone()), at(1, other)).is_err());
+        }
+        assert!(matched.take(&at(1, timeless.clone().at(1)), at(1, timeless.at(2))).is_err());
+        assert_eq!((matched.records, matched.end), (1, (Position(1), Position(1))));
+    }
+
+    /// The target had 0 to 3, and keeps 3 and what has no newer record.
+    #[test]
+    fn what_a_compacting_target_has_lost_must_come_again() {
+        let record = |key: &'static str| Record::new(key, "v").at(1);
+        let mut matched = matched(true);
+        let newest = at(2, record("a"));
+        assert_eq!(matched.thinned_before(&newest), 2);
+        matched.supersede(&at(10, record("a")));
+        matched.supersede(&at(12, Record::tombstone("gone")));
+        assert_eq!(matched.thinned_before(&newest), 0);
+        assert!(matched.check_owed().is_err());
+        matched.take(&at(13, record("a")), newest).unwrap();
+        matched.check_owed().unwrap();
+        for (source, target) in [(10, 0), (11, 1), (12, 1), (13, 2), (14, 3)] {
+            assert_eq!(matched.translate(Position(source)), Position(target), "{source}");
+        }
+        matched.supersede(&at(14, record("lost")));
+        assert!(matched.check_owed().is_err());
     }
 }

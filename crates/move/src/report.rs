@@ -66,7 +66,7 @@ pub struct MovedTopic {
     pub name: String,
     /// How many partitions it has.
     pub partition_count: i32,
-    /// The target had it before.
+    /// The target had it before this run.
     pub was_there: bool,
     /// Settings of the source that the target does not take, each with its reason.
     pub settings_left: Vec<(String, String)>,

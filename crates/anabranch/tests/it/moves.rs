@@ -384,7 +384,7 @@ fn a_move_under_load_that_is_killed_loses_nothing_and_repeats_nothing() {
     let mut killed = 0;
     let report = loop {
         let mut mover = start_mover(home.path(), &to);
-        let life = Duration::from_millis(100 + dice.below(1500) + killed * records / 1000);
+        let life = Duration::from_millis(100 + dice.below(1500) + killed * records / 10_000);
         let deadline = Instant::now() + life;
         while killed < kills && Instant::now() < deadline && mover.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(1)); // the moment of death is the input of this test

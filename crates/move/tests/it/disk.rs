@@ -107,7 +107,8 @@ async fn a_move_whose_notes_fail_goes_on_from_what_the_target_holds() {
             let target = Side::new().await;
             let there: Arc<dyn Engine> = Arc::new(target.broker.clone());
             let disk = FailingDisk { calls: Arc::default(), fails_at, is_done };
-            let failing = a_move(Arc::clone(&here), Arc::clone(&there)).disk(Arc::new(disk)).notes(target.notes());
+            let failing =
+                a_move(Arc::clone(&here), Arc::clone(&there)).disk(Arc::new(disk)).notes(target.notes());
             let has_failed = match failing.run().await {
                 Ok(_) => false,
                 Err(MoveError::Notes { .. }) => true,

@@ -5,6 +5,7 @@
 mod admin;
 mod client;
 mod consumer_groups;
+mod control;
 mod data;
 mod fetch_sessions;
 mod found;
