@@ -3,6 +3,7 @@
 //!
 //! `ANABRANCH_MOVE_RECORDS` is how many there are before (10,000,000 in the large form), `ANABRANCH_MOVE_KILLS` how often the mover
 //! dies, and `ANABRANCH_MOVE_TARGET` an Apache Kafka to move to, by its `HOST:PORT`, instead of another of our servers.
+//! `ANABRANCH_MOVE_ENGINES` has addresses of engines, with commas between, that a directory is moved to and back from.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
@@ -483,4 +484,72 @@ fn what_makes_no_sense_is_not_tried() {
     run(&["move", "--from", from, "--to", "nowhere://x"]).fails(2);
     run(&["move", "--from", from, "--to", "kafka://127.0.0.1:1"]).fails(1);
     run(&["move", "--abandon", "--from", "kafka://127.0.0.1:1", "--to", from]).fails(2);
+}
+
+/// Records with all that there can be, and a table, go to another engine and come back from it as they were, and so does a group.
+#[test]
+fn there_and_back_again() {
+    let own = tempfile::tempdir().unwrap();
+    let engines = std::env::var("ANABRANCH_MOVE_ENGINES").ok();
+    let server = engines.is_none().then(|| Server::start(own.path()));
+    let engines = engines.unwrap_or_else(|| format!("kafka://{}", server.as_ref().unwrap().kafka));
+    for engine in engines.split(',') {
+        let (home, back) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, back) = (home.path().to_str().unwrap(), back.path().join("data"));
+        let back = back.to_str().unwrap();
+        let unique = format!("{:016x}", dice().0);
+        let (plain, table, group) =
+            (format!("plain-{unique}"), format!("table-{unique}"), format!("group-{unique}"));
+        let here = Server::start(home.path());
+        here.client(&["topic", "create", &plain, "-p", "2"]).ok();
+        here.client(&["topic", "create", &table, "-p", "2", "-c", "cleanup.policy=compact"]).ok();
+        for round in 0..3 {
+            let lines: String =
+                (0..400).map(|number| format!("key-{}:{round} {number}\n", number % 40)).collect();
+            for topic in [&plain, &table] {
+                let header = format!("round={round}");
+                here.client_with_input(
+                    &["produce", topic, "-K", ":", "-H", &header, "-H", "round=again"],
+                    &lines,
+                )
+                .ok();
+            }
+        }
+        here.client(&["consume", &plain, "-g", &group, "--from", "beginning", "--count", "700"]).ok();
+        here.stop();
+
+        run(&["move", "--json", "--from", from, "--to", engine]).ok();
+        let state = format!("{from}-notes");
+        let topics = format!("{plain},{table}");
+        run(&[
+            "move", "--json", "--from", engine, "--to", back, "--still", "0.5", "--state", &state,
+            "--topics", &topics, "--groups", &group,
+        ])
+        .ok();
+        std::fs::remove_dir_all(&state).unwrap();
+        // In one partition after the other, for between them there is no order.
+        let all = |directory: &str, topic: &str| -> Vec<String> {
+            let engine = format!("embedded:{directory}");
+            let args = ["consume", topic, "--engine", &engine, "--from", "beginning", "--to", "end", "-f"];
+            let text = run(&[&args[..], &["%p %T %h %k=%v\\n"]].concat()).ok();
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort_by_key(|line| line.as_bytes()[0]);
+            lines
+        };
+        assert_eq!(all(from, &plain).len(), 1200);
+        assert_eq!(all(back, &plain), all(from, &plain), "{engine}");
+        // A target that compacts from the beginning has kept the newest of each key at least.
+        let newest = |lines: Vec<String>| -> BTreeMap<String, String> {
+            lines
+                .into_iter()
+                .map(|line| (line.split(['=', ' ']).rev().nth(2).unwrap().to_owned(), line))
+                .collect()
+        };
+        assert_eq!(newest(all(back, &table)), newest(all(from, &table)), "{engine}");
+        let there = Server::start(std::path::Path::new(back));
+        let rest = there.client(&["consume", &plain, "-g", &group, "--count", "500"]).ok();
+        assert_eq!(rest.lines().count(), 500, "{engine}");
+        there.stop();
+        println!("there and back again: {engine}");
+    }
 }
