@@ -98,7 +98,8 @@ impl Server {
                     )));
                 }
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "no control door; `anabranch move` does not find this server")
+                    let path = path.display();
+                    tracing::warn!(%path, %error, "no control door: `anabranch move` does not find this server");
                 }
             }
         }

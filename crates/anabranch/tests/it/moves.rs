@@ -39,9 +39,12 @@ fn client(bootstrap: &str) -> ClientConfig {
     config
 }
 
-/// What became of records, by number.
+/// What became of a record, by its number, and when.
+type Outcome = (u64, Result<(), String>, Instant);
+
+/// What became of records.
 #[derive(Clone, Default)]
-struct Outcomes(Arc<Mutex<Vec<(u64, Result<(), String>, Instant)>>>);
+struct Outcomes(Arc<Mutex<Vec<Outcome>>>);
 
 impl ClientContext for Outcomes {}
 
