@@ -361,14 +361,9 @@ impl GroupService {
         self.driver.state.lock().commits
     }
 
-    /// A group for which a transaction is open that commits for one of `topics`.
+    /// A group for which something is under way in one of `topics`.
     pub(crate) fn unstable_in(&self, topics: &[String]) -> Option<String> {
-        let groups = &self.driver.state.lock().groups;
-        let ids: Vec<String> = groups.list().map(|listed| listed.group).collect();
-        ids.into_iter().find(|id| {
-            let mut all = groups.all_committed(id, true);
-            all.any(|(topic, _, offset)| offset.is_err() && topics.iter().any(|moved| moved == topic))
-        })
+        self.driver.state.lock().groups.unstable_in(topics).map(str::to_owned)
     }
 
     fn let_in(&self, commit: &Commit, is_in_transaction: bool) -> Result<UnderWay<'_>, GroupError> {

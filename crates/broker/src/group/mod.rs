@@ -503,6 +503,13 @@ impl Groups {
         self.groups.get(group_id).into_iter().flat_map(move |group| group.offsets.iter(require_stable))
     }
 
+    /// A group for which something is under way in one of `topics`: a commit, or a transaction with one.
+    #[must_use]
+    pub fn unstable_in(&self, topics: &[String]) -> Option<&str> {
+        let is_unstable = |group: &Entry| topics.iter().any(|topic| group.offsets.is_unstable(topic));
+        self.groups.iter().find(|(_, group)| is_unstable(group)).map(|(id, _)| id.as_str())
+    }
+
     /// ListGroups, by id.
     pub fn list(&self) -> impl Iterator<Item = ListedGroup> {
         self.groups.iter().map(|(id, group)| ListedGroup {

@@ -70,6 +70,12 @@ impl Offsets {
         })
     }
 
+    /// Whether something is under way for a partition of `topic`, also where nothing is committed yet.
+    pub(super) fn is_unstable(&self, topic: &str) -> bool {
+        let mut slots = self.topics.get(topic).into_iter().flat_map(BTreeMap::values);
+        slots.any(|slot| slot.visible(true).is_err())
+    }
+
     fn slots(&self) -> impl Iterator<Item = (&str, i32, &Slot)> {
         self.topics.iter().flat_map(|(topic, partitions)| {
             partitions.iter().map(move |(partition, slot)| (topic.as_str(), *partition, slot))

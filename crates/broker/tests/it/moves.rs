@@ -7,7 +7,7 @@ use anabranch_broker::{
 };
 use anabranch_core::batch::{BatchBuilder, Compression};
 use anabranch_core::engine::{Engine, EngineError, GroupPositions, Position};
-use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
+use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
 
 use crate::{batch, broker_with, open, soon};
@@ -114,6 +114,25 @@ async fn an_open_transaction_is_waited_for_and_comes_to_its_end() {
     soon(holding).await.unwrap().unwrap();
     let offsets = broker.partition(&at()).unwrap().offsets();
     assert_eq!(offsets.last_stable, offsets.log_end, "all of it is there to be read");
+    broker.close().await;
+}
+
+/// A transaction may hold nothing of the topic but where a group stands, and that may be the group's first commit.
+#[tokio::test]
+async fn a_commit_in_an_open_transaction_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    produce(&broker, batch(&["1"])).await.unwrap();
+    begun(&broker).await;
+    let mut producer = broker.transactional("tx", TransactionOptions::default()).await.unwrap();
+    let mut transaction = producer.begin().await.unwrap();
+    transaction.commit_offsets("new", &[(at(), Offset(1))]).await.unwrap();
+    let held = broker.hold_move("m", &[at()], Duration::from_millis(100)).await;
+    assert!(matches!(held, Err(MovingError::OpenTransactions(_))), "{held:?}");
+    transaction.commit().await.unwrap();
+    broker.hold_move("m", &[at()], LEASE).await.unwrap();
+    let positions = broker.admin().group_positions("new").await.unwrap();
+    assert_eq!(positions, [(at(), Position(1))]);
     broker.close().await;
 }
 
