@@ -18,6 +18,7 @@ const COMMANDS: &[&[&str]] = &[
     &["group", "reset-offsets"],
     &["group", "delete"],
     &["engine", "describe"],
+    &["move"],
     &["completions"],
     &["man"],
 ];
