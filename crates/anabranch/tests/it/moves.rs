@@ -442,12 +442,14 @@ fn a_directory_is_moved_and_its_old_clients_are_told() {
     server.client(&["topic", "create", "totals-changelog", "-c", "cleanup.policy=compact"]).ok();
     server.client_with_input(&["produce", "totals-changelog", "-K", ":"], "oorigin:x\n").ok();
 
+    server.client(&["topic", "create", "workers.queue.orders", "-c", "cleanup.policy=compact"]).ok();
+
     let plan = run(&["move", "--json", "--dry-run", "--from", from, "--to", to]).json();
     assert_eq!(plan["dry_run"], true);
     assert_eq!(plan["topics"][0]["partition_count"], 2);
-    assert_eq!(plan["left_to_flows"][0], "totals-changelog");
+    assert_eq!(plan["left"], serde_json::json!(["workers.queue.orders", "totals-changelog"]));
     let refused = run(&["move", "--topics", "totals-changelog", "--from", from, "--to", to]).fails(2);
-    assert!(refused.contains("it is a flow's own"), "{refused}");
+    assert!(refused.contains("a flow's or a queue's own"), "{refused}");
     server.client_with_input(&["produce", "orders"], "it goes on\n").ok();
 
     let report = run(&["move", "--json", "--from", from, "--to", to]).json();

@@ -33,7 +33,7 @@ fn sequenced(id: ProducerId, sequence: i32) -> Bytes {
     builder.build().unwrap()
 }
 
-fn is_held<T>(produced: Result<T, ProduceError>) -> bool {
+fn is_held(produced: &Result<i64, ProduceError>) -> bool {
     matches!(produced, Err(ProduceError::Log(AppendError::Held)))
 }
 
@@ -52,8 +52,8 @@ async fn while_it_is_held_nothing_comes_but_repeats_are_answered_as_they_were() 
     produce(&broker, sequenced(id, 1)).await.unwrap();
 
     let hold = broker.hold_move("m", &[at()], LEASE).await.unwrap();
-    assert!(is_held(produce(&broker, sequenced(id, 2)).await));
-    assert!(is_held(produce(&broker, batch(&["plain"])).await));
+    assert!(is_held(&produce(&broker, sequenced(id, 2)).await));
+    assert!(is_held(&produce(&broker, batch(&["plain"])).await));
     assert_eq!(produce(&broker, sequenced(id, 1)).await.unwrap(), 1, "it is there");
     assert!(matches!(commit(&broker, 2).await, Err(EngineError::Failed(_) | EngineError::Away { .. })));
     broker.release_move("m", hold);
@@ -70,9 +70,9 @@ async fn a_lease_ends_by_itself_and_cannot_be_used_afterwards() {
     let broker = broker_with(dir.path(), NewTopic::new("t")).await;
     begun(&broker).await;
     let hold = broker.hold_move("m", &[at()], Duration::from_millis(60)).await.unwrap();
-    assert!(is_held(produce(&broker, batch(&["a"])).await));
+    assert!(is_held(&produce(&broker, batch(&["a"])).await));
     soon(async {
-        while is_held(produce(&broker, batch(&["a"])).await) {
+        while is_held(&produce(&broker, batch(&["a"])).await) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
@@ -83,7 +83,7 @@ async fn a_lease_ends_by_itself_and_cannot_be_used_afterwards() {
     let second = broker.hold_move("m", &[at()], LEASE).await.unwrap();
     tokio::time::sleep(Duration::from_millis(120)).await; // the first one's lease
     broker.release_move("m", first);
-    assert!(is_held(produce(&broker, batch(&["a"])).await));
+    assert!(is_held(&produce(&broker, batch(&["a"])).await));
     assert!(matches!(broker.decide_move("m", first).await, Err(MovingError::NotHeld)));
     broker.decide_move("m", second).await.unwrap();
     broker.close().await;
@@ -104,7 +104,7 @@ async fn an_open_transaction_is_waited_for_and_comes_to_its_end() {
     let (holding, partitions) = (broker.clone(), [at()]);
     let holding = tokio::spawn(async move { holding.hold_move("m", &partitions, LEASE).await });
     soon(async {
-        while !is_held(produce(&broker, batch(&["plain"])).await) {
+        while !is_held(&produce(&broker, batch(&["plain"])).await) {
             tokio::task::yield_now().await;
         }
     })

@@ -1,7 +1,7 @@
 //! `anabranch move`
 
-mod flows;
 mod gate;
+mod own;
 mod report;
 mod side;
 mod view;
@@ -125,7 +125,7 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
 /// What is moved, and what stays.
 struct Chosen {
     topics: Vec<String>,
-    /// Topics that are a flow's own.
+    /// Topics that are a flow's or a queue's own.
     left: Vec<String>,
 }
 
@@ -140,10 +140,10 @@ async fn choose(args: &MoveArgs, source: &dyn Engine) -> anyhow::Result<Chosen> 
     let all: Vec<_> = all.into_iter().filter(|topic| !topic.is_internal).map(|topic| topic.name).collect();
     let wanted = if args.topics.is_empty() { all.clone() } else { args.topics.clone() };
     let there: Vec<_> = wanted.iter().filter(|name| all.contains(name)).cloned().collect();
-    let left = flows::own_topics(source, &there).await.context("cannot read the source")?;
+    let left = own::own_topics(source, &there).await.context("cannot read the source")?;
     if let (false, Some(own)) = (args.topics.is_empty(), left.first()) {
-        return Err(usage(format!("--topics {own}: it is a flow's own, and means nothing elsewhere"))).advise(
-            "Leave it out. Opened there, the flow reads its input again, and writes its results under the same keys.",
+        return Err(usage(format!("--topics {own}: it is a flow's or a queue's own, and means nothing elsewhere"))).advise(
+            "Leave it out. There, a flow reads its input again and writes its results under the same keys; a queue begins where its group stands: let it run dry before, and set its group to the end.",
         );
     }
     Ok(Chosen { topics: wanted.into_iter().filter(|name| !left.contains(name)).collect(), left })

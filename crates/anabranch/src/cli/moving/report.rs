@@ -7,7 +7,7 @@ use super::super::{Column, grouped};
 use super::Moved;
 
 pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
-    let Moved { report, left: of_flows } = moved;
+    let Moved { report, left: own } = moved;
     if report.is_dry_run {
         let rows =
             report.topics.iter().map(|topic| vec![topic.name.clone(), topic.partition_count.to_string()]);
@@ -65,9 +65,9 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
             grouped(thinned)
         ))?;
     }
-    for topic in of_flows {
+    for topic in own {
         output.line(format!(
-            "{topic} was left: it is a flow's own; opened there, the flow reads its input again, and writes its results under the same keys"
+            "{topic} was left: it is a flow's or a queue's own; there, a flow reads its input again, and a queue begins where its group stands"
         ))?;
     }
     for line in left {
@@ -87,7 +87,7 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
 }
 
 pub(super) fn as_json(moved: &Moved) -> Value {
-    let Moved { report, left: of_flows } = moved;
+    let Moved { report, left: own } = moved;
     let topics = report.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             json!({
@@ -121,7 +121,7 @@ pub(super) fn as_json(moved: &Moved) -> Value {
         "dry_run": report.is_dry_run,
         "was_decided": report.was_decided,
         "topics": topics.collect::<Vec<_>>(),
-        "left_to_flows": of_flows,
+        "left": own,
         "groups": groups.collect::<Vec<_>>(),
         "pause_ms": report.pause.as_millis() as u64,
         "took_ms": report.took.as_millis() as u64,

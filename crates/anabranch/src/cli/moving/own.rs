@@ -1,9 +1,13 @@
-//! Topics that are a flow's own. Positions of its input stand inside of their records, and mean other records elsewhere: copied as
-//! they are, the flow would go on in the wrong place. So they stay; the flow, opened there, reads its input from the beginning
-//! again, and writes its results once more under the same keys.
+//! Topics that are a flow's or a queue's own. Positions of other topics stand inside of their records, and mean other records
+//! elsewhere: copied as they are, the flow or the queue would go on in the wrong place. So they stay. A flow, opened there, reads its
+//! input from the beginning again, and writes its results once more under the same keys. A queue begins where its
+//! group stands.
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, Place, ReadLimits};
+
+/// A queue's topic of settlements is `GROUP.queue.TOPIC` (`anabranch_queue`).
+const QUEUE: &str = ".queue.";
 
 /// What a flow named NAME calls its topics. The first of them tells by its first record that it is a flow's.
 const CHANGELOG: &str = "-changelog";
@@ -11,9 +15,12 @@ const OTHERS: [&str; 2] = ["-repartition", "-sources"];
 /// The key of that record (`anabranch_flow`, its `state/record.rs`).
 const ORIGIN_KEY: &[u8] = b"oorigin";
 
-/// The topics of flows among `names`.
+/// The topics of flows and of queues among `names`.
 pub(super) async fn own_topics(engine: &dyn Engine, names: &[String]) -> Result<Vec<String>, EngineError> {
-    let mut own = Vec::new();
+    let is_of_queue = |name: &&String| {
+        name.split_once(QUEUE).is_some_and(|(_, topic)| names.iter().any(|name| name == topic))
+    };
+    let mut own: Vec<String> = names.iter().filter(is_of_queue).cloned().collect();
     for changelog in names {
         let Some(flow) = changelog.strip_suffix(CHANGELOG) else { continue };
         if !is_changelog(engine, changelog).await? {
