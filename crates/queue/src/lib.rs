@@ -2,7 +2,7 @@
 //! the [`Engine`] seam.
 //!
 //! The consumers of a queue are members of the group of its name, so a partition is one consumer's at a time. That one reads
-//! it, hands its records out, and stores what is not settled ([`snapshot`]) in the topic `GROUP.queue.TOPIC`, in a transaction,
+//! it, hands its records out, and stores what is not settled (`snapshot.rs`) in the topic `GROUP.queue.TOPIC`, in a transaction,
 //! together with dead letters. The transactional id, `GROUP.queue.TOPIC-PARTITION`, is what fences: whoever takes the partition
 //! over opens it first, so nobody who has lost the partition can settle anything, and what is stored is what was settled last.
 //!
