@@ -5,6 +5,7 @@
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, Place, ReadLimits};
+use bytes::Bytes;
 
 /// A queue's topic of settlements is `GROUP.queue.TOPIC` (`anabranch_queue`).
 const QUEUE: &str = ".queue.";
@@ -33,16 +34,26 @@ pub(super) async fn own_topics(engine: &dyn Engine, names: &[String]) -> Result<
     Ok(own)
 }
 
+/// Each shard's partition begins with that record, if the shard was ever opened.
 async fn is_changelog(engine: &dyn Engine, topic: &str) -> Result<bool, EngineError> {
-    let at = TopicPartition::new(topic, 0);
-    let (start, end) = (engine.locate(&at, Place::Earliest).await?, engine.locate(&at, Place::Latest).await?);
-    let mut reader = engine.reader(&at, start).await?;
-    while reader.position() < end {
-        let from = reader.position();
-        let records = reader.read(ReadLimits { bytes_max: 64 << 10, ..ReadLimits::default() }).await?.block;
-        if let Some(first) = records.into_records(from)?.first() {
-            return Ok(first.record.key.as_deref() == Some(ORIGIN_KEY));
+    for partition in 0..engine.partition_count(topic).await? {
+        let at = TopicPartition::new(topic, partition);
+        if first_key(engine, &at).await?.as_deref() == Some(ORIGIN_KEY) {
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+async fn first_key(engine: &dyn Engine, at: &TopicPartition) -> Result<Option<Bytes>, EngineError> {
+    let (start, end) = (engine.locate(at, Place::Earliest).await?, engine.locate(at, Place::Latest).await?);
+    let mut reader = engine.reader(at, start).await?;
+    while reader.position() < end {
+        let from = reader.position();
+        let records = reader.read(ReadLimits { bytes_max: 64 << 10, ..ReadLimits::default() }).await?.block;
+        if let Some(first) = records.into_records(from)?.into_iter().next() {
+            return Ok(first.record.key);
+        }
+    }
+    Ok(None)
 }
