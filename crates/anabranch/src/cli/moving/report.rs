@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::output::Output;
+use super::super::output::{Output, counted};
 use super::super::{Column, grouped};
 use super::Moved;
 
@@ -77,10 +77,10 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
         return output.line("the move was decided before; settings were written once more");
     }
     output.line(format!(
-        "moved and verified {} records in {} partitions, and {} groups, in {:.1} s; the source stood still for {:.2} s",
-        grouped(partitions.clone().map(|partition| partition.records).sum::<u64>()),
-        partitions.count(),
-        report.groups.len(),
+        "moved and verified {} in {}, and {}, in {:.1} s; the source stood still for {:.2} s",
+        counted(partitions.clone().map(|partition| partition.records).sum::<u64>(), "record"),
+        counted(partitions.count() as u64, "partition"),
+        counted(report.groups.len() as u64, "group"),
         report.took.as_secs_f64(),
         report.pause.as_secs_f64(),
     ))
