@@ -7,7 +7,7 @@ use anabranch_core::engine::{
 use async_trait::async_trait;
 use rdkafka::admin::{AdminOptions, ConfigSource, NewPartitions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,22 +71,14 @@ impl Admin for KafkaEngine {
         };
         let asked = NewPartitions::new(topic, asked);
         let answers = self.0.admin.create_partitions([&asked], &self.0.options()).await;
-        match answers.map_err(|error| blame(&at, &error))?.pop() {
-            Some(Err((_, code))) => return Err(blame(&at, &KafkaError::AdminOp(code))),
-            Some(Ok(_)) => {}
-            None => return Err(failed("the answer tells of no topic")),
-        }
+        only(&at, answers)?;
         self.0.await_topic(topic, total).await
     }
 
     async fn delete_topic(&self, name: &str) -> Result<(), EngineError> {
         let at = TopicPartition::new(name, 0);
         let answers = self.0.admin.delete_topics(&[name], &self.0.options()).await;
-        match answers.map_err(|error| blame(&at, &error))?.pop() {
-            Some(Err((_, code))) => return Err(blame(&at, &KafkaError::AdminOp(code))),
-            Some(Ok(_)) => {}
-            None => return Err(failed("the answer tells of no topic")),
-        }
+        only(&at, answers)?;
         // The brokers hear of it one after the other.
         self.0.forget(name);
         let until = Instant::now() + self.0.settings.request_max();
@@ -127,11 +119,7 @@ impl Admin for KafkaEngine {
     async fn delete_group(&self, name: &str) -> Result<(), EngineError> {
         let at = TopicPartition::new(name, 0);
         let answers = self.0.admin.delete_groups(&[name], &self.0.options()).await;
-        match answers.map_err(|error| blame(&at, &error))?.pop() {
-            Some(Err((_, code))) => Err(blame(&at, &KafkaError::AdminOp(code))),
-            Some(Ok(_)) => Ok(()),
-            None => Err(failed("the answer tells of no group")),
-        }
+        only(&at, answers)
     }
 }
 
@@ -185,6 +173,18 @@ impl Cluster {
             }
             sleep(ASK_AGAIN).await;
         }
+    }
+}
+
+/// What came of a request about one thing.
+fn only(
+    at: &TopicPartition,
+    answers: KafkaResult<Vec<Result<String, (String, RDKafkaErrorCode)>>>,
+) -> Result<(), EngineError> {
+    match answers.map_err(|error| blame(at, &error))?.pop() {
+        Some(Ok(_)) => Ok(()),
+        Some(Err((_, code))) => Err(blame(at, &KafkaError::AdminOp(code))),
+        None => Err(failed("the answer tells of nothing")),
     }
 }
 

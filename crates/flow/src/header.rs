@@ -5,13 +5,9 @@
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
+/// Where the record was read, under the names that dead letters of queues have.
+pub use anabranch_core::engine::{SOURCE_PARTITION, SOURCE_POSITION, SOURCE_TOPIC};
 
-/// The topic that the record was read from.
-pub const SOURCE_TOPIC: &str = "anabranch.source.topic";
-/// Its partition, in decimal.
-pub const SOURCE_PARTITION: &str = "anabranch.source.partition";
-/// Its position there, in decimal.
-pub const SOURCE_POSITION: &str = "anabranch.source.position";
 /// On a late record: by how many milliseconds its event time was behind the flow's watermark, in decimal.
 pub const LATE_MS: &str = "anabranch.late.ms";
 /// On an undecodable record: what the flow's decoder said.

@@ -448,7 +448,7 @@ impl Engine for MemoryEngine {
     }
 
     fn admin(&self) -> &dyn Admin {
-        unimplemented!("a flow does not operate its engine")
+        unreachable!("a flow does not operate its engine")
     }
 
     async fn close(&self) {}
