@@ -13,8 +13,8 @@ use anabranch_core::TopicPartition;
 use anabranch_core::batch::RecordAt;
 use anabranch_core::engine::Place as SeamPlace;
 use anyhow::Context;
+use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -150,11 +150,13 @@ struct Printer<'a> {
     output: &'a mut Output,
     buffer: Vec<u8>,
     printed: u64,
+    /// Everything that was taken is out.
+    is_printed: bool,
 }
 
 impl<'a> Printer<'a> {
     fn new(args: &'a ConsumeArgs, output: &'a mut Output) -> Self {
-        Self { args, output, buffer: Vec::new(), printed: 0 }
+        Self { args, output, buffer: Vec::new(), printed: 0, is_printed: true }
     }
 
     fn take(&mut self, shown: &Shown<'_>) -> anyhow::Result<()> {
@@ -165,6 +167,7 @@ impl<'a> Printer<'a> {
             self.args.format.write(shown, &mut self.buffer);
         }
         self.printed += 1;
+        self.is_printed = false;
         if self.buffer.len() >= PRINT_BYTES {
             self.output.bytes(&std::mem::take(&mut self.buffer))?;
         }
@@ -176,6 +179,7 @@ impl<'a> Printer<'a> {
     }
 
     fn print(&mut self) -> anyhow::Result<()> {
+        self.is_printed = true;
         self.output.bytes(&std::mem::take(&mut self.buffer))?;
         self.output.flush()
     }
@@ -276,13 +280,13 @@ async fn next(
     printer: &mut Printer<'_>,
     stop: &mut watch::Receiver<bool>,
 ) -> anyhow::Result<Option<Came>> {
-    if let Some(Some(came)) = readings.next().now_or_never() {
-        return came.map(Some);
-    }
-    printer.print()?;
-    tokio::select! {
-        _ = stop.wait_for(|stop| *stop) => Ok(None),
-        Some(came) = readings.next(), if !readings.is_empty() => came.map(Some),
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+            Some(came) = readings.next(), if !readings.is_empty() => return came.map(Some),
+            () = std::future::ready(()), if !printer.is_printed => printer.print()?,
+        }
     }
 }
 
@@ -339,20 +343,8 @@ async fn as_member(
         if printer.is_done() {
             break Ok(());
         }
-        // What is there is printed before it waits.
-        if let Some(Some(came)) = readings.next().now_or_never() {
-            match member_is_at.take(came?, printer)? {
-                Some(part) => readings.push(part.read()),
-                None if to_end && member_is_at.is_at_end() => break Ok(()),
-                None => {}
-            }
-            if to_end && member_is_at.is_at_end() {
-                break Ok(());
-            }
-            continue;
-        }
-        printer.print()?;
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => break Ok(()),
             event = member.next_event() => match event {
                 Ok(GroupEvent::Assigned(assigned)) => {
@@ -368,6 +360,7 @@ async fn as_member(
                     }
                 }
                 Ok(GroupEvent::Revoked(gone)) => {
+                    printer.print()?;
                     member_is_at.store(&mut *member).await.with_context(failed)?;
                     member_is_at.0.retain(|at, _| !gone.contains(at));
                 }
@@ -378,6 +371,10 @@ async fn as_member(
                 }
                 Err(error) => break Err(told(error)).with_context(failed),
             },
+            _ = store.tick() => {
+                printer.print()?;
+                member_is_at.store(&mut *member).await.with_context(failed)?;
+            }
             Some(came) = readings.next(), if !readings.is_empty() => {
                 if let Some(part) = member_is_at.take(came?, printer)? {
                     readings.push(part.read());
@@ -386,7 +383,8 @@ async fn as_member(
                     break Ok(());
                 }
             }
-            _ = store.tick() => member_is_at.store(&mut *member).await.with_context(failed)?,
+            // It prints what is there before it waits.
+            () = std::future::ready(()), if !printer.is_printed => printer.print()?,
         }
     };
     printer.print()?;
