@@ -315,10 +315,19 @@ impl<'a> Restore<'a> {
     /// Reads on from `mark`, which keeps its time until the end is reached.
     async fn follow(&mut self, mut store: Store, mut mark: Mark) -> Result<(Store, Mark), FlowError> {
         let mut reading = self.span.read_from(Position(mark.position)).await?;
+        let mut has_progress = false;
         while let Some(records) = reading.next().await? {
             self.restored += records.len() as u64;
-            let newest = records.iter().rfind(|at| Progress::is_in(&at.record));
-            mark.position = newest.map_or(reading.reader.position().0, |at| at.offset.0.cast_unsigned());
+            match records.iter().rfind(|at| Progress::is_in(&at.record)) {
+                Some(newest) => {
+                    has_progress = true;
+                    mark.position = newest.offset.0.cast_unsigned();
+                }
+                None if !has_progress => mark.position = reading.reader.position().0,
+                // It stays at the newest progress, by which the store is known again: what is behind that may be no
+                // records at all, but a transaction's marker.
+                None => {}
+            }
             let topic = self.changelog.at.topic.clone();
             let reached = mark.clone();
             store = blocking(move || {

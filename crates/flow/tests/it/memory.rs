@@ -332,10 +332,13 @@ impl MemoryEngine {
         let is_shown = |entry: &Entry| self.is_committed(entry) || self.shows_all.load(Ordering::SeqCst);
         let (mut batches, mut count) = (Vec::new(), 0);
         for entry in partition.entries[first..].iter().take_while(|entry| (entry.base as u64) < latest.0) {
-            let Some(batch) = entry.bytes.as_ref().filter(|_| is_shown(entry)) else { continue };
-            if count == self.batches_per_read || count > 0 && batches.len() + batch.len() > bytes_max {
+            // What follows a full read comes by itself, be it a marker and no records at all.
+            let is_full =
+                |more: usize| count == self.batches_per_read || count > 0 && batches.len() + more > bytes_max;
+            if is_full(entry.bytes.as_ref().map_or(0, Bytes::len)) {
                 return Ok(fetched(batches, Position(entry.base as u64), latest));
             }
+            let Some(batch) = entry.bytes.as_ref().filter(|_| is_shown(entry)) else { continue };
             batches.extend_from_slice(batch);
             count += 1;
         }

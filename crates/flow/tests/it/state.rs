@@ -108,6 +108,23 @@ async fn the_state_goes_where_the_changelog_is() {
     assert_eq!(engine.records("output").len(), 2);
 }
 
+/// Apache Kafka's client hands on the records of a changelog, and then, with no records, that a transaction's marker was
+/// passed. A store that was brought to the end stood behind the marker, where no progress was found: it was thrown away
+/// when it was needed, and a standby had followed in vain.
+#[tokio::test]
+async fn a_copy_that_was_restored_is_not_restored_again() {
+    let engine = one_event();
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &first).await.unwrap();
+    let restored = async |state| {
+        let open = flow(Kind::Tumbling, Late::Drop);
+        let open = open.open(engine.clone(), state, Arc::new(ManualClock::at(0))).await.unwrap();
+        open.metrics().snapshot().restored
+    };
+    assert!(restored(second.path()).await > 0);
+    assert_eq!(restored(second.path()).await, 0);
+}
+
 /// The engine was set back, or is another one that began in the same millisecond. A store that is ahead has come to a place
 /// that is not there, or has done more steps.
 #[tokio::test]
