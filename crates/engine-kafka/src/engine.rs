@@ -448,11 +448,13 @@ impl Cluster {
         let at = TopicPartition::new(topic, 0);
         let found = self.ask(&at, |client, asked, patience| partition_count(client, &asked.topic, patience));
         let found = found.await;
-        let mut topics = self.topics.lock();
         match &found {
-            Ok(count) => topics.insert(topic.to_owned(), *count),
-            Err(_) => topics.remove(topic),
-        };
+            Ok(count) => {
+                self.topics.lock().insert(topic.to_owned(), *count);
+            }
+            Err(EngineError::NotFound(_)) => self.forget(topic),
+            Err(_) => {} // nothing was said about it
+        }
         found
     }
 
@@ -471,29 +473,37 @@ impl Cluster {
         Err(EngineError::NotFound(at.clone()))
     }
 
-    /// Waits until a topic can be used that is there, and perhaps new: brokers hear of it one after the other.
+    /// Waits until a topic can be used that is there, and perhaps new: brokers hear of it one after the other, so whoever denies
+    /// it is late.
     pub(crate) async fn await_topic(&self, topic: &str, partitions: i32) -> Result<(), EngineError> {
         let until = tokio::time::Instant::now() + self.settings.request_max();
-        loop {
-            match self.look_up(topic).await {
-                Ok(count) if count == partitions => break,
-                Err(EngineError::NotFound(_) | EngineError::Away { .. })
-                    if tokio::time::Instant::now() < until => {}
-                Ok(actual) => {
-                    return Err(EngineError::Different {
-                        topic: topic.to_owned(),
-                        actual,
-                        asked: partitions,
-                    });
-                }
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
+        let actual = self.until(until, || self.look_up(topic)).await?;
+        if actual != partitions {
+            return Err(EngineError::Different { topic: topic.to_owned(), actual, asked: partitions });
         }
         for partition in 0..partitions {
-            self.ends(&TopicPartition::new(topic, partition)).await?;
+            let at = TopicPartition::new(topic, partition);
+            self.until(until, || self.ends(&at)).await?;
         }
         Ok(())
+    }
+
+    /// Does it again as long as what is asked for is not found or nobody answers, and it is not too late.
+    async fn until<R, F: Future<Output = Result<R, EngineError>>>(
+        &self,
+        until: tokio::time::Instant,
+        attempt: impl Fn() -> F,
+    ) -> Result<R, EngineError> {
+        loop {
+            match attempt().await {
+                Err(EngineError::NotFound(_) | EngineError::Away { .. })
+                    if tokio::time::Instant::now() < until =>
+                {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// The oldest kept record, and after the newest visible one.
