@@ -1,7 +1,7 @@
 //! Reading one partition, by a pull consumer of our own that acknowledges nothing.
 //!
-//! One request for a block is under way at a time; the next one is sent when a block has come, before it is handed on. The
-//! server says with each message how many are behind it, so that a reader that has come to the end does not wait for more.
+//! While blocks are to be had, two requests for one are under way, so that the server need not wait for the next; they are
+//! answered one after the other. The server says with each message how many are behind it, so that a reader that has come to the end does not wait for more.
 //! Where nothing came, the stream and the consumer are asked: that finds a consumer that was lost, and an end behind which
 //! everything was deleted.
 
@@ -16,7 +16,7 @@ use anabranch_core::{Offset, TopicPartition};
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, IntoConsumerConfig, pull};
 use async_nats::{Message, StatusCode, Subscriber};
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -26,8 +26,9 @@ use crate::link::Bounds;
 use crate::names;
 use crate::trouble::Trouble;
 
-/// Messages of one request; fewer than the client keeps for a subscription, since it drops what it cannot keep.
+/// Messages of one request; those of all are fewer than the client keeps for a subscription, since it drops what it cannot keep.
 const REQUEST_MESSAGES_MAX: u64 = 16_384;
+const REQUESTS_MAX: usize = 2;
 /// How long the server keeps a request, and a consumer that nobody asks for anything.
 const REQUEST_EXPIRES: Duration = Duration::from_secs(30);
 const CONSUMER_EXPIRES: Duration = Duration::from_secs(60);
@@ -80,7 +81,8 @@ struct Consumer {
     received: u64,
     /// Messages that are behind these.
     pending: u64,
-    request: Option<Request>,
+    /// Those under way, in the order in which they are answered.
+    requests: VecDeque<Request>,
     /// The next message is larger than a whole request.
     is_large: bool,
 }
@@ -90,6 +92,8 @@ struct Request {
     /// How many messages are still to come for it, and were when it was sent.
     left: u64,
     of: u64,
+    /// How many bytes of messages are still to come, as both sides count them; of a request for one message, any.
+    bytes_left: usize,
     expires: Instant,
 }
 
@@ -159,7 +163,8 @@ impl PartitionReader {
             }
             let patience = Instant::now() + PATIENCE;
             let is_idle = !has_some && pending == 0;
-            match self.wait(if is_idle { patience.min(give_up) } else { patience }).await? {
+            let until = if is_idle { patience.min(give_up) } else { patience };
+            match self.wait(until, limits.bytes_max).await? {
                 Came::Record => looks = 0,
                 // Whoever takes what is held leaves room for what is asked for now.
                 Came::End if has_some => return self.request(limits.bytes_max).await.or(Ok(())),
@@ -211,45 +216,55 @@ impl PartitionReader {
             pending => pending,
         };
         self.latest = self.latest.max(Position(bounds.last));
-        self.consumer =
-            Some(Consumer { name, inbox, messages, received: 0, pending, request: None, is_large: false });
+        self.consumer = Some(Consumer {
+            name,
+            inbox,
+            messages,
+            received: 0,
+            pending,
+            requests: VecDeque::new(),
+            is_large: false,
+        });
         Ok(())
     }
 
-    /// Asks for a block unless one is asked for.
+    /// Asks for blocks: for one more than is under way, if it is to be had already.
     async fn request(&mut self, bytes_max: usize) -> Result<(), Trouble> {
         let Some(consumer) = &mut self.consumer else { return Ok(()) };
         let now = Instant::now();
-        if consumer.request.as_ref().is_some_and(|request| now < request.expires) {
-            return Ok(());
-        }
-        let expires = REQUEST_EXPIRES.as_nanos() as u64;
-        let (messages, question) = match consumer.is_large {
-            true => (1, json!({ "batch": 1, "expires": expires })),
-            false => {
-                let bytes = bytes_max.clamp(1, REQUEST_BYTES_MAX);
-                let question =
-                    json!({ "batch": REQUEST_MESSAGES_MAX, "max_bytes": bytes, "expires": expires });
-                (REQUEST_MESSAGES_MAX, question)
+        consumer.requests.retain(|request| now < request.expires);
+        let wanted = if consumer.pending > 0 { REQUESTS_MAX } else { 1 };
+        while consumer.requests.len() < wanted {
+            let expires = REQUEST_EXPIRES.as_nanos() as u64;
+            let (messages, bytes, question) = match consumer.is_large {
+                true => (1, usize::MAX, json!({ "batch": 1, "expires": expires })),
+                false => {
+                    let bytes = bytes_max.clamp(1, REQUEST_BYTES_MAX);
+                    let question =
+                        json!({ "batch": REQUEST_MESSAGES_MAX, "max_bytes": bytes, "expires": expires });
+                    (REQUEST_MESSAGES_MAX, bytes, question)
+                }
+            };
+            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, consumer.name);
+            let client = self.inner.link.client();
+            let sent =
+                client.publish_with_reply(subject, consumer.inbox.clone(), question.to_string().into());
+            match timeout_at(now + PATIENCE, sent).await {
+                Ok(Ok(())) => {
+                    // The answer that it has expired may be lost.
+                    let expires = now + REQUEST_EXPIRES + PATIENCE;
+                    let request = Request { left: messages, of: messages, bytes_left: bytes, expires };
+                    consumer.requests.push_back(request);
+                }
+                Ok(Err(error)) => return Err(Trouble::Away(error.to_string())),
+                Err(_) => return Err(Trouble::Away("the connection is slow".to_owned())),
             }
-        };
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, consumer.name);
-        let client = self.inner.link.client();
-        let sent = client.publish_with_reply(subject, consumer.inbox.clone(), question.to_string().into());
-        match timeout_at(now + PATIENCE, sent).await {
-            Ok(Ok(())) => {
-                // The answer that it has expired may be lost.
-                let expires = now + REQUEST_EXPIRES + PATIENCE;
-                consumer.request = Some(Request { left: messages, of: messages, expires });
-                Ok(())
-            }
-            Ok(Err(error)) => Err(Trouble::Away(error.to_string())),
-            Err(_) => Err(Trouble::Away("the connection is slow".to_owned())),
         }
+        Ok(())
     }
 
-    /// Waits for one message.
-    async fn wait(&mut self, until: Instant) -> Result<Came, Trouble> {
+    /// Waits for a message, and takes what has come with it.
+    async fn wait(&mut self, until: Instant, bytes_max: usize) -> Result<Came, Trouble> {
         let Some(consumer) = &mut self.consumer else { return Ok(Came::Nothing) };
         let came = tokio::select! {
             biased;
@@ -259,7 +274,17 @@ impl PartitionReader {
         match came {
             Err(_) => Ok(Came::Nothing),
             Ok(None) => Ok(Came::Lost("its subscription has ended".to_owned())),
-            Ok(Some(message)) => self.accept(message),
+            Ok(Some(message)) => {
+                let mut came = self.accept(message)?;
+                while matches!(came, Came::Record)
+                    && self.held_bytes < bytes_max
+                    && let Some(consumer) = &mut self.consumer
+                    && let Some(Some(message)) = consumer.messages.next().now_or_never()
+                {
+                    came = self.accept(message)?;
+                }
+                Ok(came)
+            }
         }
     }
 
@@ -271,11 +296,11 @@ impl PartitionReader {
             return Ok(match (status, told.as_str()) {
                 (StatusCode::IDLE_HEARTBEAT, _) => Came::Nothing,
                 (StatusCode::NOT_FOUND | StatusCode::TIMEOUT, _) | (_, "Batch Completed") => {
-                    consumer.request = None;
+                    consumer.requests.pop_front();
                     Came::End
                 }
                 (_, "Message Size Exceeds MaxBytes") => {
-                    let request = consumer.request.take();
+                    let request = consumer.requests.pop_front();
                     consumer.is_large = request.is_some_and(|request| request.left == request.of);
                     Came::End
                 }
@@ -306,10 +331,11 @@ impl PartitionReader {
         consumer.received += 1;
         consumer.pending = place.pending;
         consumer.is_large = false;
-        if let Some(request) = &mut consumer.request {
+        if let Some(request) = consumer.requests.front_mut() {
             request.left -= 1;
-            if request.left == 0 {
-                consumer.request = None; // the server does not say so
+            request.bytes_left = request.bytes_left.saturating_sub(message.length);
+            if request.left == 0 || request.bytes_left == 0 {
+                consumer.requests.pop_front(); // the server says nothing where it comes out even
             }
         }
         self.latest = self.latest.max(Position(place.sequence + place.pending));
@@ -428,10 +454,14 @@ pub(crate) struct Delivered<'a> {
 
 impl<'a> Delivered<'a> {
     pub(crate) fn parse(reply: &'a str) -> Option<Self> {
-        let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = match tokens.len() {
-            7 => &tokens[..],
-            9.. => &tokens[2..9],
+        let (mut tokens, mut count) = ([""; 9], 0);
+        for token in reply.strip_prefix("$JS.ACK.")?.split('.').take(tokens.len()) {
+            tokens[count] = token;
+            count += 1;
+        }
+        let tokens = match count {
+            7 => &tokens[..7],
+            9 => &tokens[2..],
             _ => return None,
         };
         let number = |at: usize| tokens[at].parse().ok();

@@ -181,6 +181,29 @@ async fn a_lost_consumer_is_made_anew_and_deleted_messages_are_passed() {
     engine.close().await;
 }
 
+/// The server says nothing when a request ends whose bytes come out even with a message. A reader took it for being under way,
+/// and waited four seconds for what nobody would send: one block of some 250 did.
+#[tokio::test]
+async fn a_request_that_comes_out_even_is_over() {
+    let Some(nats) = nats() else { return };
+    let engine = nats.engine().await;
+    let to = topic(&engine, &[]).await;
+    // Each by itself, as the messages of a batch differ.
+    for _ in 0..9 {
+        append(&engine, &to, vec![Record::keyless("of one size")]).await;
+    }
+    // A message takes some 250 bytes: one of these sizes is that of four.
+    for bytes_max in 800..1_600 {
+        let began = Instant::now();
+        let mut reader = engine.reader(&to, Position(0)).await.unwrap();
+        while reader.position() < Position(9) {
+            reader.read(limits(bytes_max, 5_000)).await.unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{bytes_max} bytes took {:?}", began.elapsed());
+    }
+    engine.close().await;
+}
+
 #[tokio::test]
 async fn a_time_is_found_by_the_records_own() {
     let Some(nats) = nats() else { return };
