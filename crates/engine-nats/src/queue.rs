@@ -90,6 +90,8 @@ struct Part {
 /// A request that is under way.
 struct Request {
     left: usize,
+    /// How many bytes of messages are still to come, as both sides count them; of a request for one message, any.
+    bytes_left: usize,
     has_begun: bool,
     expires: Instant,
 }
@@ -199,11 +201,11 @@ impl NatsConsumer {
             let expires = expires.max(GATHER);
             // It ends with the last message that is there, and waits as long as there is none.
             let mut question = json!({ "expires": expires.as_nanos() as u64, "no_wait": true });
-            let left = match part.is_large {
-                true => 1,
+            let (left, bytes_left) = match part.is_large {
+                true => (1, usize::MAX),
                 false => {
                     question["max_bytes"] = bytes.into();
-                    share
+                    (share, bytes)
                 }
             };
             question["batch"] = left.into();
@@ -218,7 +220,7 @@ impl NatsConsumer {
                 Err(_) => return Err(Trouble::Away("the connection is slow".to_owned())),
             }
             let expires = now + expires + PATIENCE;
-            self.parts[number].request = Some(Request { left, has_begun: false, expires });
+            self.parts[number].request = Some(Request { left, bytes_left, has_begun: false, expires });
         }
         Ok(())
     }
@@ -259,7 +261,8 @@ impl NatsConsumer {
         part.request.take_if(|request| {
             request.has_begun = true;
             request.left = request.left.saturating_sub(1);
-            request.left == 0
+            request.bytes_left = request.bytes_left.saturating_sub(message.length);
+            request.left == 0 || request.bytes_left == 0 // the server says nothing where it comes out even
         });
         self.trouble = None;
         let arrived_ms = (place.time_ns / 1_000_000).cast_signed();
