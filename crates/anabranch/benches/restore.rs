@@ -1,7 +1,8 @@
 //! How long it takes to restore a flow's state from its changelog: with no local copy, with one that is behind by a hundredth,
 //! and with what a standby has.
 //!
-//! `cargo bench -p anabranch --bench restore [MIB]`; the data lie in `TMPDIR`, and take three times as much and more.
+//! `cargo bench -p anabranch --bench restore [MIB] [URL]`: on an empty cluster at URL, or on the embedded engine. Its data, and the
+//! local stores, lie in `TMPDIR`, and take three times as much and more.
 
 use std::error::Error;
 use std::num::ParseIntError;
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use anabranch::core::batch::RecordAt;
 use anabranch::core::seam::SystemClock;
+use anabranch::engine::{AppendOptions, Durability, Engine, TopicSpec};
 use anabranch::flow::{
     Aggregate, Definition, Disorder, Flow, Late, Metrics, Runner, Status, Tumbling, Undecodable,
 };
-use anabranch::{Ack, Apply, Broker, NewTopic, Record};
+use anabranch::{Record, TopicPartition};
 use tokio::sync::{oneshot, watch};
 
 /// What a window keeps.
@@ -72,21 +74,26 @@ fn flow() -> Definition<u64, u64, Ballast> {
         .window(Tumbling::of(Duration::from_secs(3600)), Late::Drop)
         .aggregate(Ballast)
         .sink("ballast", |key, _, bytes| Record::new(key.to_string(), bytes.to_string()))
+        .or_at_least_once()
 }
 
-async fn fill(broker: &Broker, numbers: std::ops::Range<u64>) -> Result<(), Box<dyn Error>> {
-    let topic = broker.topic("numbers")?;
+async fn fill(engine: &Arc<dyn Engine>, numbers: std::ops::Range<u64>) -> Result<(), Box<dyn Error>> {
+    let to = TopicPartition::new("numbers", 0);
     for numbers in numbers.collect::<Vec<_>>().chunks(RECORDS_PER_BATCH) {
-        let records = numbers.iter().map(|number| Record::keyless(number.to_string())).collect();
-        topic.append_batch(0, records, Ack::Written).await?;
+        let records: Vec<_> = numbers.iter().map(|number| Record::keyless(number.to_string())).collect();
+        engine.append(&to, records.into(), AppendOptions::new(Durability::Written)).await?;
     }
     Ok(())
 }
 
 /// Runs the flow in `state` until it has read so many records; how long it took to open it, and what it restored.
-async fn run(broker: &Broker, state: &Path, records: u64) -> Result<(Duration, u64), Box<dyn Error>> {
+async fn run(
+    engine: &Arc<dyn Engine>,
+    state: &Path,
+    records: u64,
+) -> Result<(Duration, u64), Box<dyn Error>> {
     let began = Instant::now();
-    let open = flow().open(Arc::new(broker.clone()), state, Arc::new(SystemClock::new())).await?;
+    let open = flow().open(Arc::clone(engine), state, Arc::new(SystemClock::new())).await?;
     let took = began.elapsed();
     let metrics = open.metrics();
     let end = open.run(until_read(&metrics, records)).await?;
@@ -102,10 +109,10 @@ async fn until_read(metrics: &Metrics, records: u64) {
 /// A process that stands ready: how to stop it, what it does, what it has followed.
 type Ready = (oneshot::Sender<()>, watch::Receiver<Status>, watch::Receiver<u64>);
 
-fn ready(broker: &Broker, state: &Path, stands_by: bool) -> Ready {
+fn ready(engine: &Arc<dyn Engine>, state: &Path, stands_by: bool) -> Ready {
     let (stop, stopped) = oneshot::channel::<()>();
     let runner =
-        Runner::new(Arc::new(broker.clone()), state, Arc::new(SystemClock::new()), flow).standby(stands_by);
+        Runner::new(Arc::clone(engine), state, Arc::new(SystemClock::new()), flow).standby(stands_by);
     let (status, followed) = (runner.status(), runner.followed());
     tokio::spawn(async move {
         let ended = runner.run(async {
@@ -138,36 +145,36 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn measure(home: &Path, mib: u64) -> Result<(), Box<dyn Error>> {
-    let broker = Broker::open(home.join("data")).await?;
-    broker.create_topic(NewTopic::new("numbers"), Apply::Now).await?;
+async fn measure(home: &Path, mib: u64, url: &str) -> Result<(), Box<dyn Error>> {
+    let engine = anabranch::engine::open(url, &[]).await?;
+    engine.ensure_topic(&TopicSpec::new("numbers", 1)).await?;
     let records = mib * (1 << 20) / STATE_BYTES as u64;
     let most = records - records / 100;
     let path = |name: &str| home.join(name);
-    fill(&broker, 0..most).await?;
-    run(&broker, &path("first"), most).await?;
+    fill(&engine, 0..most).await?;
+    run(&engine, &path("first"), most).await?;
     copy(&path("first"), &path("behind"))?;
-    fill(&broker, most..records).await?;
-    run(&broker, &path("first"), records).await?;
+    fill(&engine, most..records).await?;
+    run(&engine, &path("first"), records).await?;
     let tell = |what: &str, took: Duration, restored: u64| {
         println!("{what:<42} {:>8.2} s, {restored:>9} records read", took.as_secs_f64());
     };
-    println!("{mib} MiB of state in {records} windows");
-    let (took, restored) = run(&broker, &path("cold"), records).await?;
+    println!("{mib} MiB of state in {records} windows, {}", engine.description().engine);
+    let (took, restored) = run(&engine, &path("cold"), records).await?;
     tell("no local copy", took, restored);
-    let (took, restored) = run(&broker, &path("behind"), records).await?;
+    let (took, restored) = run(&engine, &path("behind"), records).await?;
     tell("a local copy that is behind by 1 %", took, restored);
-    let (took, restored) = run(&broker, &path("first"), records).await?;
+    let (took, restored) = run(&engine, &path("first"), records).await?;
     tell("a local copy that is current", took, restored);
 
     // From the moment at which one is told to leave to the one at which the other goes on; both are in this process.
     for (what, stands_by) in
         [("handed over to a standby", true), ("handed over to one that does not stand by", false)]
     {
-        let (stop, mut status, _) = ready(&broker, &path("first"), false);
+        let (stop, mut status, _) = ready(&engine, &path("first"), false);
         running(&mut status).await?;
         let other = path(&format!("other-{stands_by}"));
-        let (stop_other, mut status, mut followed) = ready(&broker, &other, stands_by);
+        let (stop_other, mut status, mut followed) = ready(&engine, &other, stands_by);
         if stands_by {
             followed.wait_for(|followed| *followed >= records).await?;
         }
@@ -179,14 +186,17 @@ async fn measure(home: &Path, mib: u64) -> Result<(), Box<dyn Error>> {
         let left = |status: &Status| matches!(status, Status::Waiting);
         status.wait_for(left).await?;
     }
-    broker.close().await;
+    engine.close().await;
     Ok(())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Cargo's own arguments begin with dashes.
-    let mib = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(STATE_MIB);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mib = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(STATE_MIB);
     let home = tempfile::tempdir()?;
+    let embedded = format!("embedded:{}", home.path().join("data").display());
+    let url = arguments.into_iter().find(|argument| argument.contains("://")).unwrap_or(embedded);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(measure(home.path(), mib))
+    runtime.block_on(measure(home.path(), mib, &url))
 }

@@ -1,7 +1,8 @@
 //! What measures, one command each; `cargo xtask bench` runs them and makes tables of what they print.
 //!
 //! * `produce`, `fetch`, `tail`, `transactions`: a client that does as little as a client can, so that the server is the limit.
-//!   `librdkafka` is a real one, and `engine` the same with and without the Engine seam. `sink` is a server that does nothing, and shows what the client's own limit is. `groups` and
+//!   `librdkafka` is a real one.
+//!   `engine` is the client of an engine, with and without the Engine seam. `sink` is a server that does nothing, and shows what the client's own limit is. `groups` and
 //!   `many-groups` are members of consumer groups.
 //! * `disk`, `loopback`: what the machine can do without us.
 //! * `append`, `fill`, `open`: the broker in process.
@@ -12,12 +13,12 @@
 mod append;
 mod directory;
 mod disk;
-#[cfg(feature = "librdkafka")]
+#[cfg(feature = "clients")]
 mod engine;
 mod fetch;
 mod groups;
 mod latency;
-#[cfg(feature = "librdkafka")]
+#[cfg(feature = "clients")]
 mod librdkafka;
 mod loopback;
 mod path;
@@ -42,10 +43,10 @@ enum Command {
     /// Commits transactions, one after the other through each connection
     Transactions(transactions::Options),
     /// Produces with librdkafka
-    #[cfg(feature = "librdkafka")]
+    #[cfg(feature = "clients")]
     Librdkafka(librdkafka::Options),
     /// Produces or consumes through an engine, or with the client below it
-    #[cfg(feature = "librdkafka")]
+    #[cfg(feature = "clients")]
     Engine(engine::Options),
     /// Answers every produce request at once, and keeps nothing
     Sink(sink::Options),
@@ -79,9 +80,9 @@ fn main() -> anyhow::Result<()> {
         Command::Fetch(options) => serde_json::to_value(fetch::run(&options)?),
         Command::Tail(options) => serde_json::to_value(tail::run(&options)?),
         Command::Transactions(options) => serde_json::to_value(transactions::run(&options)?),
-        #[cfg(feature = "librdkafka")]
+        #[cfg(feature = "clients")]
         Command::Librdkafka(options) => serde_json::to_value(librdkafka::run(&options)?),
-        #[cfg(feature = "librdkafka")]
+        #[cfg(feature = "clients")]
         Command::Engine(options) => serde_json::to_value(engine::run(&options)?),
         Command::Sink(options) => return sink::run(&options),
         Command::Groups(options) => serde_json::to_value(groups::run(&options)?),

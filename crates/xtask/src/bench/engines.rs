@@ -1,4 +1,7 @@
 //! What the Engine seam costs: the same client below it and without it, against the same server, by turns.
+//!
+//! Of Kafka's client the engine asks what others do. Of that of NATS it asks more: appends are stored whole or not at all. So it is
+//! held to a client that does that, too; what it takes beside one that sends each record by itself is told.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::contender::Contender;
 use super::goal::Goal;
 use super::ground::{Ground, sync};
+use super::nats::{Nats, Sync};
 use super::server::Server;
 use super::table::{Spread, cell, table};
 use super::{Common, Part};
@@ -23,7 +27,9 @@ const WARM_UP_RECORDS: u64 = 300_000;
 pub(crate) struct Options {
     #[command(flatten)]
     common: Common,
-    /// The server, which does not sync unless asked to: the client is to be the limit
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "kafka,nats")]
+    engines: Vec<Below>,
+    /// The server of the engine `kafka`, which does not sync unless asked to: the client is to be the limit
     #[arg(long, value_enum, default_value_t = Contender::Kafka)]
     contender: Contender,
     #[arg(long, value_delimiter = ',', default_value = "1,16")]
@@ -35,9 +41,19 @@ pub(crate) struct Options {
     mib: u64,
 }
 
+/// What is behind the seam.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Below {
+    Kafka,
+    /// NATS JetStream, which syncs every two minutes, as it comes
+    Nats,
+}
+
 /// The shape of what is sent and read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Load {
+    engine: Below,
     work: Work,
     record_bytes: u64,
     partitions: u32,
@@ -48,6 +64,7 @@ struct Load {
 enum Work {
     Produce,
     Consume,
+    Remove,
 }
 
 /// How the server is spoken to.
@@ -55,16 +72,41 @@ enum Work {
 #[serde(rename_all = "kebab-case")]
 enum Way {
     Raw,
+    /// With appends that are stored whole or not at all.
+    RawAtomic,
     Engine,
 }
-
-const WAYS: [Way; 2] = [Way::Raw, Way::Engine];
 
 impl Work {
     fn name(self) -> &'static str {
         match self {
             Self::Produce => "produce",
             Self::Consume => "consume",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+impl Below {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::Nats => "nats",
+        }
+    }
+
+    fn ways(self) -> &'static [Way] {
+        match self {
+            Self::Kafka => &[Way::Raw, Way::Engine],
+            Self::Nats => &[Way::Raw, Way::RawAtomic, Way::Engine],
+        }
+    }
+
+    /// What promises the same without the seam.
+    fn equal(self) -> Way {
+        match self {
+            Self::Kafka => Way::Raw,
+            Self::Nats => Way::RawAtomic,
         }
     }
 }
@@ -73,6 +115,7 @@ impl Way {
     fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::RawAtomic => "raw-atomic",
             Self::Engine => "engine",
         }
     }
@@ -80,7 +123,8 @@ impl Way {
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {} B, {} part.", self.work.name(), self.record_bytes, self.partitions)
+        let Self { engine, work, record_bytes, partitions } = self;
+        write!(f, "{}, {}, {record_bytes} B, {partitions} part.", engine.name(), work.name())
     }
 }
 
@@ -122,27 +166,15 @@ impl Part for Options {
     }
 
     fn measure(&self, ground: &Ground, found: &mut Found) -> anyhow::Result<()> {
-        let server = Server::start(self.contender, ground)?;
-        let warm_up = Load { work: Work::Produce, record_bytes: 100, partitions: 1 };
-        run(ground, &server, "warm-up", warm_up, Way::Raw, WARM_UP_RECORDS).context("warming up")?;
-        for round in 0..=self.common.rounds {
-            for (&record_bytes, &partitions) in
-                self.record_bytes.iter().flat_map(|bytes| self.partitions.iter().map(move |p| (bytes, p)))
-            {
-                let records = (self.mib << 20) / record_bytes.max(1);
-                // Whoever begins has the emptier machine.
-                let ways = WAYS.into_iter().cycle().skip(round as usize % 2).take(2);
-                for way in ways {
-                    let topic = format!("r{round}-{record_bytes}-{partitions}-{}", way.name());
-                    for work in [Work::Produce, Work::Consume] {
-                        let load = Load { work, record_bytes, partitions };
-                        let context = || format!("{load}, {}, round {round}", way.name());
-                        let told = run(ground, &server, &topic, load, way, records).with_context(context)?;
-                        eprintln!("bench: {}: {:.0} records/s", context(), told.records_per_second);
-                        found.measurements.push(Measurement { round, load, way, told });
-                    }
-                    ground.client()?.delete_topic(&server.bootstrap, &topic)?;
-                    sync()?;
+        for &engine in &self.engines {
+            match engine {
+                Below::Kafka => {
+                    let server = Server::start(self.contender, ground)?;
+                    self.measure_engine(ground, engine, &server.bootstrap, found)?;
+                }
+                Below::Nats => {
+                    let server = Nats::start(ground, Sync::Seldom)?;
+                    self.measure_engine(ground, engine, &server.address(), found)?;
                 }
             }
         }
@@ -153,7 +185,7 @@ impl Part for Options {
         let header = ["", "", "records/s", "MiB/s", "client CPU µs/record"];
         let mut rows = Vec::new();
         for load in found.loads() {
-            for way in WAYS {
+            for &way in load.engine.ways() {
                 let of = |figure: Figure| found.of(load, way).map(move |one| figure(&one.told));
                 rows.push(vec![
                     load.to_string(),
@@ -164,12 +196,15 @@ impl Part for Options {
                 ]);
             }
         }
-        let ratios = found.loads().into_iter().map(|load| {
-            let cell =
-                |figure| found.ratio(load, figure).map(|spread| format!("{spread:.2}")).unwrap_or_default();
-            vec![load.to_string(), cell(RATE), cell(CPU)]
-        });
-        let ratios = table(&["engine / raw", "records/s", "CPU"], &ratios.collect::<Vec<_>>());
+        let mut ratios = Vec::new();
+        for load in found.loads() {
+            for &than in load.engine.ways().iter().filter(|&&way| way != Way::Engine) {
+                let ratio = |figure| found.ratio(load, than, figure);
+                let cell = |figure| ratio(figure).map(|spread| format!("{spread:.2}")).unwrap_or_default();
+                ratios.push(vec![load.to_string(), than.name().to_owned(), cell(RATE), cell(CPU)]);
+            }
+        }
+        let ratios = table(&["engine", "to", "records/s", "CPU"], &ratios);
         [
             table(&header, &rows),
             "## Ratios to the client without the seam, each round's own".to_owned(),
@@ -179,40 +214,78 @@ impl Part for Options {
     }
 
     fn goals(&self, found: &Found) -> Vec<Goal> {
-        let of = |work| {
-            let loads = found.loads().into_iter().filter(|load| load.work == work);
-            let all = loads.filter_map(|load| Some((found.ratio(load, RATE)?, load)));
+        let of = |engine, work| {
+            let loads = found.loads().into_iter().filter(|load| (load.engine, load.work) == (engine, work));
+            let all = loads.filter_map(|load| Some((found.ratio(load, load.engine.equal(), RATE)?, load)));
             let (spread, load) = all.min_by(|a, b| a.0.median.total_cmp(&b.0.median))?;
             Some((format!("{spread:.2} × at worst ({load})"), spread.median >= LEAST))
         };
-        vec![Goal::of(
-            "through the Engine seam against the same client without it",
-            "≥ 0.95 × per second",
-            [of(Work::Produce), of(Work::Consume)],
-        )]
+        let works = [Work::Produce, Work::Consume];
+        let all = self.engines.iter().flat_map(|&engine| works.map(|work| of(engine, work)));
+        let goal = "through the Engine seam against the same client without it, which promises the same";
+        vec![Goal::of(goal, "≥ 0.95 × per second", all)]
     }
 }
 
-/// Produces a topic, or consumes it.
+impl Options {
+    fn measure_engine(
+        &self,
+        ground: &Ground,
+        engine: Below,
+        bootstrap: &str,
+        found: &mut Found,
+    ) -> anyhow::Result<()> {
+        let warm_up = Load { engine, work: Work::Produce, record_bytes: 100, partitions: 1 };
+        run(ground, bootstrap, "warm-up", warm_up, Way::Raw, WARM_UP_RECORDS).context("warming up")?;
+        for round in 0..=self.common.rounds {
+            for (&record_bytes, &partitions) in
+                self.record_bytes.iter().flat_map(|bytes| self.partitions.iter().map(move |p| (bytes, p)))
+            {
+                let records = (self.mib << 20) / record_bytes.max(1);
+                // Whoever begins has the emptier machine.
+                let ways = engine.ways();
+                for &way in ways.iter().cycle().skip(round as usize % ways.len()).take(ways.len()) {
+                    let topic = format!("r{round}-{record_bytes}-{partitions}-{}", way.name());
+                    for work in [Work::Produce, Work::Consume, Work::Remove] {
+                        let load = Load { engine, work, record_bytes, partitions };
+                        let context = || format!("{load}, {}, round {round}", way.name());
+                        let told =
+                            run(ground, bootstrap, &topic, load, way, records).with_context(context)?;
+                        if work != Work::Remove {
+                            eprintln!("bench: {}: {:.0} records/s", context(), told.records_per_second);
+                            found.measurements.push(Measurement { round, load, way, told });
+                        }
+                    }
+                    sync()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Produces a topic, consumes it, or removes it.
 fn run(
     ground: &Ground,
-    server: &Server,
+    bootstrap: &str,
     topic: &str,
     load: Load,
     way: Way,
     records: u64,
 ) -> anyhow::Result<Told> {
-    let Load { work, record_bytes, partitions } = load;
+    let Load { engine, work, record_bytes, partitions } = load;
     let [record_bytes, partitions, records] =
         [record_bytes.to_string(), partitions.to_string(), records.to_string()];
     let arguments = [
         "engine",
+        "--engine",
+        engine.name(),
         "--way",
         way.name(),
         "--work",
         work.name(),
         "--bootstrap",
-        &server.bootstrap,
+        bootstrap,
         "--topic",
         topic,
         "--partitions",
@@ -238,10 +311,10 @@ impl Found {
         self.counted().filter(move |one| (one.load, one.way) == (load, way))
     }
 
-    /// The engine's figure to the raw client's of the same round.
-    fn ratio(&self, load: Load, figure: Figure) -> Option<Spread> {
+    /// The engine's figure to another way's of the same round.
+    fn ratio(&self, load: Load, than: Way, figure: Figure) -> Option<Spread> {
         Spread::of(self.of(load, Way::Engine).filter_map(|engine| {
-            let raw = self.of(load, Way::Raw).find(|raw| raw.round == engine.round)?;
+            let raw = self.of(load, than).find(|raw| raw.round == engine.round)?;
             Some(figure(&engine.told) / figure(&raw.told)).filter(|ratio| ratio.is_finite())
         }))
     }
@@ -255,10 +328,11 @@ mod tests {
     #[test]
     fn the_worst_load_decides_and_the_first_round_does_not_count() {
         use clap::Parser;
-        let options = super::super::Alone::<Options>::try_parse_from(["bench"]).unwrap().part;
+        let options =
+            super::super::Alone::<Options>::try_parse_from(["bench", "--engines", "kafka"]).unwrap().part;
         let measurement = |round, work, way, rate| Measurement {
             round,
-            load: Load { work, record_bytes: 100, partitions: 1 },
+            load: Load { engine: Below::Kafka, work, record_bytes: 100, partitions: 1 },
             way,
             told: Told { records_per_second: rate, mib_per_second: 1.0, client_cpu_us_per_record: 1.0 },
         };
@@ -276,7 +350,7 @@ mod tests {
             }
             let found = Found { measurements };
             assert!(
-                options.report(&found).contains("| consume, 100 B, 1 part. | 2.00"),
+                options.report(&found).contains("| kafka, consume, 100 B, 1 part. | raw | 2.00"),
                 "{}",
                 options.report(&found)
             );

@@ -89,8 +89,7 @@ impl Part for Options {
     }
 
     fn measure(&self, ground: &Ground, found: &mut Found) -> anyhow::Result<()> {
-        let nats = Nats::start(ground)?;
-        ground.met_nats(nats.version()?);
+        let nats = Nats::start(ground, Sync::Always)?;
         let ours = Server::start(Contender::Anabranch, ground)?;
         for round in 0..self.common.rounds {
             for &clients in &self.clients {
@@ -244,9 +243,18 @@ fn said_ok(command: &mut Command) -> anyhow::Result<()> {
     said(command).map(drop)
 }
 
-/// A NATS server, by `tests/peers/nats/nats`, which syncs before it acknowledges.
+/// When a NATS server syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// Before it acknowledges.
+    Always,
+    /// Every two minutes, as it comes.
+    Seldom,
+}
+
+/// A NATS server, by `tests/peers/nats/nats`.
 #[derive(Debug)]
-struct Nats {
+pub(super) struct Nats {
     script: PathBuf,
     bin: PathBuf,
     dir: PathBuf,
@@ -255,7 +263,7 @@ struct Nats {
 }
 
 impl Nats {
-    fn start(ground: &Ground) -> anyhow::Result<Self> {
+    pub(super) fn start(ground: &Ground, sync: Sync) -> anyhow::Result<Self> {
         let script = ground.top.join("tests/peers/nats/nats");
         let bin = ground.top.join("target/nats");
         eprintln!("bench: installing NATS, which takes two minutes the first time");
@@ -274,17 +282,26 @@ impl Nats {
             .arg(&nats.dir)
             .arg("--port")
             .arg(nats.port.to_string());
-        start.arg("--sync-always").arg("--bin").arg(&nats.bin);
+        start.arg("--bin").arg(&nats.bin);
+        if sync == Sync::Always {
+            start.arg("--sync-always");
+        }
         let status = start.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).status()?;
         ensure!(status.success(), "NATS does not start; its logs are in {}", nats.dir.display());
         let pid = fs::read_to_string(nats.dir.join("n1").join("pid"))?;
         nats.pid = pid.trim().parse().with_context(|| format!("its pid reads {pid:?}"))?;
+        ground.met_nats(nats.version()?);
         Ok(nats)
+    }
+
+    /// Where clients connect.
+    pub(super) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(self.bin.join("nats"));
-        command.env("LC_ALL", "C").arg("--no-context").arg(format!("--server=127.0.0.1:{}", self.port));
+        command.env("LC_ALL", "C").arg("--no-context").arg(format!("--server={}", self.address()));
         command
     }
 

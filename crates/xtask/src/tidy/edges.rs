@@ -121,6 +121,7 @@ const ALLOWED: &[Allowed] = &[
             "anabranch-broker",
             "anabranch-serve",
             "anabranch-engine-kafka",
+            "anabranch-engine-nats",
         ],
         tests_use: &[],
         why: "it measures these rooms, each by itself; nothing is built on it",
