@@ -105,11 +105,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Measured> {
         (Way::Raw, Work::Produce, Below::Nats) => runtime.block_on(nats::produce(options))?,
         (Way::RawAtomic, Work::Produce, Below::Nats) => runtime.block_on(nats::produce_atomic(options))?,
         (Way::Raw | Way::RawAtomic, Work::Consume, Below::Nats) => {
-            runtime.block_on(nats::consume(options))?
+            runtime.block_on(nats::consume(options))?;
         }
         (Way::Raw | Way::RawAtomic, Work::Remove, Below::Nats) => runtime.block_on(nats::remove(options))?,
         (Way::Raw | Way::Engine, Work::Remove, _) => {
-            runtime.block_on(engine.admin().delete_topic(&options.topic))?
+            runtime.block_on(engine.admin().delete_topic(&options.topic))?;
         }
         (Way::RawAtomic, _, Below::Kafka) => bail!("an atomic append to Kafka is a transaction"),
         (Way::Engine, Work::Produce, _) => runtime.block_on(produce(options, &engine))?,
