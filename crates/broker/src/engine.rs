@@ -110,9 +110,11 @@ impl Engine for Broker {
                 earliest: self.partition_of(at)?.offsets().log_start.into(),
                 latest: end.into(),
             }),
-            Err(error @ (DeleteRecordsError::Internal(_) | DeleteRecordsError::Policy(_))) => {
-                Err(EngineError::Refused { topic: at.topic.clone(), reason: error.to_string() })
-            }
+            Err(
+                error @ (DeleteRecordsError::Internal(_)
+                | DeleteRecordsError::Policy(_)
+                | DeleteRecordsError::Moving(_)),
+            ) => Err(EngineError::Refused { topic: at.topic.clone(), reason: error.to_string() }),
             Err(
                 DeleteRecordsError::Append(AppendError::Closed)
                 | DeleteRecordsError::Log(UpkeepError::Closed),
@@ -363,9 +365,10 @@ impl Broker {
             TransactionalError::Coordinator {
                 error: TransactionError::CoordinatorNotAvailable | TransactionError::NotCoordinator,
                 ..
-            }
-            | TransactionalError::Group { error: GroupError::CoordinatorNotAvailable, .. } => {
-                EngineError::Failed(Box::new(error))
+            } => EngineError::Failed(Box::new(error)),
+            // Positions come before the end, which then never came: nothing was done.
+            TransactionalError::Group { error: GroupError::CoordinatorNotAvailable, .. } => {
+                EngineError::Away { engine: "embedded", reason }
             }
             TransactionalError::Group { group: topic, .. }
             | TransactionalError::Coordinator { id: topic, .. } => EngineError::Refused { topic, reason },

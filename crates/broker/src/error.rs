@@ -338,6 +338,9 @@ pub enum DeleteRecordsError {
     /// The topic's `cleanup.policy` has no `delete`: it is a table, whose records stand for its rows.
     #[error("records of {0} cannot be deleted: its cleanup.policy does not have delete")]
     Policy(TopicPartition),
+    /// Its topic is being moved to another engine, and whoever copies it has to find it whole.
+    #[error("records of {0} cannot be deleted while its topic is moved to another engine")]
+    Moving(TopicPartition),
     /// Below 0, or beyond the high watermark.
     #[error("offset {asked} is not in the partition, which ends at {end}")]
     OutOfRange {

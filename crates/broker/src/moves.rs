@@ -334,6 +334,7 @@ impl Shared {
 
     fn set_gates(&self, topics: &[String], gate: &Gate) {
         self.groups.set_gate(topics, gate);
+        self.transactions.set_gate(topics, gate);
         for partition in partitions_of(&self.catalogue.read(), topics) {
             partition.log().set_gate(gate.clone());
         }

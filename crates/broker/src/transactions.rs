@@ -8,7 +8,7 @@
 //! Before anybody is served, what the partitions have open and what the coordinator knows are brought together: ends that
 //! were decided are completed, and what nobody would end is aborted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use anabranch_core::batch::EndMarker;
 use anabranch_core::seam::Clock;
 use anabranch_core::{ProducerEpoch, ProducerId, TopicPartition};
-use anabranch_log::{Ack, AppendError, End as LogEnd, Part, PartitionLog, Pending, PendingEnd, Store};
+use anabranch_log::{Ack, AppendError, End as LogEnd, Gate, Part, PartitionLog, Pending, PendingEnd, Store};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -89,6 +89,8 @@ struct State {
     waiting: Waiting<Response>,
     /// Who waits to append.
     joining: HashMap<RequestId, oneshot::Sender<u64>>,
+    /// Topics in which no transaction begins, since they are to be held still.
+    held: HashSet<String>,
     /// Bounded by [`TransactionConfig::stores_in_flight_max`], and by one for each who waits.
     steps: VecDeque<Step>,
     /// Steps that are not done, with the one that is taken.
@@ -173,6 +175,7 @@ impl TransactionService {
             transactions,
             waiting: Waiting::default(),
             joining: HashMap::new(),
+            held: HashSet::new(),
             steps: VecDeque::new(),
             steps_left: 0,
             timer_until: None,
@@ -307,6 +310,17 @@ impl TransactionService {
         self.driver.mark(partition, producer, epoch, marker).await
     }
 
+    /// In topics that are to be held still no transaction begins; those that are open go on to their ends.
+    pub(crate) fn set_gate(&self, topics: &[String], gate: &Gate) {
+        let mut state = self.driver.state.lock();
+        for topic in topics {
+            match gate {
+                Gate::Open | Gate::Moved(_) => drop(state.held.remove(topic)),
+                Gate::Draining | Gate::Held => drop(state.held.insert(topic.clone())),
+            }
+        }
+    }
+
     /// DescribeTransactions, one transactional id, if there is such: what `show` makes of it.
     pub fn describe<T>(&self, id: &str, show: impl FnOnce(DescribedTransaction<'_>) -> T) -> Option<T> {
         self.driver.state.lock().transactions.describe(id).map(show)
@@ -363,6 +377,10 @@ impl Driver {
     ) -> Result<(oneshot::Receiver<u64>, oneshot::Receiver<Response>), TransactionError> {
         let now = self.now();
         let mut state = self.state.lock();
+        if state.is_kept_out(&join) {
+            // Which every client tries again.
+            return Err(TransactionError::ConcurrentTransactions);
+        }
         let (request, answer) = state.begin()?;
         let (admit, admitted) = oneshot::channel();
         state.joining.insert(request, admit);
@@ -610,6 +628,14 @@ impl Driver {
 impl State {
     fn begin(&mut self) -> Result<(RequestId, oneshot::Receiver<Response>), TransactionError> {
         if self.closed { Err(TransactionError::CoordinatorNotAvailable) } else { Ok(self.waiting.add()) }
+    }
+
+    /// Whether it would begin a transaction where none is to begin.
+    fn is_kept_out(&self, join: &Join) -> bool {
+        let is_ongoing = |of: DescribedTransaction<'_>| of.state == crate::transaction::State::Ongoing;
+        matches!(join.how, How::Add(_))
+            && join.partitions.iter().any(|at| self.held.contains(&at.topic))
+            && !self.transactions.describe(&join.id).is_some_and(is_ongoing)
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {

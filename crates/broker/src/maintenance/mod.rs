@@ -117,7 +117,7 @@ pub enum Before {
 impl Broker {
     /// Deletes the records of a partition before an offset, for good: when this returns, a restart does not bring them
     /// back. The answer is the log's start from then on. Kafka's rules: not in internal topics, not without `delete` in
-    /// `cleanup.policy`.
+    /// `cleanup.policy`; and not while the topic is moved to another engine.
     ///
     /// # Errors
     /// [`DeleteRecordsError`].
@@ -136,6 +136,9 @@ impl Broker {
             topic.partition(at.partition).expect("it was there a moment ago, and this does not change");
         if !partition.rules().deleted {
             return Err(DeleteRecordsError::Policy(at.clone()));
+        }
+        if self.0.moves.pinned().contains(&at.topic) {
+            return Err(DeleteRecordsError::Moving(at.clone()));
         }
         let settled = partition.log().settle(Roll::WhenDue).await?;
         let end = partition.offsets().high_watermark.min(settled.durable());

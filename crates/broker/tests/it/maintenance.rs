@@ -253,6 +253,8 @@ async fn nothing_expires_and_nothing_is_compacted_while_a_topic_is_moved() {
     broker.begin_move("m", &["timed".to_owned(), "compacted".to_owned()], "there").await.unwrap();
     clock.advance_ms(HOUR_MS);
     broker.maintain().await;
+    let delete = || broker.delete_records(timed.id(), Before::Offset(Offset(5)));
+    assert!(matches!(delete().await, Err(DeleteRecordsError::Moving(_))));
     assert_eq!((records(&timed).len(), records(&compacted).len()), (20, 20));
     broker.forget_move("m").await.unwrap();
     broker.maintain().await;

@@ -117,6 +117,41 @@ async fn an_open_transaction_is_waited_for_and_comes_to_its_end() {
     broker.close().await;
 }
 
+/// Where there always is a transaction open, since another begins before one ends, the topics would never be held.
+#[tokio::test]
+async fn none_begins_while_those_that_are_open_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    begun(&broker).await;
+    let mut open = broker.transactional("open", TransactionOptions::default()).await.unwrap();
+    let mut transaction = open.begin().await.unwrap();
+    transaction.produce(&at(), batch(&["1"])).await.unwrap();
+    let (holding, partitions) = (broker.clone(), [at()]);
+    let holding = tokio::spawn(async move { holding.hold_move("m", &partitions, LEASE).await });
+    soon(async {
+        while !is_held(&produce(&broker, batch(&["plain"])).await) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let beginning = broker.clone();
+    let beginning = tokio::spawn(async move {
+        let mut producer = beginning.transactional("begins", TransactionOptions::default()).await.unwrap();
+        let mut transaction = producer.begin().await.unwrap();
+        transaction.produce(&at(), batch(&["it waits"])).await?;
+        transaction.commit().await
+    });
+    transaction.produce(&at(), batch(&["2"])).await.unwrap();
+    transaction.commit().await.unwrap();
+    let hold = soon(holding).await.unwrap().unwrap();
+    let offsets = broker.partition(&at()).unwrap().offsets();
+    assert_eq!(offsets.last_stable, offsets.log_end);
+    assert!(!beginning.is_finished());
+    broker.release_move("m", hold);
+    soon(beginning).await.unwrap().unwrap();
+    broker.close().await;
+}
+
 /// A transaction may hold nothing of the topic but where a group stands, and that may be the group's first commit.
 #[tokio::test]
 async fn a_commit_in_an_open_transaction_is_waited_for() {

@@ -47,7 +47,7 @@ fn error_code(error: &DeleteRecordsError) -> ErrorCode {
     match error {
         DeleteRecordsError::Unknown(_) => ErrorCode::UnknownTopicOrPartition,
         DeleteRecordsError::Internal(_) => ErrorCode::InvalidTopicException,
-        DeleteRecordsError::Policy(_) => ErrorCode::PolicyViolation,
+        DeleteRecordsError::Policy(_) | DeleteRecordsError::Moving(_) => ErrorCode::PolicyViolation,
         DeleteRecordsError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         DeleteRecordsError::Append(error) => codes::append(error),
         DeleteRecordsError::Log(UpkeepError::Closed) => ErrorCode::NotLeaderOrFollower,
