@@ -8,6 +8,7 @@ use anabranch_core::batch::Record;
 use anabranch_core::engine::{Appended, EngineError, GroupPositions, Payload, TransactionalProducer};
 use anabranch_core::{Offset, TopicPartition};
 use async_trait::async_trait;
+use futures::future::try_join_all;
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -136,20 +137,21 @@ impl Session {
         {
             return Err(self.give_up(&error));
         }
-        // The library would look for the acknowledgements every 100 ms only. Where one says no, so does the commit.
-        let appended: Vec<_> =
-            sent.into_iter().map(|(to, waiting)| runtime.block_on(waiting.appended(&to))).collect();
+        // The library would look for the acknowledgements every 100 ms only. Where one says no, so does the commit, and what was not
+        // sent by then is not sent any more: it is not waited for.
+        let appended = sent.into_iter().map(|(to, waiting)| async move { waiting.appended(&to).await });
+        let appended = runtime.block_on(try_join_all(appended));
         if let Err(error) = self.again(|session, left| session.producer().commit_transaction(left)) {
             let ended = self.give_up(&error);
             // What the broker does not take, it does not take when it is done again.
             let is_refusal = |error: &EngineError| matches!(error, EngineError::Refused { .. });
-            let refusal = appended.into_iter().find_map(|one| one.err().filter(is_refusal));
+            let refusal = appended.err().filter(is_refusal);
             return Err(match ended {
                 EngineError::Aborted { .. } => refusal.unwrap_or(ended),
                 ended => ended,
             });
         }
-        appended.into_iter().collect()
+        appended
     }
 
     fn store(&mut self, GroupPositions { group, positions }: GroupPositions) -> KafkaResult<()> {
@@ -187,8 +189,12 @@ impl Session {
     fn give_up(&mut self, error: &KafkaError) -> EngineError {
         match error {
             KafkaError::Transaction(why) if why.txn_requires_abort() => {
-                let aborted = EngineError::Aborted { id: self.id.clone(), reason: error.to_string() };
-                self.abort(aborted)
+                let (id, reason) = (self.id.clone(), error.to_string());
+                self.abort(match error.rdkafka_error_code() {
+                    // It is not taken when it is done again.
+                    Some(Code::PolicyViolation) => EngineError::Refused { topic: id, reason },
+                    _ => EngineError::Aborted { id, reason },
+                })
             }
             // Whether it was committed is not known, and the library cannot go on from there.
             error => self.blame(error),
