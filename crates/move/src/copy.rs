@@ -135,6 +135,22 @@ impl Copier {
         self.write(gathered, bytes as u64).await
     }
 
+    /// Writes what the source has not, behind all that was copied.
+    pub(crate) async fn say(&mut self, pieces: Vec<Piece>) -> Result<(), MoveError> {
+        if !pieces.is_empty() {
+            self.append(pieces).await?;
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, pieces: Vec<Piece>) -> Result<(), MoveError> {
+        let written = self.writer.write(&*self.target, &self.lanes, pieces).await;
+        for (lane, end) in written.map_err(MoveError::Target)? {
+            self.ends[lane] = end;
+        }
+        Ok(())
+    }
+
     async fn write(&mut self, gathered: Vec<Chunk>, bytes: u64) -> Result<(), MoveError> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut places = Vec::with_capacity(gathered.len()); // what is written still takes memory
@@ -151,10 +167,7 @@ impl Copier {
             }
         }
         if !pieces.is_empty() {
-            let written = self.writer.write(&*self.target, &self.lanes, pieces).await;
-            for (lane, end) in written.map_err(MoveError::Target)? {
-                self.ends[lane] = end;
-            }
+            self.append(pieces).await?;
         }
         for (lane, next, latest) in read {
             self.copied[lane] = next;

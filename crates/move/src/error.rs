@@ -1,7 +1,7 @@
 //! What can stop a move.
 
 use anabranch_core::TopicPartition;
-use anabranch_core::engine::{EngineError, Position};
+use anabranch_core::engine::{EngineError, Position, Untranslatable};
 
 /// Why a move did not come to its end. The source is as it was, unless [`MoveError::AfterSwitch`] says otherwise; begun again,
 /// a move goes on where it was.
@@ -75,6 +75,23 @@ pub enum MoveError {
     GroupDiffers {
         /// The group.
         group: String,
+    },
+    /// A topic cannot be moved without another, since positions of that one stand in its records.
+    #[error("topic {topic} cannot be moved without {needs}: positions of that one stand in its records")]
+    Without {
+        /// The topic.
+        topic: String,
+        /// What is not moved with it.
+        needs: String,
+    },
+    /// Positions in a topic's records cannot be translated.
+    #[error(transparent)]
+    Untranslatable(#[from] Untranslatable),
+    /// What was written behind a topic's records is not what is there.
+    #[error("{at}: somebody else has written to the target")]
+    WordDiffers {
+        /// Where.
+        at: TopicPartition,
     },
     /// The source could not be held still long enough, though it was tried again.
     #[error("the source could not be held still for long enough ({attempts} attempts): {reason}")]

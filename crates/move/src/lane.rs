@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{NO_TIMESTAMP, Record, RecordAt};
-use anabranch_core::engine::{Engine, EngineError, Place, Position};
+use anabranch_core::engine::{Engine, EngineError, Noted, Place, Position};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 
@@ -14,6 +14,7 @@ use crate::anchors::Anchors;
 use crate::checksum::Checksum;
 use crate::error::MoveError;
 use crate::stream::Stream;
+use crate::word::Speaker;
 
 /// What of a partition was read on both sides, and is equal. Plain data: it goes on from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,12 @@ pub struct Matched {
     pub anchors: Anchors,
     /// The target compacts while it is written, and has lost records by now of whose keys there are newer ones.
     pub thinned: Option<Thinned>,
+    /// What was noted of its records, where positions of others stand in them.
+    #[serde(default, with = "entries")]
+    pub noted: Noted,
+    /// Positions in its last word, and those that were left out of it.
+    #[serde(default)]
+    pub translated: (u64, u64),
 }
 
 /// What a target that compacts has thinned out.
@@ -64,6 +71,8 @@ impl Matched {
             target_checksum: Checksum::default(),
             anchors: Anchors::default(),
             thinned: is_thinned.then(Thinned::default),
+            noted: Noted::new(),
+            translated: (0, 0),
         }
     }
 
@@ -76,7 +85,7 @@ impl Matched {
     }
 
     /// A record of the source that the target had, and has no more.
-    fn supersede(&mut self, source: &RecordAt) {
+    fn supersede(&mut self, source: &RecordAt, speaker: Option<&Speaker>) {
         let place = Position::from(source.offset);
         self.anchors.note(place, self.end.1);
         self.end = (Position(place.0 + 1), Position(self.end.1.0 + 1));
@@ -86,6 +95,13 @@ impl Matched {
             if source.record.value.is_some() {
                 thinned.owed.insert(key_hash(&source.record));
             }
+        }
+        self.note(&source.record, speaker);
+    }
+
+    fn note(&mut self, record: &Record, speaker: Option<&Speaker>) {
+        if let Some(Speaker { carried, .. }) = speaker {
+            carried.note(&self.at, record, &mut self.noted);
         }
     }
 
@@ -108,7 +124,12 @@ impl Matched {
         self.anchors.translate(position, self.end)
     }
 
-    fn take(&mut self, source: &RecordAt, mut target: RecordAt) -> Result<(), MoveError> {
+    fn take(
+        &mut self,
+        source: &RecordAt,
+        mut target: RecordAt,
+        speaker: Option<&Speaker>,
+    ) -> Result<(), MoveError> {
         // A record without a time may get that of its append: the one thing that a target adds.
         if source.record.timestamp_ms == NO_TIMESTAMP {
             target.record.timestamp_ms = NO_TIMESTAMP;
@@ -130,6 +151,7 @@ impl Matched {
         self.bytes += target.record.size_bytes() as u64;
         self.source_checksum.take(&source.record);
         self.target_checksum.take(&target.record);
+        self.note(&source.record, speaker);
         Ok(())
     }
 }
@@ -144,6 +166,10 @@ fn key_hash(record: &Record) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) matched: Matched,
+    /// Where positions of others stand in its records.
+    pub(crate) speaker: Option<Speaker>,
+    /// Last words that were read in the target.
+    pub(crate) words: Vec<Record>,
     source: Stream,
     target: Stream,
 }
@@ -153,13 +179,14 @@ impl Lane {
         source: &dyn Engine,
         target: &dyn Engine,
         matched: Matched,
+        speaker: Option<Speaker>,
         bytes_max: usize,
     ) -> Result<Self, MoveError> {
         let open = |engine, from| Stream::open(engine, &matched.at, from, bytes_max);
         let (from, to) = matched.end;
         let source = open(source, from).await.map_err(MoveError::Source)?;
         let target = open(target, to).await.map_err(MoveError::Target)?;
-        Ok(Self { matched, source, target })
+        Ok(Self { matched, speaker, words: Vec::new(), source, target })
     }
 
     /// Compares what the target has before `end`. The source has all of that, or they have diverged.
@@ -174,6 +201,9 @@ impl Lane {
     /// Compares the records of the target that are here with those that the source has before `latest`.
     async fn compare_to(&mut self, latest: Position, end: Position) -> Result<(), MoveError> {
         while self.target.ready(end) > 0 {
+            if self.pass_over_word(latest).await? {
+                continue;
+            }
             let is_there = self.source.fill(latest).await;
             if !is_there.map_err(|error| gone_in_source(&self.matched, error))? {
                 let surplus = self.target.first().expect("it is ready");
@@ -186,20 +216,45 @@ impl Lane {
             let gap = self.target.first().map_or(0, |first| self.matched.thinned_before(first));
             if gap > 0 {
                 for _ in 0..gap.min(self.source.ready(latest) as u64) {
-                    self.matched.supersede(&self.source.take().expect("it is ready"));
+                    let source = self.source.take().expect("it is ready");
+                    self.matched.supersede(&source, self.speaker.as_ref());
                 }
                 continue;
             }
-            for _ in 0..self.target.ready(end).min(self.source.ready(latest)) {
-                if self.target.first().is_some_and(|first| self.matched.thinned_before(first) > 0) {
+            for number in 0..self.target.ready(end).min(self.source.ready(latest)) {
+                let first = self.target.first().expect("it is ready");
+                if self.matched.thinned_before(first) > 0 || number > 0 && self.may_be_word(first) {
                     break;
                 }
                 let source = self.source.take().expect("it is ready");
                 let target = self.target.take().expect("it is ready");
-                self.matched.take(&source, target)?;
+                self.matched.take(&source, target, self.speaker.as_ref())?;
             }
         }
         Ok(())
+    }
+
+    fn may_be_word(&self, record: &RecordAt) -> bool {
+        self.speaker.as_ref().is_some_and(|speaker| speaker.may_have_said(&record.record))
+    }
+
+    /// Passes over the target's next record, if that is of a last word, and not copied from the source.
+    async fn pass_over_word(&mut self, latest: Position) -> Result<bool, MoveError> {
+        let first = self.target.first().expect("it is ready");
+        if !self.may_be_word(first) || self.matched.thinned_before(first) > 0 {
+            return Ok(false);
+        }
+        let is_there = self.source.fill(latest).await;
+        is_there.map_err(|error| gone_in_source(&self.matched, error))?;
+        let (source, target) = (self.source.first(), self.target.first());
+        // Both have the time at which they were said, so no two are equal.
+        if source.zip(target).is_some_and(|(source, target)| source.record == target.record) {
+            return Ok(false);
+        }
+        let word = self.target.take().expect("it is ready");
+        self.matched.end.1 = Position(Position::from(word.offset).0 + 1);
+        self.words.push(word.record);
+        Ok(true)
     }
 }
 
@@ -223,6 +278,19 @@ mod place {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<TopicPartition, D::Error> {
         let (topic, partition) = <(String, i32)>::deserialize(from)?;
         Ok(TopicPartition::new(topic, partition))
+    }
+}
+
+mod entries {
+    use anabranch_core::engine::Noted;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(noted: &Noted, to: S) -> Result<S::Ok, S::Error> {
+        noted.iter().collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Noted, D::Error> {
+        Ok(Vec::<(Vec<u8>, Vec<u8>)>::deserialize(from)?.into_iter().collect())
     }
 }
 
@@ -258,12 +326,12 @@ mod tests {
     fn a_record_without_a_time_may_get_one_and_nothing_else_may_differ() {
         let mut matched = matched(false);
         let timeless = Record::new("k", "v");
-        matched.take(&at(0, timeless.clone()), at(0, timeless.clone().at(5))).unwrap();
+        matched.take(&at(0, timeless.clone()), at(0, timeless.clone().at(5)), None).unwrap();
         assert_eq!(matched.source_checksum, matched.target_checksum);
         for other in [Record::new("k", "w"), Record::new("l", "v"), Record::tombstone("k")] {
-            assert!(matched.take(&at(1, timeless.clone()), at(1, other)).is_err());
+            assert!(matched.take(&at(1, timeless.clone()), at(1, other), None).is_err());
         }
-        assert!(matched.take(&at(1, timeless.clone().at(1)), at(1, timeless.at(2))).is_err());
+        assert!(matched.take(&at(1, timeless.clone().at(1)), at(1, timeless.at(2)), None).is_err());
         assert_eq!((matched.records, matched.end), (1, (Position(1), Position(1))));
     }
 
@@ -274,16 +342,16 @@ mod tests {
         let mut matched = matched(true);
         let newest = at(2, record("a"));
         assert_eq!(matched.thinned_before(&newest), 2);
-        matched.supersede(&at(10, record("a")));
-        matched.supersede(&at(12, Record::tombstone("gone")));
+        matched.supersede(&at(10, record("a")), None);
+        matched.supersede(&at(12, Record::tombstone("gone")), None);
         assert_eq!(matched.thinned_before(&newest), 0);
         assert!(matched.check_owed().is_err());
-        matched.take(&at(13, record("a")), newest).unwrap();
+        matched.take(&at(13, record("a")), newest, None).unwrap();
         matched.check_owed().unwrap();
         for (source, target) in [(10, 0), (11, 1), (12, 1), (13, 2), (14, 3)] {
             assert_eq!(matched.translate(Position(source)), Position(target), "{source}");
         }
-        matched.supersede(&at(14, record("lost")));
+        matched.supersede(&at(14, record("lost")), None);
         assert!(matched.check_owed().is_err());
     }
 }

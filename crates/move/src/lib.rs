@@ -9,8 +9,11 @@
 //! Everything that the target holds is read there and compared with the source, record by record. The same reading tells which
 //! position is which, so that groups are translated exactly: an application goes on at the record after its last commit.
 //!
-//! When the target has nearly all, the source is held still for a moment ([`Gate`]): the rest is copied and compared, the groups
-//! are written and read back, and one durable decision makes the target the truth.
+//! Topics in whose records positions of others stand (a flow's state, what a queue has settled) are copied like all others. Whoever
+//! keeps them says by [`Carried`](anabranch_core::engine::Carried) what is to be written behind them, with the target's positions.
+//!
+//! When the target has nearly all, the source is held still for a moment ([`Gate`]): the rest is copied and compared, last
+//! words and groups are written and read back, and one durable decision makes the target the truth.
 //!
 //! ```no_run
 //! # async fn example(
@@ -38,6 +41,7 @@ mod notes;
 mod report;
 mod settings;
 mod stream;
+mod word;
 mod write;
 
 pub use anchors::Anchors;

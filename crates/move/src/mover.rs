@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
-use anabranch_core::engine::{Engine, EngineError, Place, Position};
-use anabranch_core::seam::{Disk, RealDisk};
+use anabranch_core::engine::{Carried, Engine, EngineError, Place, Position};
+use anabranch_core::seam::{Clock, Disk, RealDisk, SystemClock};
 use futures::future::{Either, select, try_join, try_join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use siphasher::sip::SipHasher24;
@@ -22,6 +22,7 @@ use crate::lane::{Lane, Matched};
 use crate::notes::{Notebook, Notes};
 use crate::report::{MovedPartition, MovedTopic, Phase, Progress, Report};
 use crate::settings::PlannedTopic;
+use crate::word::{Speaker, last_words, pieces};
 use crate::write::Writer;
 
 /// Partitions that are compared at the same time.
@@ -47,6 +48,7 @@ pub struct Move {
     gate: Box<dyn Gate>,
     topics: Option<Vec<String>>,
     groups: Option<Vec<String>>,
+    carried: Vec<Arc<dyn Carried>>,
     notebook: Option<Notebook>,
     disk: Arc<dyn Disk>,
     progress: watch::Sender<Progress>,
@@ -71,6 +73,7 @@ impl Move {
             gate,
             topics: None,
             groups: None,
+            carried: Vec::new(),
             notebook: None,
             disk: Arc::new(RealDisk),
             progress: watch::Sender::default(),
@@ -89,6 +92,13 @@ impl Move {
     #[must_use]
     pub fn groups<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.groups = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Among these topics are such in whose records positions of others stand.
+    #[must_use]
+    pub fn carrying(mut self, carried: impl IntoIterator<Item = Arc<dyn Carried>>) -> Self {
+        self.carried.extend(carried);
         self
     }
 
@@ -205,6 +215,7 @@ impl Move {
                 error => MoveError::Source(error),
             })?);
         }
+        self.check_carried(&topics)?;
         if let Some(wanted) = &self.groups {
             groups::check(&*self.source, wanted).await?;
         }
@@ -215,10 +226,28 @@ impl Move {
         Ok(Plan { id: Self::id(&*self.source, &*self.target), topics, lanes })
     }
 
+    /// What the topics need whose positions stand in others' records goes with them.
+    fn check_carried(&self, topics: &[PlannedTopic]) -> Result<(), MoveError> {
+        let is_planned = |name: &String| topics.iter().any(|topic| topic.name == *name);
+        for carried in &self.carried {
+            let own = carried.topics();
+            let Some(topic) = own.iter().find(|name| is_planned(name)) else { continue };
+            if let Some(needs) = own.iter().chain(&carried.needs()).find(|name| !is_planned(name)) {
+                return Err(MoveError::Without { topic: topic.clone(), needs: needs.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn speaker(&self, plan: &Plan, at: &TopicPartition) -> Option<Speaker> {
+        let carried = self.carried.iter().find(|carried| carried.topics().contains(&at.topic))?;
+        Some(Speaker { carried: Arc::clone(carried), id: plan.id.as_str().into() })
+    }
+
     /// Copies, compares and decides, again from what the target holds when something fails that may pass.
     async fn move_all(&self, plan: &Plan, notes: &mut Notes) -> Result<Duration, MoveError> {
         let mut came_further = Instant::now();
-        let (mut compared, mut fenced) = (0, 0);
+        let (mut compared, mut fenced, mut pauses) = (0, 0, 0);
         loop {
             let mut lanes = Vec::new();
             let outcome = self.pass(plan, notes, &mut lanes).await;
@@ -226,10 +255,21 @@ impl Move {
                 notes.matched = lanes.into_iter().map(|lane: Lane| lane.matched).collect();
             }
             let error = match outcome {
-                Ok(done) => {
+                Ok(Some(done)) => {
                     notes.is_decided = true;
                     self.write(notes)?;
                     return Ok(done);
+                }
+                // What was under way then was given up in the middle. The target tells how far it came.
+                Ok(None) if pauses < PAUSES_MAX => {
+                    pauses += 1;
+                    self.gate.go_on().await;
+                    tracing::warn!(pauses, "the pause was too short for what was left; the source goes on");
+                    continue;
+                }
+                Ok(None) => {
+                    let reason = "what was left was more than could be done in that time".to_owned();
+                    MoveError::NotStill { attempts: pauses, reason }
                 }
                 Err(error) => error,
             };
@@ -250,13 +290,13 @@ impl Move {
         }
     }
 
-    /// One try: from fencing an older mover to the decision.
+    /// One try: from fencing an older mover to the decision. `None` if the source could not stand still for long enough.
     async fn pass(
         &self,
         plan: &Plan,
         notes: &mut Notes,
         lanes: &mut Vec<Lane>,
-    ) -> Result<Duration, MoveError> {
+    ) -> Result<Option<Duration>, MoveError> {
         self.progress.send_modify(|progress| progress.phase = Phase::Comparing);
         let (writer, ends) = Writer::open(&*self.target, &plan.id, &plan.lanes).await?;
         for at in plan.lanes.iter() {
@@ -265,7 +305,8 @@ impl Move {
                 None => self.start(plan, at).await?,
             };
             let bytes_max = block_bytes(plan.lanes.len());
-            lanes.push(Lane::open(&*self.source, &*self.target, matched, bytes_max).await?);
+            let speaker = self.speaker(plan, at);
+            lanes.push(Lane::open(&*self.source, &*self.target, matched, speaker, bytes_max).await?);
         }
         self.compare(lanes, &ends, notes).await?;
         self.progress.send_modify(|progress| progress.phase = Phase::Copying);
@@ -296,19 +337,14 @@ impl Move {
             self.progress.send_modify(|progress| progress.phase = Phase::Still);
             let tail = self.tail(&mut copier, lanes, notes, &mut moved);
             match within(pause, tail).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Err(error),
-                None => {
-                    self.gate.go_on().await;
-                    tracing::warn!(attempt, "the pause was too short for what was left; the source goes on");
-                    continue;
-                }
+                Some(done) => done?,
+                None => return Ok(None),
             }
             notes.matched = lanes.iter().map(|lane| lane.matched.clone()).collect();
             notes.set_groups(&moved.report());
             self.write(notes)?;
             match self.gate.switch().await {
-                Ok(()) => return Ok(began.elapsed()),
+                Ok(()) => return Ok(Some(began.elapsed())),
                 Err(MoveError::NotStill { reason, .. }) => {
                     self.gate.go_on().await;
                     tracing::warn!(attempt, reason, "the source did not stand still; it is tried again");
@@ -316,13 +352,10 @@ impl Move {
                 Err(error) => return Err(error),
             }
         }
-        Err(MoveError::NotStill {
-            attempts: PAUSES_MAX,
-            reason: "what was left was more than could be done in that time, or somebody wrote".to_owned(),
-        })
+        Err(MoveError::NotStill { attempts: PAUSES_MAX, reason: "somebody wrote".to_owned() })
     }
 
-    /// The source stands still: copies and compares the rest, and writes groups.
+    /// The source stands still: copies and compares the rest, and writes what stands where.
     async fn tail(
         &self,
         copier: &mut Copier,
@@ -336,16 +369,43 @@ impl Move {
             self.follow(copier, lanes, notes, |copier, _| copier.has_reached(&ends)).await?;
         }
         // Not where the copier believes that it ends.
-        let there = lanes.iter().map(|lane| self.target.locate(&lane.matched.at, Place::Latest));
-        let there = try_join_all(there).await.map_err(MoveError::Target)?;
-        self.compare_lanes(lanes, &there).await?;
+        let there = self.compare_to_the_end(lanes).await?;
         for ((lane, end), there) in lanes.iter_mut().zip(&ends).zip(&there) {
             lane.matched.check_owed()?;
             // Nothing that is shown stands between: all before these was read.
             lane.matched.end = (lane.matched.end.0.max(*end), lane.matched.end.1.max(*there));
         }
+        self.say_last_words(copier, lanes).await?;
         let matched: Vec<_> = lanes.iter().map(|lane| &lane.matched).collect();
         moved.translate(&*self.source, &*self.target, &matched, self.groups.as_deref()).await
+    }
+
+    /// Compares all that the target has; tells where it ends.
+    async fn compare_to_the_end(&self, lanes: &mut [Lane]) -> Result<Vec<Position>, MoveError> {
+        let there = lanes.iter().map(|lane| self.target.locate(&lane.matched.at, Place::Latest));
+        let there = try_join_all(there).await.map_err(MoveError::Target)?;
+        self.compare_lanes(lanes, &there).await?;
+        Ok(there)
+    }
+
+    /// All else is there: writes what stands where to the topics that tell it, and reads that back.
+    async fn say_last_words(&self, copier: &mut Copier, lanes: &mut [Lane]) -> Result<(), MoveError> {
+        let words = last_words(lanes, SystemClock::new().now_ms())?;
+        if words.is_empty() {
+            return Ok(());
+        }
+        lanes.iter_mut().for_each(|lane| lane.words.clear());
+        copier.say(pieces(&words)).await?;
+        let there = self.compare_to_the_end(lanes).await?;
+        for (number, word) in words {
+            let lane = &mut lanes[number];
+            if lane.words != word.records {
+                return Err(MoveError::WordDiffers { at: lane.matched.at.clone() });
+            }
+            lane.matched.end.1 = lane.matched.end.1.max(there[number]);
+            lane.matched.translated = (word.positions, word.gone);
+        }
+        Ok(())
     }
 
     /// Copies, and compares behind that, until `is_enough`.
@@ -482,6 +542,8 @@ fn reported(
         target_checksum: matched.target_checksum,
         source: (matched.start.0, matched.end.0),
         target: (matched.start.1, matched.end.1),
+        translated: matched.translated.0,
+        gone: matched.translated.1,
     });
     MovedTopic {
         name: topic.name.clone(),

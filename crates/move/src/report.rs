@@ -19,7 +19,7 @@ pub enum Phase {
     Copying,
     /// It waits until the source stands still, and copies on.
     Pausing,
-    /// The source stands still: the rest is copied and compared, and groups are written.
+    /// The source stands still: the rest is copied and compared, and what stands where is written.
     Still,
     /// It is decided; settings are written.
     Finishing,
@@ -93,6 +93,10 @@ pub struct MovedPartition {
     pub source: (Position, Position),
     /// The same in the target.
     pub target: (Position, Position),
+    /// Positions of other topics that stand in its records: how many were translated, in what was written behind them.
+    pub translated: u64,
+    /// Of these, positions that were left out, since the source had their records no more.
+    pub gone: u64,
 }
 
 /// A group in the report.

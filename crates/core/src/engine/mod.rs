@@ -18,6 +18,7 @@
 mod admin;
 mod block;
 mod capability;
+mod carried;
 mod error;
 mod group;
 mod queue;
@@ -32,6 +33,7 @@ use async_trait::async_trait;
 pub use self::admin::{Admin, GroupInfo, MemberInfo, PartitionInfo, TopicConfig, TopicInfo};
 pub use self::block::{Block, Payload};
 pub use self::capability::{Capability, Description, ENGINES, Limits, Missing, Support, Unsuitable};
+pub use self::carried::{Carried, Elsewhere, LastWord, Noted, Untranslatable};
 pub use self::error::EngineError;
 pub use self::group::{GroupEvent, GroupMember, GroupPositions};
 pub use self::queue::{

@@ -1,13 +1,17 @@
 //! What a move does when nothing happens to it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use anabranch_broker::Broker;
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
 use anabranch_core::engine::{AppendOptions, Engine, Payload, Position, TopicSpec};
-use anabranch_move::MoveError;
+use anabranch_move::{Begun, Errand, Gate, Move, MoveError, Pause, Watching};
+use async_trait::async_trait;
 
-use crate::stage::{Side, TOPICS, a_move, judge, source};
+use crate::stage::{PLACES, SIGNATURE, Side, TOPICS, a_move, carrying, judge, note_place, source};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_groups_and_settings_are_there_and_the_report_tells_what_was_compared() {
@@ -16,7 +20,11 @@ async fn topics_groups_and_settings_are_there_and_the_report_tells_what_was_comp
     let report = a_move(engines.0.clone(), engines.1.clone()).notes(target.notes()).run().await.unwrap();
     judge(&*engines.0, &*engines.1, "at the end").await;
 
-    assert_eq!(report.topics.len(), TOPICS.len());
+    assert_eq!(report.topics.len(), TOPICS.len() + 1);
+    let places = report.topics.iter().find(|topic| topic.name == PLACES).unwrap();
+    let partition = &places.partitions[0];
+    assert_eq!((partition.records, partition.translated, partition.gone), (4, 1, 0));
+    assert_eq!(partition.source_checksum, partition.target_checksum);
     let orders = report.topics.iter().find(|topic| topic.name == "orders").unwrap();
     let first = &orders.partitions[0];
     assert_eq!(first.records, 6 + 9 + 4);
@@ -38,7 +46,7 @@ async fn only_what_is_named_is_moved() {
     let (source, target) = (source().await, Side::new().await);
     let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
     let plan = a_move(engines.0.clone(), engines.1.clone()).dry_run(true).run().await.unwrap();
-    assert_eq!(plan.topics.len(), TOPICS.len());
+    assert_eq!(plan.topics.len(), TOPICS.len() + 1);
     assert!(target.broker.topic("bills").is_err(), "a dry run does nothing");
     let some = a_move(engines.0.clone(), engines.1.clone()).topics(["bills"]).groups(["audit"]);
     let report = some.run().await.unwrap();
@@ -74,4 +82,83 @@ async fn what_others_have_written_to_the_target_is_found() {
     target.broker.ensure_topic(&TopicSpec::new("bills", 2)).await.unwrap();
     let moved = a_move(engines.0.clone(), Arc::new(target.broker.clone())).run().await;
     assert!(matches!(moved, Err(MoveError::Target(_))));
+}
+
+/// Somebody writes when all is there and last words are said, some times.
+#[derive(Debug)]
+struct GoesOn {
+    gate: Watching,
+    source: Broker,
+    times: AtomicU64,
+}
+
+#[async_trait]
+impl Gate for GoesOn {
+    async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
+        self.gate.begin(errand).await
+    }
+
+    async fn pause(&self) -> Result<Pause, MoveError> {
+        self.gate.pause().await
+    }
+
+    async fn go_on(&self) {
+        self.gate.go_on().await;
+    }
+
+    async fn switch(&self) -> Result<(), MoveError> {
+        let times = self.times.load(Ordering::SeqCst);
+        if times > 0 {
+            self.times.store(times - 1, Ordering::SeqCst);
+            note_place(&self.source, 20 - times).await;
+        }
+        self.gate.switch().await
+    }
+}
+
+/// A last word was said, and the source goes on: what it says then comes behind, and another last word behind that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_word_that_was_said_too_early_is_passed_over() {
+    for keeps_notes in [false, true] {
+        let (source, target) = (source().await, Side::new().await);
+        let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+        let gate = |times| GoesOn {
+            gate: Watching::new(engines.0.clone(), Duration::from_millis(1)),
+            source: source.broker.clone(),
+            times: AtomicU64::new(times),
+        };
+        // The first gives up after some of them; its successor finds them in the target.
+        let begin = |times| {
+            let moving = carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate(times))));
+            if keeps_notes { moving.notes(target.notes()) } else { moving }
+        };
+        assert!(matches!(begin(u64::MAX >> 60).run().await, Err(MoveError::NotStill { .. })));
+        begin(2).run().await.unwrap();
+        judge(&*engines.0, &*engines.1, &format!("notes: {keeps_notes}")).await;
+    }
+}
+
+/// A source that came to be by a move between the same two engines has last words of its own, which are records like others.
+#[tokio::test(flavor = "multi_thread")]
+async fn last_words_of_the_source_are_copied() {
+    let (source, target) = (source().await, Side::new().await);
+    let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+    let id = Move::id(&*engines.0, &*engines.1);
+    let to = TopicPartition::new(PLACES, 0);
+    for time in 0..3 {
+        let word = Record::new("place", "5").header(SIGNATURE, id.clone()).at(time);
+        Engine::append(&source.broker, &to, Payload::from(word), AppendOptions::default()).await.unwrap();
+    }
+    a_move(engines.0.clone(), engines.1.clone()).run().await.unwrap();
+    judge(&*engines.0, &*engines.1, "at the end").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_translated_is_not_moved() {
+    let (source, target) = (source().await, Side::new().await);
+    let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+    let moved = a_move(engines.0.clone(), engines.1.clone()).topics([PLACES, "bills"]).run().await;
+    let Err(MoveError::Without { topic, needs }) = moved else { panic!("{moved:?}") };
+    assert_eq!((&*topic, &*needs), (PLACES, "orders"));
+    assert!(target.broker.topic(PLACES).is_err());
 }

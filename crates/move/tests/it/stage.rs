@@ -8,11 +8,16 @@ use anabranch_broker::Broker;
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{Record, RecordAt};
 use anabranch_core::engine::{
-    AppendOptions, Engine, GroupPositions, Payload, Place, Position, ReadLimits, TopicSpec, Transactions,
+    AppendOptions, Carried, Elsewhere, Engine, GroupPositions, LastWord, Noted, Payload, Place, Position,
+    ReadLimits, TopicSpec, Transactions, Untranslatable,
 };
 use anabranch_move::{Move, Watching};
 
 pub(crate) const TOPICS: [(&str, i32); 3] = [("orders", 2), ("bills", 1), ("empty", 1)];
+/// Its newest record of the key `place` tells a position in the first partition of `orders`.
+pub(crate) const PLACES: &str = "places";
+/// What the header of a last word is called.
+pub(crate) const SIGNATURE: &str = "anabranch.move";
 
 /// A broker in a directory of its own.
 pub(crate) struct Side {
@@ -71,6 +76,11 @@ pub(crate) async fn source() -> Side {
     Engine::append(broker, &orders[0], some(4), how()).await.unwrap();
     broker.trim(&orders[0], Position(3)).await.unwrap();
     broker.trim(&bills, Position(1)).await.unwrap();
+    let places = TopicSpec::new(PLACES, 1).config("cleanup.policy", "compact");
+    broker.ensure_topic(&places).await.unwrap();
+    for position in [3, 11] {
+        note_place(broker, position).await;
+    }
     let end = broker.locate(&orders[1], Place::Latest).await.unwrap();
     for (group, positions) in [
         ("shipping", vec![(orders[0].clone(), Position(11)), (orders[1].clone(), end)]),
@@ -81,6 +91,44 @@ pub(crate) async fn source() -> Side {
         broker.admin().set_group_positions(&to).await.unwrap();
     }
     side
+}
+
+/// Somebody has come to this position of the first partition of `orders`, and has something else to keep.
+pub(crate) async fn note_place(broker: &Broker, position: u64) {
+    let records = vec![Record::new(format!("kept-{position}"), "as it is"), place(position)];
+    let to = TopicPartition::new(PLACES, 0);
+    Engine::append(broker, &to, Payload::Records(records), AppendOptions::default()).await.unwrap();
+}
+
+fn place(position: u64) -> Record {
+    Record::new("place", position.to_string()).at(1_790_000_000_000)
+}
+
+/// Whose own `places` is.
+#[derive(Debug)]
+struct Places;
+
+impl Carried for Places {
+    fn topics(&self) -> Vec<String> {
+        vec![PLACES.to_owned()]
+    }
+
+    fn needs(&self) -> Vec<String> {
+        vec!["orders".to_owned()]
+    }
+
+    fn note(&self, _: &TopicPartition, record: &Record, noted: &mut Noted) {
+        if record.key.as_deref() == Some(b"place") {
+            noted.insert(b"place".to_vec(), record.value.clone().unwrap().to_vec());
+        }
+    }
+
+    fn last_word(&self, at: &TopicPartition, there: &dyn Elsewhere) -> Result<LastWord, Untranslatable> {
+        let noted = there.noted(at).and_then(|noted| noted.get(&b"place"[..])).unwrap();
+        let position = Position(std::str::from_utf8(noted).unwrap().parse().unwrap());
+        let position = there.translate(&TopicPartition::new("orders", 0), position).unwrap();
+        Ok(LastWord { records: vec![place(position.0)], positions: 1, gone: 0 })
+    }
 }
 
 /// A transaction whose records nobody ever sees.
@@ -107,6 +155,7 @@ pub(crate) async fn shown(engine: &dyn Engine, at: &TopicPartition) -> Vec<Recor
 
 /// The target shows what the source shows, each record once, in order, and each group goes on at the same record.
 pub(crate) async fn judge(source: &dyn Engine, target: &dyn Engine, told: &str) {
+    judge_places(source, target, told).await;
     for (topic, partitions) in TOPICS {
         for partition in 0..partitions {
             let at = TopicPartition::new(topic, partition);
@@ -133,8 +182,37 @@ pub(crate) async fn judge(source: &dyn Engine, target: &dyn Engine, told: &str) 
     }
 }
 
+/// What tells a place is there as it was, each record once and in order, with last words between; the newest is the same record's.
+async fn judge_places(source: &dyn Engine, target: &dyn Engine, told: &str) {
+    let (at, orders) = (TopicPartition::new(PLACES, 0), TopicPartition::new("orders", 0));
+    let (here, there) = (shown(source, &at).await, shown(target, &at).await);
+    let is_word = |at: &&RecordAt| {
+        at.record.headers.first().is_some_and(|header| header.key == SIGNATURE.as_bytes())
+            && !here.iter().any(|source| source.record == at.record)
+    };
+    assert!(there.last().as_ref().is_some_and(is_word), "{told}");
+    let copied: Vec<_> = there.iter().filter(|at| !is_word(at)).map(|at| &at.record).collect();
+    assert_eq!(copied, here.iter().map(|at| &at.record).collect::<Vec<_>>(), "{told}");
+    let next = async |engine: &dyn Engine, all: &[RecordAt]| {
+        let newest = all.iter().rfind(|at| at.record.key.as_deref() == Some(b"place")).unwrap();
+        let newest: i64 =
+            std::str::from_utf8(newest.record.value.as_ref().unwrap()).unwrap().parse().unwrap();
+        shown(engine, &orders).await.into_iter().find(|at| at.offset.0 >= newest).map(|at| at.record)
+    };
+    let (here, there) = (next(source, &here).await, next(target, &there).await);
+    assert!(here.is_some());
+    assert_eq!(there, here, "{told}");
+    let configs = target.admin().topic_configs(PLACES).await.unwrap();
+    let policy = configs.into_iter().find(|config| config.name == "cleanup.policy");
+    assert_eq!(policy.unwrap().value.as_deref(), Some("compact"), "{told}");
+}
+
 /// A move of all of it, where the source stands still as soon as it is looked at.
 pub(crate) fn a_move(source: Arc<dyn Engine>, target: Arc<dyn Engine>) -> Move {
     let gate = Watching::new(Arc::clone(&source), Duration::from_millis(1));
-    Move::new(source, target, Box::new(gate))
+    carrying(Move::new(source, target, Box::new(gate)))
+}
+
+pub(crate) fn carrying(a_move: Move) -> Move {
+    a_move.carrying([Arc::new(Places) as Arc<dyn Carried>])
 }
