@@ -19,7 +19,7 @@ use std::time::Duration;
 use anabranch_core::batch::RecordAt;
 use anabranch_core::engine::{Position, QueueSpec, Settlement, TakeLimits, Times, TooLate};
 
-use crate::snapshot::{Run, Snapshot};
+use crate::snapshot::{Run, Snapshot, push};
 
 /// Whoever waits for this time waits for nothing.
 const AT_ONCE: i64 = 0;
@@ -130,10 +130,7 @@ impl Backlog {
                 State::Waiting { until_ms } => until_ms,
                 State::Ready | State::Out { .. } | State::Dying => AT_ONCE,
             };
-            match runs.last_mut() {
-                Some(run) if run.goes_on_with(*position, entry.count, until_ms) => run.len += 1,
-                _ => runs.push(Run { from: *position, len: 1, count: entry.count, until_ms }),
-            }
+            push(&mut runs, *position, entry.count, until_ms);
         }
         Snapshot::new(self.next, runs)
     }

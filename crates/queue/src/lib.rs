@@ -10,6 +10,7 @@
 //! * `worker.rs`: a task per partition: reads, stores, hands out
 //! * `member.rs`: a task per consumer: which partitions are its own
 //! * `consumer.rs`: what the application holds
+//! * `moving.rs`: what of it goes to another engine
 //!
 //! An engine offers it so:
 //!
@@ -29,6 +30,7 @@ mod letters;
 mod member;
 #[cfg(test)]
 mod model;
+mod moving;
 mod shared;
 mod snapshot;
 mod worker;
@@ -41,6 +43,7 @@ use anabranch_core::engine::{
 use anabranch_core::seam::{Clock, SystemClock};
 
 use crate::consumer::Consumer;
+pub use crate::moving::Settlements;
 
 /// Between the names of a group and a topic in that of their settlements. No group's name has its first six letters, so no
 /// two pairs have one name.

@@ -45,8 +45,16 @@ impl From<Run> for (u64, u64, u32, i64) {
 }
 
 impl Run {
-    pub(crate) fn goes_on_with(&self, position: Position, count: u32, until_ms: i64) -> bool {
+    fn goes_on_with(&self, position: Position, count: u32, until_ms: i64) -> bool {
         self.from.0 + self.len == position.0 && self.count == count && self.until_ms == until_ms
+    }
+}
+
+/// Adds an unsettled record behind others.
+pub(crate) fn push(runs: &mut Vec<Run>, position: Position, count: u32, until_ms: i64) {
+    match runs.last_mut() {
+        Some(run) if run.goes_on_with(position, count, until_ms) => run.len += 1,
+        _ => runs.push(Run { from: position, len: 1, count, until_ms }),
     }
 }
 
@@ -89,6 +97,25 @@ impl Snapshot {
             end = behind;
         }
         Ok(snapshot)
+    }
+
+    /// The same with other positions. `translate` tells where the record is that is read next from a position on, or fails for all.
+    /// How many positions were translated is told, and how many were left out, since there are no records at them any more.
+    pub(crate) fn translate(
+        &self,
+        translate: impl Fn(Position) -> Option<Position>,
+    ) -> Option<(Self, u64, u64)> {
+        let (mut runs, mut positions, mut gone) = (Vec::<Run>::new(), 1, 0);
+        for (position, count, until_ms) in self.positions() {
+            let (there, behind) = (translate(position)?, translate(Position(position.0 + 1))?);
+            if there == behind {
+                gone += 1;
+                continue;
+            }
+            positions += 1;
+            push(&mut runs, there, count, until_ms);
+        }
+        Some((Self::new(translate(self.next)?, runs), positions, gone))
     }
 
     /// Of each unsettled record the position, the count, and the time that it waits for.

@@ -29,8 +29,8 @@ const READ: ReadLimits = ReadLimits { bytes_max: 256 << 10, wait_max: Duration::
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of records that are ready and not handed out.
 const READY_BYTES_MAX: usize = 1 << 20;
-/// How often a transaction is tried of which nothing was done.
-const TRIES_MAX: u32 = 5;
+/// How long a transaction is tried of which nothing was done: for longer than a move to another engine holds its topics still.
+const TRIED_FOR: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long after an error it begins anew.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -344,12 +344,11 @@ impl<'a> Session<'a> {
     }
 
     async fn commit(&mut self, mut appends: Vec<(TopicPartition, Payload)>) -> Result<(), EngineError> {
-        let (mut tries, mut is_stripped) = (0, false);
+        let (until, mut is_stripped) = (Instant::now() + TRIED_FOR, false);
         loop {
-            tries += 1;
             match self.producer.commit(appends.clone(), None).await {
                 Ok(_) => return Ok(()),
-                Err(EngineError::Aborted { .. } | EngineError::Away { .. }) if tries < TRIES_MAX => {
+                Err(EngineError::Aborted { .. } | EngineError::Away { .. }) if Instant::now() < until => {
                     sleep(PAUSE).await;
                 }
                 // The topic of dead letters does not take one: less is better than none, and all is at the source.
