@@ -39,6 +39,9 @@ const CLAIMS_TRIED_MAX: u32 = 100;
 /// positions before the end, and else in the whole log.
 const NEWEST_WITHIN: u64 = 64;
 
+/// What the name of a changelog ends with.
+pub(crate) const CHANGELOG: &str = "-changelog";
+
 /// Where a shard's state lives.
 #[derive(Debug, Clone)]
 pub(crate) struct Changelog {
@@ -72,7 +75,7 @@ pub(crate) struct Opening<'a> {
 
 /// The name of a flow's changelog.
 pub(crate) fn changelog_of(flow: &str) -> String {
-    format!("{flow}-changelog")
+    format!("{flow}{CHANGELOG}")
 }
 
 /// The name of the topic that tells how far the intakes of a flow are.
@@ -297,9 +300,14 @@ impl<'a> Restore<'a> {
         }
         let stands = Position(mark.position);
         let newest = match stands >= self.span.start {
-            true => self.span.read_from(stands).await?.newest().await?.map(|newest| newest.step),
+            true => self.span.read_from(stands).await?.newest().await?,
             false => None,
         };
+        let moved_times = |progress: &Option<Progress>| progress.as_ref().map_or(0, Progress::moved_times);
+        if newest.is_some() && moved_times(&newest) != moved_times(&known) {
+            return Ok(Standing::Useless("the local copy was made before the flow came from another engine"));
+        }
+        let newest = newest.map(|newest| newest.step);
         let known = known.map_or(0, |known| known.step);
         let age_ms = self.now_ms.saturating_sub(mark.written_ms);
         Ok(match newest {

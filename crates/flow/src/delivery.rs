@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 use crate::FlowError;
 use crate::outbox::{Batches, Outgoing, unwritable};
@@ -18,6 +19,11 @@ use crate::work::Step;
 
 /// What a step takes longer than this is given up, so that readers of its topics need not wait: as in Kafka's clients.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long it is tried again of which nothing was done: for longer than a move to another engine holds its topics still.
+const TRIED_FOR: Duration = Duration::from_secs(15);
+/// How long it waits before.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What readers of a flow's results can count on, however often it is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -233,7 +239,8 @@ impl Delivery {
                     .filter(|_| !stands.is_empty())
                     .map(|group| GroupPositions { group, positions: stands });
                 let appends = appends.into_iter().map(|(to, batch)| (to, Payload::from(batch))).collect();
-                let appended = producer.commit(appends, positions).await?;
+                let commit = commit_again(&mut **producer, appends, positions);
+                let appended = commit.await?;
                 let logged = appended.last().map(|last| last.first);
                 let reached =
                     whereto.into_iter().zip(appended.iter().map(|appended| appended.next)).collect();
@@ -250,13 +257,45 @@ impl Delivery {
         records: Vec<Record>,
     ) -> Result<Option<Appended>, FlowError> {
         let how = AppendOptions { expected: Some(end), ..AppendOptions::default() };
-        match engine.append(&self.log, records.into(), how).await {
+        let payload = Payload::from(records);
+        match again(|| engine.append(&self.log, payload.clone(), how.clone())).await {
             Ok(appended) => {
                 self.how = How::Conditions(appended.next);
                 Ok(Some(appended))
             }
             Err(EngineError::NotAtEnd { .. }) => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Commits, again while the engine says that nothing was done.
+async fn commit_again(
+    producer: &mut dyn TransactionalProducer,
+    appends: Vec<(TopicPartition, Payload)>,
+    positions: Option<GroupPositions>,
+) -> Result<Vec<Appended>, EngineError> {
+    let until = Instant::now() + TRIED_FOR;
+    loop {
+        match producer.commit(appends.clone(), positions.clone()).await {
+            Err(EngineError::Away { .. } | EngineError::Aborted { .. }) if Instant::now() < until => {
+                sleep(AGAIN_AFTER).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Does it again while the engine says that nothing was done.
+async fn again<T, F>(call: impl Fn() -> F) -> Result<T, EngineError>
+where
+    F: Future<Output = Result<T, EngineError>>,
+{
+    let until = Instant::now() + TRIED_FOR;
+    loop {
+        match call().await {
+            Err(EngineError::Away { .. }) if Instant::now() < until => sleep(AGAIN_AFTER).await,
+            done => return done,
         }
     }
 }
@@ -270,7 +309,8 @@ async fn append_all(
     let append = |(to, batches): (TopicPartition, Vec<Bytes>)| async move {
         let mut reached = Position(0);
         for batch in batches {
-            reached = engine.append(&to, batch.into(), AppendOptions::default()).await?.next;
+            let append = || engine.append(&to, batch.clone().into(), AppendOptions::default());
+            reached = again(append).await?.next;
         }
         Ok::<_, FlowError>((to, reached))
     };

@@ -43,6 +43,11 @@ pub(crate) struct Share {
     pub(crate) shards: BTreeSet<i32>,
 }
 
+/// In words.
+const PER_PARTITION: &str = "a shard per partition";
+/// More than any engine has of a topic: what is read does not take memory beyond that.
+const PARTITIONS_MAX: i32 = 1 << 20;
+
 /// The name of the topic between a flow's sources and its shards.
 pub(crate) fn repartition_of(flow: &str) -> String {
     format!("{flow}-repartition")
@@ -179,6 +184,29 @@ impl Layout {
         Ok(Progress { taken, ..Progress::beginning(positions, sources) })
     }
 
+    /// As it was for the flow that has this identity, as far as that tells; `None` if nobody says so.
+    pub(crate) fn of_identity(flow: &str, identity: &str) -> Option<Self> {
+        let rest = identity.strip_prefix("flow ")?.strip_prefix(flow)?.strip_prefix(" from ")?;
+        let (topics, rest) = rest.split_once("; windows ")?;
+        let (mut sources, mut partitions_max) = (Vec::new(), 0);
+        for topic in topics.split(", ") {
+            let (topic, partitions) = topic.strip_suffix(" partitions)")?.rsplit_once(" (")?;
+            let partitions: i32 =
+                partitions.parse().ok().filter(|count| (1..=PARTITIONS_MAX).contains(count))?;
+            sources.extend((0..partitions).map(|partition| TopicPartition::new(topic, partition)));
+            partitions_max = partitions_max.max(partitions);
+        }
+        let last = rest.rsplit_once("; ")?.1;
+        let shards = last.strip_suffix(" shards").and_then(|shards| shards.parse().ok());
+        let (sharding, shards) = match shards {
+            Some(shards) => (Sharding::Keys(shards), shards),
+            None if last == PER_PARTITION => (Sharding::Partitions, partitions_max),
+            None => (Sharding::One, 1),
+        };
+        let (mode, flow) = (Mode::Transactions, flow.to_owned());
+        Some(Self { mode, sharding, sources, partitions_max, flow, shards })
+    }
+
     /// What the shape of the state depends on, in words.
     pub(crate) fn identity(&self, frame: &Frame) -> String {
         let mut counts: Vec<(&str, usize)> = Vec::new();
@@ -193,7 +221,7 @@ impl Layout {
         let shards = match self.sharding {
             Sharding::One => String::new(),
             Sharding::Keys(shards) => format!("; {shards} shards"),
-            Sharding::Partitions => "; a shard per partition".to_owned(),
+            Sharding::Partitions => format!("; {PER_PARTITION}"),
         };
         format!(
             "flow {} from {}; windows {}; aggregate {}{shards}{}",

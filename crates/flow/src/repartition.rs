@@ -3,6 +3,9 @@
 //! A record is there as it was in its source, with one header more, which says where it was and how far event time had come
 //! there. So a shard's watermark, and what is late, are those of one process that reads the sources in this order. After
 //! every step that brings news of event time, each shard is told by a *marker*, which has that header and nothing else.
+//!
+//! Where the topic came from another engine a *change* stands between records that have their positions there and those that
+//! have them here. Shards know where that is ([`crate::state::Change`]), and pass over it; it is for who moves the topic once more.
 
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::{Header, NO_TIMESTAMP, Record};
@@ -13,6 +16,8 @@ use crate::FlowError;
 
 /// The header's name. Its value is the [`Envelope`] in postcard's form.
 const HEADER: &str = "anabranch.flow";
+/// Stands in a change for the source.
+const CHANGE: u32 = u32::MAX;
 
 /// Where a record comes from, or how a source partition stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +51,37 @@ impl Envelope {
 
     /// A record as it was in its source, and where that was. `at` is where it was read from.
     pub(crate) fn open(at: &TopicPartition, mut record: Record) -> Result<(Self, Record), FlowError> {
-        let header = record.headers.pop().filter(|header| header.key == HEADER.as_bytes());
-        let value = header.and_then(|header| header.value).unwrap_or_default();
-        match postcard::take_from_bytes(&value) {
-            Ok((envelope, [])) => Ok((envelope, record.at(envelope.timestamp_ms))),
-            _ => Err(FlowError::Repartitioned { topic: at.topic.clone() }),
+        let envelope =
+            Self::of(&record).ok_or_else(|| FlowError::Repartitioned { topic: at.topic.clone() })?;
+        record.headers.pop();
+        Ok((envelope, record.at(envelope.timestamp_ms)))
+    }
+
+    /// What the record's last header tells.
+    pub(crate) fn of(record: &Record) -> Option<Self> {
+        let header = record.headers.last().filter(|header| header.key == HEADER.as_bytes())?;
+        let value = header.value.as_deref().unwrap_or_default();
+        match postcard::take_from_bytes::<Self>(value).ok()? {
+            (envelope, []) => Some(envelope),
+            _ => None,
         }
+    }
+
+    /// What stands between positions of two engines.
+    pub(crate) fn change() -> Result<Record, FlowError> {
+        let marker = Some(Idle(false));
+        let change =
+            Self { source: CHANGE, position: 0, latest_event_ms: None, timestamp_ms: NO_TIMESTAMP, marker };
+        change.to_marker()
+    }
+
+    pub(crate) fn is_change(&self) -> bool {
+        self.source == CHANGE
+    }
+
+    /// The record that comes next from this source.
+    pub(crate) fn next(&self) -> u64 {
+        self.position + u64::from(self.marker.is_none())
     }
 
     /// A marker.

@@ -191,6 +191,9 @@ where
     fn accept(&mut self, input: usize, at: RecordAt) -> Result<(), FlowError> {
         let position = at.offset.0.cast_unsigned();
         if self.progress.taken.is_some() {
+            // What lies between them and this one is not shown.
+            self.progress.positions[input] = position;
+            self.progress.pass_changes();
             self.accept_repartitioned(input, at.record)?;
         } else {
             self.progress.counts.records_in += 1;
@@ -205,6 +208,9 @@ where
     /// A record from a source, or how things stand there. What was taken in before says nothing new.
     fn accept_repartitioned(&mut self, input: usize, record: Record) -> Result<(), FlowError> {
         let (envelope, record) = Envelope::open(&self.origins.inputs[input], record)?;
+        if envelope.is_change() {
+            return Ok(());
+        }
         let Envelope { source, position, latest_event_ms, marker, .. } = envelope;
         let source = source as usize;
         let taken = self.progress.taken.as_mut().and_then(|taken| taken.positions.get_mut(source));
@@ -215,7 +221,7 @@ where
             self.repeated += u64::from(marker.is_none());
             return Ok(());
         }
-        *taken = position + u64::from(marker.is_none());
+        *taken = envelope.next();
         self.watermarks.told(source, latest_event_ms, marker.is_some_and(|Idle(idle)| idle));
         match marker {
             Some(_) => Ok(()),

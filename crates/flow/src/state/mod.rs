@@ -11,8 +11,8 @@ mod store;
 mod table;
 
 pub(crate) use key::{KEY_BYTES_MAX, WindowKey};
-pub(crate) use progress::{Progress, Taken};
-pub(crate) use record::{NoOrigin, Origin, claim};
+pub(crate) use progress::{Change, Moved, Progress, Taken};
+pub(crate) use record::{NoOrigin, Origin, about_progress, claim, is_origin, is_progress};
 pub(crate) use store::{Changes, Mark, Role, Store};
 pub(crate) use table::{Entry, Stage, Table};
 

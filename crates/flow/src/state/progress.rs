@@ -1,5 +1,7 @@
 //! How far a flow has come.
 
+use std::collections::VecDeque;
+
 use anabranch_core::batch::Record;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,9 @@ pub(crate) struct Progress {
     /// else, and only where it is: other progress reads as ever.
     #[serde(skip)]
     pub(crate) taken: Option<Taken>,
+    /// Whether the flow came from another engine. It comes behind all else, too, and only where it is.
+    #[serde(skip)]
+    pub(crate) moved: Option<Moved>,
 }
 
 /// How far a shard has taken in source partitions that come to it by another topic.
@@ -39,6 +44,24 @@ pub(crate) struct Taken {
     pub(crate) positions: Vec<u64>,
     /// Whether the source partition brings nothing.
     pub(crate) idle: Vec<bool>,
+}
+
+/// A flow that came from another engine ([`crate::OwnTopics`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moved {
+    /// How often that was: a local copy that does not know of all of them has places of another engine's changelog.
+    pub(crate) times: u32,
+    /// Where what a shard reads changes from one engine's positions to another's, in order. What lies behind the shard is gone.
+    pub(crate) ahead: VecDeque<Change>,
+}
+
+/// From one position of a shard's input on, the records in it have their sources' positions in the engine that it is on now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    /// The position in the input.
+    pub(crate) at: u64,
+    /// [`Taken::positions`] of whoever has taken in all that comes before it.
+    pub(crate) taken: Vec<u64>,
 }
 
 impl Progress {
@@ -53,6 +76,20 @@ impl Progress {
             expired_ms: NO_WATERMARK,
             counts: Counts::default(),
             taken: None,
+            moved: None,
+        }
+    }
+
+    /// How often the flow came from another engine.
+    pub(crate) fn moved_times(&self) -> u32 {
+        self.moved.as_ref().map_or(0, |moved| moved.times)
+    }
+
+    /// Takes to another engine's positions where the input has come to them.
+    pub(crate) fn pass_changes(&mut self) {
+        let (Some(taken), Some(moved)) = (&mut self.taken, &mut self.moved) else { return };
+        while let Some(change) = moved.ahead.pop_front_if(|change| change.at <= self.positions[0]) {
+            taken.positions = change.taken;
         }
     }
 
@@ -61,28 +98,41 @@ impl Progress {
         Ok(record::of(About::Progress, PROGRESS, Some(self.to_bytes()?)))
     }
 
-    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, FlowError> {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, FlowError> {
         let mut bytes = serialise(self, "flow's progress")?;
-        if let Some(taken) = &self.taken {
+        // Where one that is not there comes before one that is, an empty one says so: there always is a source.
+        let taken = match (&self.taken, &self.moved) {
+            (None, Some(_)) => Some(&Taken { positions: Vec::new(), idle: Vec::new() }),
+            (taken, _) => taken.as_ref(),
+        };
+        if let Some(taken) = taken {
             bytes.extend(serialise(taken, "flow's progress")?);
+        }
+        if let Some(moved) = &self.moved {
+            bytes.extend(serialise(moved, "flow's progress")?);
         }
         Ok(bytes)
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (progress, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
         if rest.is_empty() {
             return Some(progress);
         }
+        let (taken, rest) = postcard::take_from_bytes::<Taken>(rest).ok()?;
+        let taken = Some(taken).filter(|taken| !taken.positions.is_empty());
+        if rest.is_empty() {
+            return taken.map(|taken| Self { taken: Some(taken), ..progress });
+        }
         match postcard::take_from_bytes(rest).ok()? {
-            (taken, []) => Some(Self { taken: Some(taken), ..progress }),
+            (moved, []) => Some(Self { taken, moved: Some(moved), ..progress }),
             _ => None,
         }
     }
 
     /// Whether the record of a changelog tells it.
     pub(crate) fn is_in(record: &Record) -> bool {
-        record.key.as_deref().and_then(record::about).is_some_and(|(about, _)| about == About::Progress)
+        record::is_progress(record)
     }
 
     /// Out of a record that tells it.
@@ -100,12 +150,30 @@ mod tests {
         let plain = Progress::beginning(vec![3, 4], 2);
         let taken = Taken { positions: vec![300, 1], idle: vec![true, false] };
         let shard = Progress { taken: Some(taken), ..plain.clone() };
-        for progress in [&plain, &shard] {
+        let change = Change { at: 7, taken: vec![1, 2] };
+        let moved = Some(Moved { times: 1, ahead: [change].into() });
+        let both = [&plain, &shard].map(|progress| Progress { moved: moved.clone(), ..progress.clone() });
+        for progress in [&plain, &shard, &both[0], &both[1]] {
             let bytes = progress.to_bytes().unwrap();
             assert_eq!(Progress::from_bytes(&bytes).as_ref(), Some(progress));
             assert_eq!(Progress::from_bytes(&[&bytes[..], b"x"].concat()), None);
             assert_eq!(Progress::from_bytes(&bytes[..bytes.len() - 1]), None);
         }
         assert!(shard.to_bytes().unwrap().starts_with(&plain.to_bytes().unwrap()));
+    }
+
+    #[test]
+    fn positions_change_where_the_input_comes_to_them() {
+        let taken = Taken { positions: vec![300, 1], idle: vec![false, false] };
+        let change = |at, taken: [u64; 2]| Change { at, taken: taken.to_vec() };
+        let moved = Moved { times: 2, ahead: [change(5, [10, 2]), change(9, [4, 4])].into() };
+        let mut progress = Progress::beginning(vec![4], 2);
+        (progress.taken, progress.moved) = (Some(taken), Some(moved));
+        for (position, expected) in [(4, [300, 1]), (5, [10, 2]), (8, [10, 2]), (12, [4, 4])] {
+            progress.positions[0] = position;
+            progress.pass_changes();
+            assert_eq!(progress.taken.as_ref().unwrap().positions, expected, "at {position}");
+        }
+        assert_eq!(progress.moved, Some(Moved { times: 2, ahead: VecDeque::new() }));
     }
 }

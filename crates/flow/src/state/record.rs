@@ -67,6 +67,21 @@ pub(crate) fn of(about: About, key: &[u8], value: Option<Vec<u8>>) -> Record {
     }
 }
 
+/// A record that tells of progress under a key of its own, which `name` tells from others: no other record takes its place.
+pub(crate) fn about_progress(name: &str, value: Vec<u8>) -> Record {
+    of(About::Progress, name.as_bytes(), Some(value))
+}
+
+/// Whether it is the first record of a log, in whatever format.
+pub(crate) fn is_origin(record: &Record) -> bool {
+    record.key.as_deref().and_then(about) == Some((About::Origin, ORIGIN_KEY))
+}
+
+/// Whether it tells of progress.
+pub(crate) fn is_progress(record: &Record) -> bool {
+    record.key.as_deref().and_then(about).is_some_and(|(about, _)| about == About::Progress)
+}
+
 /// Says nothing: that it is there moves the end of the log, so that whoever appends on the condition of the old one cannot.
 pub(crate) fn claim() -> Record {
     of(About::Claim, CLAIM_KEY, Some(Vec::new()))
@@ -79,7 +94,7 @@ impl Origin {
     }
 
     pub(crate) fn parse(record: &Record) -> Result<Self, NoOrigin> {
-        if record.key.as_deref().and_then(about) != Some((About::Origin, ORIGIN_KEY)) {
+        if !is_origin(record) {
             return Err(NoOrigin::Other);
         }
         let value = record.value.as_deref().unwrap_or_default();
