@@ -13,6 +13,7 @@ mod harness;
 mod help;
 mod kill9;
 mod moves;
+mod moves_state;
 mod runners;
 mod serve;
 mod shards_kill;

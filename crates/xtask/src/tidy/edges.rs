@@ -97,6 +97,7 @@ const ALLOWED: &[Allowed] = &[
             "anabranch-core",
             "anabranch-log",
             "anabranch-wire",
+            "anabranch-queue",
             "anabranch-broker",
             "anabranch-serve",
             "anabranch-flow",

@@ -14,6 +14,7 @@ use anabranch::engine::Engine;
 use anabranch_move::{Move, MoveError};
 use anyhow::Context;
 
+use self::own::{Left, Own};
 use self::side::{Side, open_source, open_target};
 use super::failure::{Advise, usage};
 use super::output::Output;
@@ -21,8 +22,9 @@ use super::output::Output;
 /// Move topics and groups from one engine to another, while they are in use
 ///
 /// Records are copied in order, with keys, headers and timestamps, and read back and compared with the source, all of
-/// them. Where groups stand is translated exactly: an application goes on at the record after its last commit. At the end
-/// the source is held still for a moment. Interrupted anywhere, the same command goes on where it was.
+/// them. Where groups stand is translated exactly: an application goes on at the record after its last commit. Flows and
+/// queues go on where they were, too: what they have stored is moved with their topics. At the end the source is held
+/// still for a moment. Interrupted anywhere, the same command goes on where it was.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct MoveArgs {
@@ -102,9 +104,9 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
     };
     let notes = args.state.clone().unwrap_or(notes).join(Move::id(&*source, &*target));
     let moved = async {
-        let Chosen { topics, left } = choose(args, &*source).await?;
+        let (topics, Own { carried, left }) = choose(args, &*source, &*target).await?;
         let mut moving = Move::new(source.clone(), target.clone(), gate).notes(&notes).dry_run(args.dry_run);
-        moving = moving.topics(topics);
+        moving = moving.topics(topics).carrying(carried);
         if !args.groups.is_empty() {
             moving = moving.groups(args.groups.iter().cloned());
         }
@@ -122,31 +124,29 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
     moved
 }
 
-/// What is moved, and what stays.
-struct Chosen {
-    topics: Vec<String>,
-    /// Topics that are a flow's or a queue's own.
-    left: Vec<String>,
-}
-
 /// What came of it.
 struct Moved {
     report: anabranch_move::Report,
-    left: Vec<String>,
+    left: Vec<Left>,
 }
 
-async fn choose(args: &MoveArgs, source: &dyn Engine) -> anyhow::Result<Chosen> {
+/// The topics that are moved, and what of a flow's or a queue's own is carried and what is left.
+async fn choose(
+    args: &MoveArgs,
+    source: &dyn Engine,
+    target: &dyn Engine,
+) -> anyhow::Result<(Vec<String>, Own)> {
     let all = source.admin().topics().await.context("cannot list the topics of the source")?;
     let all: Vec<_> = all.into_iter().filter(|topic| !topic.is_internal).map(|topic| topic.name).collect();
     let wanted = if args.topics.is_empty() { all.clone() } else { args.topics.clone() };
-    let there: Vec<_> = wanted.iter().filter(|name| all.contains(name)).cloned().collect();
-    let left = own::own_topics(source, &there).await.context("cannot read the source")?;
-    if let (false, Some(own)) = (args.topics.is_empty(), left.first()) {
-        return Err(usage(format!("--topics {own}: it is a flow's or a queue's own, and means nothing elsewhere"))).advise(
-            "Leave it out. There, a flow reads its input again and writes its results under the same keys; a queue begins where its group stands: let it run dry before, and set its group to the end.",
+    let own = own::own_topics(source, target, &all, &wanted).await.context("cannot read the source")?;
+    if let (false, Some(Left { topic, why })) = (args.topics.is_empty(), own.left.first()) {
+        return Err(usage(format!("--topics {topic}: it is a flow's or a queue's own, and {why}"))).advise(
+            "Leave it out, or move what it needs with it. Without it a flow reads its input again there and writes its results under the same keys; a queue begins where its group stands.",
         );
     }
-    Ok(Chosen { topics: wanted.into_iter().filter(|name| !left.contains(name)).collect(), left })
+    let is_left = |name: &String| own.left.iter().any(|left| left.topic == *name);
+    Ok((wanted.into_iter().filter(|name| !is_left(name)).collect(), own))
 }
 
 /// What to do about what stopped a move.

@@ -1,58 +1,107 @@
 //! Topics that are a flow's or a queue's own. Positions of other topics stand inside of their records, and mean other records
-//! elsewhere: copied as they are, the flow or the queue would go on in the wrong place. So they stay. A flow, opened there, reads its
-//! input from the beginning again, and writes its results once more under the same keys. A queue begins where its
-//! group stands.
+//! elsewhere. The flow and the queue know where, so they are carried: copied as they are, with a last word that has the
+//! target's positions. What cannot be carried is left, and told.
 
+use std::sync::Arc;
+
+use anabranch::flow::OwnTopics;
 use anabranch_core::TopicPartition;
-use anabranch_core::engine::{Engine, EngineError, Place, ReadLimits};
-use bytes::Bytes;
+use anabranch_core::batch::Record;
+use anabranch_core::engine::{Capability, Carried, Engine, EngineError, Place, ReadLimits};
+use anabranch_queue::Settlements;
 
-/// A queue's topic of settlements is `GROUP.queue.TOPIC` (`anabranch_queue`).
-const QUEUE: &str = ".queue.";
+/// What of it is wanted.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    pub(super) carried: Vec<Arc<dyn Carried>>,
+    pub(super) left: Vec<Left>,
+}
 
-/// What a flow named NAME calls its topics. The first of them tells by its first record that it is a flow's.
-const CHANGELOG: &str = "-changelog";
-const OTHERS: [&str; 2] = ["-repartition", "-sources"];
-/// The key of that record (`anabranch_flow`, its `state/record.rs`).
-const ORIGIN_KEY: &[u8] = b"oorigin";
+/// A topic that is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) topic: String,
+    pub(super) why: String,
+}
 
-/// The topics of flows and of queues among `names`.
-pub(super) async fn own_topics(engine: &dyn Engine, names: &[String]) -> Result<Vec<String>, EngineError> {
-    let is_of_queue = |name: &&String| {
-        name.split_once(QUEUE).is_some_and(|(_, topic)| names.iter().any(|name| name == topic))
-    };
-    let mut own: Vec<String> = names.iter().filter(is_of_queue).cloned().collect();
-    for changelog in names {
-        let Some(flow) = changelog.strip_suffix(CHANGELOG) else { continue };
-        if !is_changelog(engine, changelog).await? {
+/// Looks for such topics among `all` of the source, and says what becomes of those that are `wanted`.
+pub(super) async fn own_topics(
+    source: &dyn Engine,
+    target: &dyn Engine,
+    all: &[String],
+    wanted: &[String],
+) -> Result<Own, EngineError> {
+    let mut own = Own::default();
+    let is_wanted = |name: &String| wanted.contains(name) && all.contains(name);
+    for topic in wanted.iter().filter(|name| all.contains(name)) {
+        let Some(settlements) = Settlements::named(topic) else { continue };
+        let first = first_of(source, topic).await?;
+        let is_its =
+            first.as_ref().map_or_else(|| all.contains(&settlements.of().to_owned()), Settlements::is_one);
+        if !is_its {
+            continue; // somebody has given it such a name
+        }
+        if target.description().has(Capability::Transactions) {
+            own.carry(Arc::new(settlements), is_wanted);
+        } else {
+            own.leave(topic, "the target has queues of its own; there, it begins where its group stands");
+        }
+    }
+    for topic in all {
+        let Some(flow) = OwnTopics::flow_of(topic) else { continue };
+        let names = OwnTopics::names(flow);
+        if !names.iter().any(is_wanted) {
             continue;
         }
-        own.push(changelog.clone());
-        let others = OTHERS.iter().map(|suffix| format!("{flow}{suffix}"));
-        own.extend(others.filter(|name| names.contains(name)));
+        let Some(first) = first_of(source, topic).await? else { continue };
+        match OwnTopics::of(topic, &first) {
+            Some(topics) => own.carry(Arc::new(topics), is_wanted),
+            None if OwnTopics::is_beginning(&first) => {
+                let why = "this version does not know the form of the flow's state; there, the flow reads its input again";
+                names.iter().filter(|name| is_wanted(name)).for_each(|name| own.leave(name, why));
+            }
+            None => {}
+        }
     }
     Ok(own)
 }
 
-/// Each shard's partition begins with that record, if the shard was ever opened.
-async fn is_changelog(engine: &dyn Engine, topic: &str) -> Result<bool, EngineError> {
-    for partition in 0..engine.partition_count(topic).await? {
-        let at = TopicPartition::new(topic, partition);
-        if first_key(engine, &at).await?.as_deref() == Some(ORIGIN_KEY) {
-            return Ok(true);
+impl Own {
+    /// With all that it needs, or not at all.
+    fn carry(&mut self, carried: Arc<dyn Carried>, is_wanted: impl Fn(&String) -> bool) {
+        let topics = carried.topics();
+        if !topics.iter().any(&is_wanted) {
+            return;
         }
+        let needs = carried.needs();
+        let lacks: Vec<_> = topics.iter().chain(&needs).filter(|name| !is_wanted(name)).cloned().collect();
+        if lacks.is_empty() {
+            self.carried.push(carried);
+            return;
+        }
+        let why = format!("it means nothing without {}, which is not moved", lacks.join(" and "));
+        topics.iter().filter(|name| is_wanted(name)).for_each(|name| self.leave(name, &why));
     }
-    Ok(false)
+
+    fn leave(&mut self, topic: &str, why: &str) {
+        self.left.push(Left { topic: topic.to_owned(), why: why.to_owned() });
+    }
 }
 
-async fn first_key(engine: &dyn Engine, at: &TopicPartition) -> Result<Option<Bytes>, EngineError> {
-    let (start, end) = (engine.locate(at, Place::Earliest).await?, engine.locate(at, Place::Latest).await?);
-    let mut reader = engine.reader(at, start).await?;
-    while reader.position() < end {
-        let from = reader.position();
-        let records = reader.read(ReadLimits { bytes_max: 64 << 10, ..ReadLimits::default() }).await?.block;
-        if let Some(first) = records.into_records(from)?.into_iter().next() {
-            return Ok(first.record.key);
+/// The first record of the first partition that has any.
+async fn first_of(engine: &dyn Engine, topic: &str) -> Result<Option<Record>, EngineError> {
+    for partition in 0..engine.partition_count(topic).await? {
+        let at = TopicPartition::new(topic, partition);
+        let start = engine.locate(&at, Place::Earliest).await?;
+        let end = engine.locate(&at, Place::Latest).await?;
+        let mut reader = engine.reader(&at, start).await?;
+        while reader.position() < end {
+            let from = reader.position();
+            let limits = ReadLimits { bytes_max: 64 << 10, ..ReadLimits::default() };
+            let records = reader.read(limits).await?.block.into_records(from)?;
+            if let Some(first) = records.into_iter().next() {
+                return Ok(Some(first.record));
+            }
         }
     }
     Ok(None)

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::output::{Output, counted};
 use super::super::{Column, grouped};
 use super::Moved;
+use super::own::Left;
 
 pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
     let Moved { report, left: own } = moved;
@@ -12,6 +13,9 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
         let rows =
             report.topics.iter().map(|topic| vec![topic.name.clone(), topic.partition_count.to_string()]);
         output.table(&[Column::Text("TOPIC"), Column::Number("PARTITIONS")], rows.collect())?;
+        for line in lines_of(own) {
+            output.line(line)?;
+        }
         return output.line("nothing was done: this was a dry run");
     }
     let partitions = report.topics.iter().flat_map(|topic| &topic.partitions);
@@ -65,10 +69,26 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
             grouped(thinned)
         ))?;
     }
-    for topic in own {
-        output.line(format!(
-            "{topic} was left: it is a flow's or a queue's own; there, a flow reads its input again, and a queue begins where its group stands"
-        ))?;
+    for topic in &report.topics {
+        let translated: u64 = topic.partitions.iter().map(|partition| partition.translated).sum();
+        let gone: u64 = topic.partitions.iter().map(|partition| partition.gone).sum();
+        if translated > 0 {
+            output.line(format!(
+                "{}: {} of other topics translated, by what was written behind its records",
+                topic.name,
+                counted(translated, "position")
+            ))?;
+        }
+        if gone > 0 {
+            output.line(format!(
+                "{}: {} left out, whose records the source has deleted",
+                topic.name,
+                counted(gone, "position")
+            ))?;
+        }
+    }
+    for line in lines_of(own) {
+        output.line(line)?;
     }
     for line in left {
         output.line(line)?;
@@ -86,6 +106,11 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
     ))
 }
 
+fn lines_of(left: &[Left]) -> impl Iterator<Item = String> {
+    left.iter()
+        .map(|Left { topic, why }| format!("{topic} is left: it is a flow's or a queue's own, and {why}"))
+}
+
 pub(super) fn as_json(moved: &Moved) -> Value {
     let Moved { report, left: own } = moved;
     let topics = report.topics.iter().map(|topic| {
@@ -99,6 +124,8 @@ pub(super) fn as_json(moved: &Moved) -> Value {
                             "checksum": partition.source_checksum.to_string() },
                 "target": { "start": partition.target.0.0, "end": partition.target.1.0,
                             "checksum": partition.target_checksum.to_string() },
+                "positions_translated": partition.translated,
+                "positions_gone": partition.gone,
             })
         });
         let left = topic.settings_left.iter().map(|(name, why)| json!({ "name": name, "why": why }));
@@ -110,6 +137,7 @@ pub(super) fn as_json(moved: &Moved) -> Value {
             "settings_left": left.collect::<Vec<_>>(),
         })
     });
+    let own = own.iter().map(|left| json!({ "topic": left.topic, "why": left.why }));
     let groups = report.groups.iter().map(|group| {
         let positions = group.positions.iter().map(|(at, here, there)| {
             json!({ "topic": at.topic, "partition": at.partition, "source": here.0, "target": there.0 })
@@ -121,7 +149,7 @@ pub(super) fn as_json(moved: &Moved) -> Value {
         "dry_run": report.is_dry_run,
         "was_decided": report.was_decided,
         "topics": topics.collect::<Vec<_>>(),
-        "left": own,
+        "left": own.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
         "pause_ms": report.pause.as_millis() as u64,
         "took_ms": report.took.as_millis() as u64,
