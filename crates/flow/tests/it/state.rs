@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
-use anabranch_core::engine::{Capability, EngineError};
+use anabranch_core::engine::{Capability, Carried, Elsewhere, EngineError, Noted, Position};
 use anabranch_core::seam::ManualClock;
-use anabranch_flow::{Aggregate, Disorder, Flow, FlowError, Late, Tumbling, Undecodable};
+use anabranch_flow::{Aggregate, Disorder, Flow, FlowError, Late, OwnTopics, Tumbling, Undecodable};
 use tempfile::TempDir;
 
 use crate::memory::MemoryEngine;
@@ -123,6 +124,46 @@ async fn a_copy_that_was_restored_is_not_restored_again() {
     };
     assert!(restored(second.path()).await > 0);
     assert_eq!(restored(second.path()).await, 0);
+}
+
+/// A place in which all is where it was, as when a flow was moved away, and back again to where it came from.
+struct Same(Noted);
+
+impl Elsewhere for Same {
+    fn translate(&self, _: &TopicPartition, position: Position) -> Option<Position> {
+        Some(position)
+    }
+
+    fn end(&self, _: &TopicPartition) -> Option<Position> {
+        Some(Position(7))
+    }
+
+    fn noted(&self, _: &TopicPartition) -> Option<&Noted> {
+        Some(&self.0)
+    }
+}
+
+/// Its local copy knows of the cluster and the changelog, but its place in that was another's.
+#[tokio::test]
+async fn a_copy_from_before_a_move_is_made_anew() {
+    let engine = one_event();
+    let state = tempfile::tempdir().unwrap();
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
+    let log = engine.records("test-changelog");
+    let (own, at) =
+        (OwnTopics::of("test-changelog", &log[0]).unwrap(), TopicPartition::new("test-changelog", 0));
+    let mut there = Same(Noted::new());
+    log.iter().for_each(|record| own.note(&at, record, &mut there.0));
+    engine.write("test-changelog", 0, &own.last_word(&at, &there).unwrap().records);
+    let reopened = async || {
+        let open = flow(Kind::Tumbling, Late::Drop);
+        let open = open.open(engine.clone(), state.path(), Arc::new(ManualClock::at(0))).await.unwrap();
+        open.metrics().snapshot()
+    };
+    let snapshot = reopened().await;
+    assert_eq!(snapshot.restored, log.len() as u64 + 1);
+    assert_eq!(snapshot.counts.records_in, 1);
+    assert_eq!(reopened().await.restored, 0);
 }
 
 /// The engine was set back, or is another one that began in the same millisecond. A store that is ahead has come to a place
