@@ -74,7 +74,8 @@ pub(crate) async fn open(builder: BrokerBuilder) -> Result<Broker, BrokerError> 
 
     // From here on nothing is wrong with the internal topics, so that what is left over may be removed.
     let (opening, opened_store, opened_memory) = (builder.clone(), store.clone(), memory.clone());
-    let producer_ids = Arc::new(ProducerIds::new(catalogue.clone(), restored.next_producer_id));
+    let random = Arc::clone(&builder.random);
+    let producer_ids = Arc::new(ProducerIds::new(catalogue.clone(), restored.next_producer_id, random));
     let group_configs = std::mem::take(&mut restored.group_configs);
     let moves = Moves::new(std::mem::take(&mut restored.moves));
     let own = [offsets, transactions.clone()];

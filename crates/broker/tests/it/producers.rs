@@ -60,5 +60,20 @@ async fn an_id_is_never_given_twice() {
         broker.close().await;
     }
     assert!(ids.is_sorted_by(|a, b| a < b), "ids go up and never repeat");
-    assert_eq!((ids[0], ids[1000], ids[1001]), (0, 1000, 2000));
+    assert_eq!((ids[1000] - ids[0], ids[1001] - ids[0]), (1000, 2000));
+}
+
+/// A client that is sent elsewhere takes its id along. Kafka counts from 0: there, an id such as ours used to be was somebody else's, and
+/// what its owner sent was taken for what that one had sent before.
+#[tokio::test]
+async fn ids_of_two_directories_and_of_kafka_are_different() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut firsts = Vec::new();
+    for dir in &dirs {
+        let broker = open(dir.path()).await;
+        firsts.push(broker.init_producer_id().await.unwrap().0.0);
+        broker.close().await;
+    }
+    assert!(firsts.iter().all(|first| *first >= 1 << 40), "{firsts:?}");
+    assert!(firsts[0].abs_diff(firsts[1]) > 1 << 20, "{firsts:?}");
 }
