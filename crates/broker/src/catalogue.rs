@@ -13,6 +13,7 @@ use crate::config::group::GroupConfigs;
 use crate::config::topic::TopicConfigs;
 use crate::group::Topics;
 use crate::partition::Partition;
+use crate::redirect::Elsewhere;
 
 /// Topics, producer ids and the cluster's id: Anabranch's counterpart of Kafka's `__cluster_metadata`, and as that one
 /// not a topic that clients see.
@@ -170,7 +171,8 @@ pub(crate) enum Key {
 }
 
 /// `{"version":0,"phase":"copying","target":"kafka://...","topics":{"NAME":"UUID"}}`; a tombstone gives it up. A record whose phase
-/// is `moved` decides that the topics are elsewhere.
+/// is `moved` decides that the topics are elsewhere. With `"redirect":{"cluster":"ID","nodes":[{"id":1,"host":"one","port":9092}]}`
+/// old clients are sent there; a broker that does not know of that refuses them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MoveRecord {
     pub(crate) version: Version,
@@ -179,6 +181,16 @@ pub(crate) struct MoveRecord {
     pub(crate) target: String,
     /// The topics by name, each with its identity.
     pub(crate) topics: BTreeMap<String, String>,
+    /// Where old clients are sent; `None` is that they are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) redirect: Option<Elsewhere>,
+    /// Records stand at other positions there. Known when it is decided.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) positions_differ: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What is the truth.
@@ -318,6 +330,21 @@ mod tests {
         assert_eq!((read.id, read.partitions, read.configs), (record.id, 3, record.configs));
         let newer = text.replace("\"version\":0", "\"version\":1");
         assert!(serde_json::from_str::<TopicRecord>(&newer).unwrap_err().to_string().contains("version 1"));
+    }
+
+    /// A directory of the version before has records without the choice, and its clients are refused.
+    #[test]
+    fn a_move_without_a_word_about_old_clients_refuses_them() {
+        let text = r#"{"version":0,"phase":"moved","target":"kafka://one:9092","topics":{"t":"id"}}"#;
+        let read: MoveRecord = serde_json::from_str(text).unwrap();
+        assert_eq!((&read.redirect, read.positions_differ), (&None, false));
+        assert_eq!(serde_json::to_string(&read).unwrap(), text, "nor is anything else written");
+        let node = crate::redirect::Node { id: 1, host: "one".to_owned(), port: 9092 };
+        let redirect = Some(Elsewhere { cluster: "c".to_owned(), nodes: vec![node] });
+        let record = MoveRecord { redirect, positions_differ: true, ..read };
+        let text = serde_json::to_string(&record).unwrap();
+        assert!(text.contains(r#""redirect":{"cluster":"c","nodes":[{"id":1,"host":"one","port":9092}]}"#));
+        assert_eq!(serde_json::from_str::<MoveRecord>(&text).unwrap(), record);
     }
 
     #[test]

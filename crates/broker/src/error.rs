@@ -135,6 +135,9 @@ pub enum TopicError {
     /// The disk's fault.
     #[error("the disk failed: {0}")]
     Storage(String),
+    /// The topics have moved, and clients are sent on: what is made is made there.
+    #[error("the topics of this server have moved, and its clients with them")]
+    Elsewhere,
     /// The broker is closed.
     #[error("the broker is closed")]
     Closed,

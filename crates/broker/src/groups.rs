@@ -23,6 +23,7 @@ use crate::config::group::{GroupConfigs, consumer_config, overrides};
 use crate::driver::{Waiting, keep_time};
 use crate::error::{BrokerError, ConfigError};
 use crate::group::config::ConsumerOverrides;
+use crate::group::consumer_protocol;
 use crate::group::event::{Commit, DescribedGroup, Join, Joined, Leaver, ListedGroup, Sync, Synced};
 use crate::group::record::{CommittedOffset, EncodedRecord};
 use crate::group::{
@@ -70,6 +71,8 @@ struct State {
     gates: HashMap<String, Gate>,
     /// Commits that were let in and are not answered.
     commits: usize,
+    /// Groups have their members elsewhere from now on: of those here, by group and id, whoever has heard of it.
+    dismissed: Option<BTreeSet<(String, String)>>,
     closed: bool,
 }
 
@@ -150,6 +153,7 @@ impl GroupService {
             timer_until: None,
             gates: HashMap::new(),
             commits: 0,
+            dismissed: None,
             closed: false,
         };
         state.perform(effects);
@@ -232,6 +236,8 @@ impl GroupService {
         join: Join,
         topics: impl FnOnce() -> Arc<Catalogue>,
     ) -> Result<Joined, GroupError> {
+        self.refuse_dismissed(&join.group, &join.member_id, join.member_id.is_empty())?;
+        self.refuse_moved(subscribed(&join).iter())?;
         ask!(self, Join, |groups, request, now| groups.join(request, join, topics().as_ref(), now))
     }
 
@@ -240,6 +246,7 @@ impl GroupService {
     /// # Errors
     /// [`GroupError`].
     pub async fn sync(&self, sync: Sync) -> Result<Synced, GroupError> {
+        self.refuse_dismissed(&sync.group, &sync.member_id, false)?;
         ask!(self, Sync, |groups, request, now| groups.sync(request, sync, now))
     }
 
@@ -252,6 +259,7 @@ impl GroupService {
         heartbeat: &Heartbeat<'_>,
         topics: impl FnOnce() -> Arc<Catalogue>,
     ) -> Result<(), GroupError> {
+        self.refuse_dismissed(heartbeat.group, heartbeat.member_id, false)?;
         let now = Now::of(self.driver.clock.as_ref());
         let mut state = self.driver.state.lock();
         match state.closed {
@@ -274,6 +282,13 @@ impl GroupService {
         beat: &ConsumerHeartbeat,
         topics: impl FnOnce() -> Arc<Catalogue>,
     ) -> Result<Beat, GroupError> {
+        // Who leaves, leaves.
+        if beat.member_epoch >= 0 {
+            self.refuse_dismissed(&beat.group, &beat.member_id, beat.member_epoch == 0)?;
+        }
+        if beat.member_epoch == 0 {
+            self.refuse_moved(beat.topics.iter().flatten())?;
+        }
         ask!(self, Beat, |groups, request, now| {
             groups.heartbeat_consumer(request, beat, topics().as_ref(), now)
         })
@@ -328,6 +343,7 @@ impl GroupService {
     /// # Errors
     /// [`GroupError`], when none of them could be looked at.
     pub async fn commit(&self, commit: Commit) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        self.refuse_commit_of_dismissed(&commit)?;
         let _under_way = self.let_in(&commit, false)?;
         ask!(self, Commit, |groups, request, now| groups.commit(request, commit, now))
     }
@@ -374,11 +390,83 @@ impl GroupService {
                 Some(Gate::Draining) if is_in_transaction => {}
                 // Which every client tries again.
                 Some(Gate::Draining | Gate::Held) => return Err(GroupError::CoordinatorNotAvailable),
-                Some(Gate::Moved(_)) => return Err(GroupError::PolicyViolation),
+                Some(Gate::Moved(to) | Gate::Redirected(to)) => {
+                    return Err(GroupError::Moved(Arc::clone(to)));
+                }
             }
         }
         state.commits += 1;
         Ok(UnderWay(&self.driver))
+    }
+
+    /// Whoever would read nothing but what is elsewhere does not come into a group, and is told why.
+    fn refuse_moved<'a>(&self, topics: impl Iterator<Item = &'a String>) -> Result<(), GroupError> {
+        let state = self.driver.state.lock();
+        let mut moved = None;
+        for topic in topics {
+            match state.gates.get(topic) {
+                Some(Gate::Moved(to)) => moved = Some(Arc::clone(to)),
+                _ => return Ok(()),
+            }
+        }
+        moved.map_or(Ok(()), |to| Err(GroupError::Moved(to)))
+    }
+
+    /// From now on nobody is in a group here, nor comes into one. Members hear so when they ask for anything, and throw their
+    /// positions away. Whoever waits for others to join waits no longer.
+    pub(crate) fn dismiss_members(&self) {
+        let mut state = self.driver.state.lock();
+        state.dismissed.get_or_insert_default();
+        state.waiting.clear();
+    }
+
+    /// Takes that back.
+    pub(crate) fn take_members(&self) {
+        self.driver.state.lock().dismissed = None;
+    }
+
+    /// Members that were dismissed, have not heard of it, and whose sessions go on: group and id of each.
+    pub(crate) fn untold_members(&self) -> Vec<(String, String)> {
+        let state = self.driver.state.lock();
+        let Some(told) = &state.dismissed else { return Vec::new() };
+        let members = state.groups.members();
+        let members = members.map(|(group, member)| (group.to_owned(), member.to_owned()));
+        members.filter(|member| !told.contains(member)).collect()
+    }
+
+    /// A member that was dismissed is to hear so by what it asks next, and not here: librdkafka does not act upon it, and Java's classic
+    /// consumer would forget its id, and never be heard of again.
+    fn refuse_commit_of_dismissed(&self, commit: &Commit) -> Result<(), GroupError> {
+        let state = self.driver.state.lock();
+        let is_member = commit.generation >= 0 || !commit.member_id.is_empty();
+        match (is_member && state.dismissed.is_some(), state.groups.is_classic(&commit.group)) {
+            (false, _) => Ok(()),
+            (true, true) => Err(GroupError::RebalanceInProgress),
+            (true, false) => Err(GroupError::UnknownMemberId),
+        }
+    }
+
+    /// Whether members were dismissed, and all of that group's have heard it.
+    pub fn is_dismissed(&self, group: &str) -> bool {
+        let state = self.driver.state.lock();
+        let Some(told) = &state.dismissed else { return false };
+        let mut members = state.groups.members_of(group);
+        members.all(|member| told.contains(&(group.to_owned(), member.to_owned())))
+    }
+
+    /// What a member is told that was dismissed, which counts as told from here on. Who is about to join has thrown away what it had,
+    /// and is told to look elsewhere.
+    fn refuse_dismissed(&self, group: &str, member: &str, is_new: bool) -> Result<(), GroupError> {
+        let mut state = self.driver.state.lock();
+        let State { dismissed: Some(told), groups, .. } = &mut *state else { return Ok(()) };
+        // Others may call themselves what they like.
+        if groups.has_member(group, member) {
+            told.insert((group.to_owned(), member.to_owned()));
+        }
+        Err(match is_new {
+            true => GroupError::CoordinatorNotAvailable,
+            false => GroupError::UnknownMemberId,
+        })
     }
 
     /// A producer's transaction has ended, durably.
@@ -576,6 +664,13 @@ impl State {
             }
         }
     }
+}
+
+/// What a consumer that joins wants to read; nothing of whoever does not say so.
+fn subscribed(join: &Join) -> Vec<String> {
+    let metadata = join.protocols.first().filter(|_| join.protocol_type == "consumer");
+    let topics = metadata.and_then(|(_, metadata)| consumer_protocol::subscribed_topics(metadata).ok());
+    topics.unwrap_or_default()
 }
 
 fn len_bytes(record: &EncodedRecord) -> usize {

@@ -72,6 +72,7 @@ mod partition;
 mod pattern;
 mod producers;
 mod read;
+mod redirect;
 #[cfg(test)]
 mod seeds;
 mod tasks;
@@ -93,10 +94,11 @@ pub use error::{
 pub use groups::GroupService;
 pub use maintenance::{Before, Maintained};
 pub use memory::Memory;
-pub use moves::{MOVE_LEASE_MAX, MoveHold, MovingError};
+pub use moves::{MOVE_LEASE_MAX, MoveHold, MovingError, NewMove};
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use pattern::{Pattern, PatternError};
 pub use read::{Consumed, Tail};
+pub use redirect::{Elsewhere, Node, Redirect, Stage};
 pub use topics::NewTopic;
 pub use transactional::{Transaction, TransactionOptions, TransactionalProducer};
 pub use transactions::{Membership, TransactionService};

@@ -3,7 +3,8 @@
 //!
 //! A mover copies; it is a client, or another program in this process. *Copying*, its topics are not compacted and nothing of
 //! them expires. *Held*, nothing is appended to them and nobody commits for them, for as long as the lease goes: when the mover
-//! dies, it ends by itself. What repeats what was stored is answered as it was. *Moved*, they take nothing any more.
+//! dies, it ends by itself. What repeats what was stored is answered as it was. *Moved*, they take nothing any more; whoever comes for
+//! them is refused, or sent on (`redirect`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -16,9 +17,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::broker::{Broker, Shared};
-use crate::catalogue::{Catalogue, Key, MovePhase, MoveRecord, Version};
+use crate::catalogue::{Catalogue, Key, MovePhase, MoveRecord, Topic, Version};
 use crate::error::TopicError;
 use crate::partition::Partition;
+use crate::redirect::{Elsewhere, Redirecting};
 use crate::tasks::to_the_end;
 
 /// How often it is looked whether transactions are over.
@@ -44,6 +46,14 @@ pub enum MovingError {
     /// The topics are not those that the mover knows: one was deleted, or has more partitions.
     #[error("topic {0} is not what it was when the move began")]
     Changed(String),
+    /// Old clients cannot be sent on while something is left here.
+    #[error("topic {0} stays, and a client's metadata cannot be of two clusters")]
+    Stays(String),
+    /// Old clients cannot be sent on with their producer ids.
+    #[error(
+        "this directory has given its producers ids from 0 on, as an older version did, and in the target these are those of others"
+    )]
+    CommonIds,
     /// Transactions were open in the topics for longer than the pause may wait for them. Nothing is held any more.
     #[error("transactions were open for too long in {0}")]
     OpenTransactions(String),
@@ -67,11 +77,26 @@ pub struct MoveHold {
     pub lease: Duration,
 }
 
+/// What is to be moved.
+#[derive(Debug, Clone)]
+pub struct NewMove {
+    /// Names it.
+    pub id: String,
+    /// The topics.
+    pub topics: Vec<String>,
+    /// Where to, for people and without secrets.
+    pub target: String,
+    /// Where old clients are sent afterwards; `None` is that they are refused.
+    pub redirect: Option<Elsewhere>,
+}
+
 /// The moves of a broker.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
     /// By the id of the move; held to look or to change only.
     entries: Mutex<BTreeMap<String, Entry>>,
+    /// Held to look or to replace only.
+    redirecting: Mutex<Option<Arc<Redirecting>>>,
 }
 
 #[derive(Debug)]
@@ -91,7 +116,11 @@ struct Holding {
 impl Moves {
     pub(crate) fn new(restored: BTreeMap<String, MoveRecord>) -> Self {
         let entries = restored.into_iter().map(|(id, record)| (id, Entry { record, hold: None }));
-        Self { entries: Mutex::new(entries.collect()) }
+        Self { entries: Mutex::new(entries.collect()), redirecting: Mutex::default() }
+    }
+
+    pub(crate) fn redirecting(&self) -> Option<Arc<Redirecting>> {
+        self.redirecting.lock().clone()
     }
 
     /// Topics of which nothing is to be lost.
@@ -103,19 +132,13 @@ impl Moves {
 }
 
 impl Broker {
-    /// Begins the move `id` of `topics` to `target`, or goes on with it. Durable when it returns. Tells whether it was decided
-    /// before, and where to.
+    /// Begins a move, or goes on with it. Durable when it returns. Tells whether it was decided before, and where to.
     ///
     /// # Errors
     /// [`MovingError`].
-    pub async fn begin_move(
-        &self,
-        id: &str,
-        topics: &[String],
-        target: &str,
-    ) -> Result<Option<String>, MovingError> {
-        let (broker, id, topics, target) = (self.clone(), id.to_owned(), topics.to_vec(), target.to_owned());
-        let begun = async move { broker.0.begin_move(&id, &topics, &target).await };
+    pub async fn begin_move(&self, new: NewMove) -> Result<Option<String>, MovingError> {
+        let broker = self.clone();
+        let begun = async move { broker.0.begin_move(new).await };
         to_the_end(begun).await.ok_or(TopicError::Closed)?
     }
 
@@ -162,12 +185,18 @@ impl Broker {
     }
 
     /// Decides that the topics are elsewhere, if they were held all the time since `hold` was given. Durable when it returns.
+    /// `positions_differ` if any of their records stands elsewhere in its partition there.
     ///
     /// # Errors
-    /// [`MovingError::NotHeld`], and nothing is decided; [`MovingError::Catalogue`].
-    pub async fn decide_move(&self, id: &str, hold: MoveHold) -> Result<(), MovingError> {
+    /// [`MovingError::NotHeld`] or [`MovingError::Stays`], and nothing is decided; [`MovingError::Catalogue`].
+    pub async fn decide_move(
+        &self,
+        id: &str,
+        hold: MoveHold,
+        positions_differ: bool,
+    ) -> Result<(), MovingError> {
         let (broker, id) = (self.clone(), id.to_owned());
-        let decided = async move { broker.0.decide_move(&id, hold).await };
+        let decided = async move { broker.0.decide_move(&id, hold, positions_differ).await };
         to_the_end(decided).await.ok_or(TopicError::Closed)?
     }
 
@@ -212,26 +241,20 @@ async fn let_go_at(shared: Weak<Shared>, id: String, token: u64, until: Instant)
 }
 
 impl Shared {
-    async fn begin_move(
-        &self,
-        id: &str,
-        topics: &[String],
-        target: &str,
-    ) -> Result<Option<String>, MovingError> {
+    async fn begin_move(&self, new: NewMove) -> Result<Option<String>, MovingError> {
         let _turn = self.writer.turn().await?;
         let catalogue = Arc::clone(&self.catalogue.read());
+        let NewMove { id, topics, target, redirect } = new;
+        let id = id.as_str();
         let mut ids = BTreeMap::new();
         for name in topics {
-            let topic = catalogue.get(name).filter(|topic| !topic.is_internal());
+            let topic = catalogue.get(&name).filter(|topic| !topic.is_internal());
             let topic = topic.ok_or_else(|| TopicError::Unknown(name.clone()))?;
-            ids.insert(name.clone(), topic.id().to_string());
+            ids.insert(name, topic.id().to_string());
         }
-        let record = MoveRecord {
-            version: Version,
-            phase: MovePhase::Copying,
-            target: target.to_owned(),
-            topics: ids,
-        };
+        let phase = MovePhase::Copying;
+        let record =
+            MoveRecord { version: Version, phase, target, topics: ids, redirect, positions_differ: false };
         {
             let entries = self.moves.entries.lock();
             if let Some(entry) = entries.get(id) {
@@ -242,6 +265,8 @@ impl Shared {
                     return Ok(None);
                 }
             }
+            // What was decided needs no leave any more.
+            self.check_redirect(&record)?;
             for (other, entry) in entries.iter().filter(|(other, _)| *other != id) {
                 let taken =
                     record.topics.iter().find(|(name, id)| entry.record.topics.get(*name) == Some(id));
@@ -250,9 +275,24 @@ impl Shared {
                 }
             }
         }
+        if record.redirect.is_some() && self.producer_ids.are_common().await {
+            return Err(MovingError::CommonIds);
+        }
         self.write(Key::Move(id.to_owned()).record(&record)).await?;
         self.moves.entries.lock().insert(id.to_owned(), Entry { record, hold: None });
         Ok(None)
+    }
+
+    /// Whether clients that are sent on find there all that they know from here.
+    fn check_redirect(&self, record: &MoveRecord) -> Result<(), MovingError> {
+        let catalogue = Arc::clone(&self.catalogue.read());
+        let stays = |topic: &&Arc<Topic>| {
+            !topic.is_internal() && record.topics.get(topic.name()) != Some(&topic.id().to_string())
+        };
+        match catalogue.iter().find(stays).filter(|_| record.redirect.is_some()) {
+            Some(topic) => Err(MovingError::Stays(topic.name().to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// The topics of a move that is copying, if they are what the mover knows.
@@ -351,26 +391,30 @@ impl Shared {
         }
     }
 
-    async fn decide_move(&self, id: &str, hold: MoveHold) -> Result<(), MovingError> {
+    async fn decide_move(&self, id: &str, hold: MoveHold, positions_differ: bool) -> Result<(), MovingError> {
         let _turn = self.writer.turn().await?;
         let record = {
             let mut entries = self.moves.entries.lock();
             let entry = entries.get_mut(id).ok_or_else(|| MovingError::Unknown(id.to_owned()))?;
+            // One that was made meanwhile.
+            self.check_redirect(&entry.record)?;
             let holding = entry.hold.as_mut().filter(|holding| {
                 holding.token == hold.token && !holding.is_deciding && Instant::now() < holding.until
             });
             holding.ok_or(MovingError::NotHeld)?.is_deciding = true;
-            MoveRecord { phase: MovePhase::Moved, ..entry.record.clone() }
+            MoveRecord { phase: MovePhase::Moved, positions_differ, ..entry.record.clone() }
         };
         self.write(Key::Move(id.to_owned()).record(&record)).await?;
         let topics: Vec<_> = record.topics.keys().cloned().collect();
-        let gate = Gate::Moved(record.target.clone().into());
+        let gate = gate_of(&record);
         tracing::info!(
             id,
             target = record.target,
             topics = topics.len(),
+            redirect = record.redirect.is_some(),
             "topics were moved; they take nothing here any more"
         );
+        self.redirect(id, &record);
         self.moves.entries.lock().insert(id.to_owned(), Entry { record, hold: None });
         self.set_gates(&topics, &gate);
         Ok(())
@@ -386,6 +430,9 @@ impl Shared {
         self.write(Record::tombstone(Key::Move(id.to_owned()).bytes())).await?;
         self.moves.entries.lock().remove(id);
         self.set_gates(&topics, &Gate::Open);
+        if self.moves.redirecting.lock().take_if(|redirecting| redirecting.id == id).is_some() {
+            self.groups.take_members();
+        }
         Ok(())
     }
 
@@ -396,16 +443,37 @@ impl Shared {
             let is_same =
                 |name: &str, id: &str| catalogue.get(name).is_some_and(|topic| topic.id().to_string() == id);
             let entries = self.moves.entries.lock();
-            let moved = entries.values().filter(|entry| entry.record.phase == MovePhase::Moved);
-            let each = moved.map(|entry| {
+            let moved = entries.iter().filter(|(_, entry)| entry.record.phase == MovePhase::Moved);
+            let each = moved.map(|(move_id, entry)| {
                 let topics = entry.record.topics.iter().filter(|(name, id)| is_same(name, id));
-                (topics.map(|(name, _)| name.clone()).collect::<Vec<_>>(), entry.record.target.clone())
+                let topics = topics.map(|(name, _)| name.clone()).collect::<Vec<_>>();
+                (move_id.clone(), topics, entry.record.clone())
             });
             each.collect()
         };
-        for (topics, target) in moved {
-            self.set_gates(&topics, &Gate::Moved(target.into()));
+        for (id, topics, record) in moved {
+            if !topics.is_empty() {
+                self.redirect(&id, &record);
+            }
+            self.set_gates(&topics, &gate_of(&record));
         }
+    }
+
+    /// From now on old clients are sent on, if that was decided.
+    fn redirect(&self, id: &str, record: &MoveRecord) {
+        if let Some(to) = &record.redirect {
+            self.groups.dismiss_members();
+            let redirecting = Redirecting::new(id, to.clone(), record.positions_differ);
+            *self.moves.redirecting.lock() = Some(Arc::new(redirecting));
+        }
+    }
+}
+
+/// What partitions take that are elsewhere.
+fn gate_of(record: &MoveRecord) -> Gate {
+    match record.redirect {
+        None => Gate::Moved(record.target.clone().into()),
+        Some(_) => Gate::Redirected(record.target.clone().into()),
     }
 }
 

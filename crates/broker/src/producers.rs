@@ -42,6 +42,11 @@ impl ProducerIds {
         Self { journal, random, block: Mutex::new(Block { next, end: next }) }
     }
 
+    /// Whether ids were given that a Kafka cluster may give as well.
+    pub(crate) async fn are_common(&self) -> bool {
+        is_common(self.block.lock().await.end)
+    }
+
     pub(crate) async fn next(&self) -> Result<(ProducerId, ProducerEpoch), ProducerIdError> {
         let mut block = self.block.lock().await;
         if block.next == block.end {
@@ -60,6 +65,11 @@ impl ProducerIds {
         block.next += 1;
         Ok((ProducerId(id), ProducerEpoch(0)))
     }
+}
+
+/// Whether ids up to `end` were given that a Kafka cluster may give as well.
+fn is_common(end: i64) -> bool {
+    (1..FIRST_ID_MIN).contains(&end)
 }
 
 fn first_id(random: u64) -> i64 {
@@ -83,5 +93,13 @@ mod tests {
             assert!((FIRST_ID_MIN..FIRST_ID_MAX).contains(&first), "{random}: {first}");
         }
         assert_ne!(first_id(1), first_id(2));
+    }
+
+    /// A directory of the version before has given ids from 0 on, and a new one none yet.
+    #[test]
+    fn ids_are_common_if_they_began_at_zero() {
+        for (end, expected) in [(0, false), (1000, true), (1 << 39, true), (first_id(0) + BLOCK_IDS, false)] {
+            assert_eq!(is_common(end), expected, "{end}");
+        }
     }
 }

@@ -190,6 +190,10 @@ impl Broker {
 impl Shared {
     async fn create(self: &Arc<Self>, new: &NewTopic, mode: Apply) -> Result<Arc<Topic>, TopicError> {
         let state = self.writer.begin().await?;
+        if self.moves.redirecting().is_some() {
+            // Clients are sent on, and would not find it.
+            return Err(TopicError::Elsewhere);
+        }
         let (count, configs) = self.check_new(new)?;
         if state.refused.contains(&new.name) {
             return Err(TopicError::Storage(format!(

@@ -315,7 +315,7 @@ impl TransactionService {
         let mut state = self.driver.state.lock();
         for topic in topics {
             match gate {
-                Gate::Open | Gate::Moved(_) => drop(state.held.remove(topic)),
+                Gate::Open | Gate::Moved(_) | Gate::Redirected(_) => drop(state.held.remove(topic)),
                 Gate::Draining | Gate::Held => drop(state.held.insert(topic.clone())),
             }
         }

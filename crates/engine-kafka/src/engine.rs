@@ -1,6 +1,7 @@
 //! The engine itself: topics, places, and the way to everything else.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,7 @@ pub struct KafkaEngine(pub(crate) Arc<Cluster>);
 pub(crate) struct Cluster {
     pub(crate) settings: KafkaSettings,
     description: Description,
+    brokers: Vec<KafkaBroker>,
     /// Asks, and is assigned nothing.
     pub(crate) client: Arc<BaseConsumer<Watch>>,
     pub(crate) admin: AdminClient<Watch>,
@@ -68,6 +70,23 @@ pub(crate) struct Cluster {
     /// Numbers of partitions, as they were found last. They grow only, unless a topic is deleted. Held to look or to note.
     topics: Mutex<HashMap<String, i32>>,
     is_closed: watch::Sender<bool>,
+}
+
+/// A broker, as the cluster names it to its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaBroker {
+    /// Its id.
+    pub id: i32,
+    /// Where clients reach it.
+    pub host: String,
+    /// And by which port.
+    pub port: u16,
+}
+
+impl fmt::Display for KafkaBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 impl KafkaEngine {
@@ -90,17 +109,24 @@ impl KafkaEngine {
         let client = Arc::new(client);
         let (description, brokers) = describe(&settings, &client, &watch, &admin).await?;
         description.require(needs)?;
-        let settings = settings.known(brokers);
+        let settings = settings.known(brokers.iter().map(KafkaBroker::to_string).collect());
         Ok(Self(Arc::new(Cluster {
             fetchers: Fetchers::new(settings.clone()),
             settings,
             description,
+            brokers,
             client,
             admin,
             appender: Mutex::default(),
             topics: Mutex::default(),
             is_closed: watch::Sender::new(false),
         })))
+    }
+
+    /// The cluster's brokers, as they were when it was opened.
+    #[must_use]
+    pub fn brokers(&self) -> &[KafkaBroker] {
+        &self.0.brokers
     }
 
     /// What the engine is on a cluster that is set up for all of it.
@@ -122,7 +148,7 @@ async fn describe(
     client: &Arc<BaseConsumer<Watch>>,
     watch: &Watch,
     admin: &AdminClient<Watch>,
-) -> Result<(Description, Vec<String>), EngineError> {
+) -> Result<(Description, Vec<KafkaBroker>), EngineError> {
     let (asked, patience, watch_aside) = (Arc::clone(client), settings.request_max(), watch.clone());
     let found = blocking(move || {
         let found = look_around(&asked, patience);
@@ -152,13 +178,16 @@ async fn describe(
 fn look_around(
     client: &BaseConsumer<Watch>,
     patience: Duration,
-) -> Result<(Vec<String>, i32, Option<String>), KafkaError> {
+) -> Result<(Vec<KafkaBroker>, i32, Option<String>), KafkaError> {
     // Of a topic that need not be there: what is wanted are the brokers.
     let metadata = client.fetch_metadata(Some("anabranch"), patience)?;
     // Not who has answered: as long as that is a bootstrap server, it has no id.
     let broker = metadata.brokers().first().ok_or(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown))?;
-    let addresses = metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
-    Ok((addresses.collect::<Vec<_>>(), broker.id(), client.client().fetch_cluster_id(patience)))
+    let brokers = metadata.brokers().iter().filter_map(|broker| {
+        let port = u16::try_from(broker.port()).ok()?;
+        Some(KafkaBroker { id: broker.id(), host: broker.host().to_owned(), port })
+    });
+    Ok((brokers.collect(), broker.id(), client.client().fetch_cluster_id(patience)))
 }
 
 /// What a cluster is, by its brokers' settings (`number`), if they can be seen.

@@ -14,5 +14,5 @@ mod settings;
 mod transaction;
 mod watch;
 
-pub use self::engine::KafkaEngine;
+pub use self::engine::{KafkaBroker, KafkaEngine};
 pub use self::settings::{KafkaSettings, SettingsError};

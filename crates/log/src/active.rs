@@ -222,6 +222,9 @@ impl PartitionWriter {
             Gate::Draining if header.is_transactional() => Ok(judged),
             Gate::Draining | Gate::Held => Err(AppendError::Held),
             Gate::Moved(to) => Err(AppendError::Moved(Arc::clone(to))),
+            // The target knows nothing of this broker's transactions: their producers begin anew.
+            Gate::Redirected(to) if header.is_transactional() => Err(AppendError::Moved(Arc::clone(to))),
+            Gate::Redirected(to) => Err(AppendError::Redirected(Arc::clone(to))),
         }
     }
 

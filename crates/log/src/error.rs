@@ -156,6 +156,9 @@ pub enum AppendError {
     /// The partition is elsewhere now ([`crate::Gate::Moved`]).
     #[error("moved to {0}")]
     Moved(Arc<str>),
+    /// The same ([`crate::Gate::Redirected`]), and it may be tried again: there.
+    #[error("moved to {0}")]
+    Redirected(Arc<str>),
     /// The disk is full, or the write failed and was taken back: nothing of this append is in the log.
     #[error("the write failed and was taken back: {0}")]
     WriteFailed(Arc<io::Error>),

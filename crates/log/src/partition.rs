@@ -244,8 +244,10 @@ pub enum Gate {
     Draining,
     /// Nothing, for a moment.
     Held,
-    /// Nothing any more: the records are there now.
+    /// Nothing any more: the records are there now, and whoever sends some is refused for good.
     Moved(Arc<str>),
+    /// The same, but whoever sends records that are in no transaction is to try again, and will be told where.
+    Redirected(Arc<str>),
 }
 
 /// The state behind a [`PartitionLog`].

@@ -42,6 +42,12 @@ impl Anchors {
         }
     }
 
+    /// Whether any record stands elsewhere in the target.
+    #[must_use]
+    pub fn are_shifted(&self) -> bool {
+        self.0.iter().any(|anchor| anchor.distance() != 0)
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -54,8 +54,8 @@ pub trait Gate: Send + Sync + fmt::Debug {
     async fn go_on(&self);
 
     /// Decides durably that the target is the truth, if the source has stood still since [`Gate::pause`]; fails with
-    /// [`MoveError::NotStill`] otherwise, and has decided nothing.
-    async fn switch(&self) -> Result<(), MoveError>;
+    /// [`MoveError::NotStill`] otherwise, and has decided nothing. In the partitions of `shifted`, records have other positions there.
+    async fn switch(&self, shifted: &[TopicPartition]) -> Result<(), MoveError>;
 }
 
 /// A source that nobody here can hold: waits until the operator has stopped whoever writes, and sees that it stays so.
@@ -115,7 +115,7 @@ impl Gate for Watching {
         *self.seen.lock() = None;
     }
 
-    async fn switch(&self) -> Result<(), MoveError> {
+    async fn switch(&self, _: &[TopicPartition]) -> Result<(), MoveError> {
         let now = self.look().await?;
         match self.seen.lock().as_ref() == Some(&now) {
             true => Ok(()),

@@ -124,6 +124,12 @@ impl Matched {
         self.anchors.translate(position, self.end)
     }
 
+    /// Whether a position may mean another record in the target.
+    #[must_use]
+    pub fn is_shifted(&self) -> bool {
+        self.end.0 != self.end.1 || self.anchors.are_shifted()
+    }
+
     fn take(
         &mut self,
         source: &RecordAt,

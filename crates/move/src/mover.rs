@@ -343,7 +343,9 @@ impl Move {
             notes.matched = lanes.iter().map(|lane| lane.matched.clone()).collect();
             notes.set_groups(&moved.report());
             self.write(notes)?;
-            match self.gate.switch().await {
+            let shifted = notes.matched.iter().filter(|matched| matched.is_shifted());
+            let shifted: Vec<_> = shifted.map(|matched| matched.at.clone()).collect();
+            match self.gate.switch(&shifted).await {
                 Ok(()) => return Ok(Some(began.elapsed())),
                 Err(MoveError::NotStill { reason, .. }) => {
                     self.gate.go_on().await;
@@ -542,6 +544,7 @@ fn reported(
         target_checksum: matched.target_checksum,
         source: (matched.start.0, matched.end.0),
         target: (matched.start.1, matched.end.1),
+        is_shifted: matched.is_shifted(),
         translated: matched.translated.0,
         gone: matched.translated.1,
     });

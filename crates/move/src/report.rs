@@ -97,6 +97,8 @@ pub struct MovedPartition {
     pub translated: u64,
     /// Of these, positions that were left out, since the source had their records no more.
     pub gone: u64,
+    /// Records stand at other positions in the target than in the source.
+    pub is_shifted: bool,
 }
 
 /// A group in the report.

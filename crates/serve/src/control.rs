@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_broker::{Broker, MoveHold, MovingError};
+use anabranch_broker::{Broker, Elsewhere, MoveHold, MovingError, NewMove};
 use anabranch_core::TopicPartition;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -40,6 +40,9 @@ pub enum Ask {
         topics: Vec<String>,
         /// Where to, for people.
         target: String,
+        /// Where old clients are sent afterwards; without it they are refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        redirect: Option<Elsewhere>,
     },
     /// [`Broker::hold_move`]
     Hold {
@@ -53,7 +56,11 @@ pub enum Ask {
     /// [`Broker::release_move`]
     Release,
     /// [`Broker::decide_move`]
-    Decide,
+    Decide {
+        /// Records have other positions there.
+        #[serde(default)]
+        positions_differ: bool,
+    },
     /// [`Broker::forget_move`], of all moves there.
     Forget {
         /// Where to.
@@ -71,6 +78,9 @@ pub enum Answer {
         kafka: String,
         /// The cluster's id.
         cluster: String,
+        /// A client with this id is never sent on: it sees the directory.
+        #[serde(default)]
+        pass: String,
     },
     /// To [`Ask::Begin`].
     Begun {
@@ -91,6 +101,15 @@ pub enum Answer {
     },
 }
 
+/// The Kafka door, for whoever comes by this one.
+#[derive(Debug, Clone)]
+pub(crate) struct Kafka {
+    /// Where clients connect.
+    pub(crate) address: String,
+    /// The client id of those that are never sent on.
+    pub(crate) pass: String,
+}
+
 /// Opens the door at `path`. What another server has left there is removed: the directory is this one's.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
@@ -107,7 +126,7 @@ pub(crate) async fn serve(
     listener: UnixListener,
     path: PathBuf,
     broker: Broker,
-    kafka: String,
+    kafka: Kafka,
     mut stopping: watch::Receiver<bool>,
 ) {
     let owner = std::fs::metadata(&path).map(|found| found.uid());
@@ -160,7 +179,7 @@ impl Drop for Held {
     }
 }
 
-async fn converse(stream: UnixStream, broker: Broker, kafka: String) {
+async fn converse(stream: UnixStream, broker: Broker, kafka: Kafka) {
     let (from, mut to) = stream.into_split();
     let mut from = BufReader::new(from);
     let mut held = Held { broker: broker.clone(), hold: None };
@@ -175,15 +194,18 @@ async fn converse(stream: UnixStream, broker: Broker, kafka: String) {
     }
 }
 
-async fn answer(broker: &Broker, kafka: &str, held: &mut Held, ask: Ask) -> Answer {
+async fn answer(broker: &Broker, kafka: &Kafka, held: &mut Held, ask: Ask) -> Answer {
     let done = match ask {
         Ask::Who => {
-            return Answer::Who { kafka: kafka.to_owned(), cluster: broker.cluster_id().to_owned() };
+            let Kafka { address: kafka, pass } = kafka.clone();
+            return Answer::Who { kafka, cluster: broker.cluster_id().to_owned(), pass };
         }
-        Ask::Begin { id, topics, target } => match broker.begin_move(&id, &topics, &target).await {
-            Ok(moved_to) => return Answer::Begun { moved_to },
-            Err(error) => Err(error),
-        },
+        Ask::Begin { id, topics, target, redirect } => {
+            match broker.begin_move(NewMove { id, topics, target, redirect }).await {
+                Ok(moved_to) => return Answer::Begun { moved_to },
+                Err(error) => Err(error),
+            }
+        }
         Ask::Hold { id, partitions, lease_ms } => {
             held.let_go();
             let partitions = partitions.iter().map(|(topic, number)| TopicPartition::new(topic, *number));
@@ -195,8 +217,8 @@ async fn answer(broker: &Broker, kafka: &str, held: &mut Held, ask: Ask) -> Answ
             held.let_go();
             Ok(())
         }
-        Ask::Decide => match held.hold.take() {
-            Some((id, hold)) => broker.decide_move(&id, hold).await,
+        Ask::Decide { positions_differ } => match held.hold.take() {
+            Some((id, hold)) => broker.decide_move(&id, hold, positions_differ).await,
             None => Err(MovingError::NotHeld),
         },
         Ask::Forget { target } => forget(broker, &target).await,

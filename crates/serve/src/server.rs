@@ -85,17 +85,14 @@ impl Server {
             };
             tasks.push(tokio::spawn(http::serve(listener, state)));
         }
+        // Whoever asks by the control door may see the directory after its clients were sent on.
+        let pass = broker.random().uuid().to_string();
         if let Some(path) = config.control {
             match control::bind(&path) {
                 Ok(listener) => {
                     let (broker, stopped) = (broker.clone(), stopped.clone());
-                    tasks.push(tokio::spawn(control::serve(
-                        listener,
-                        path,
-                        broker,
-                        advertised.to_string(),
-                        stopped,
-                    )));
+                    let kafka = control::Kafka { address: advertised.to_string(), pass: pass.clone() };
+                    tasks.push(tokio::spawn(control::serve(listener, path, broker, kafka, stopped)));
                 }
                 Err(error) => {
                     let path = path.display();
@@ -104,7 +101,7 @@ impl Server {
             }
         }
         tasks.push(tokio::spawn(pressure::watch(broker.clone(), memory.clone(), stopped.clone())));
-        let door = Door::new(broker, &advertised, config.limits, metrics, memory, stopped);
+        let door = Door::new(broker, (&advertised, pass), config.limits, metrics, memory, stopped);
         tasks.push(tokio::spawn(kafka::serve(Arc::new(door), kafka.0)));
         Ok(Self { kafka_addr, http_addr, advertised, stopping, tasks })
     }

@@ -14,6 +14,7 @@ mod help;
 mod kill9;
 mod moves;
 mod moves_state;
+mod redirect;
 mod runners;
 mod serve;
 mod shards_kill;

@@ -23,6 +23,7 @@ use anabranch::flow::{
     Undecodable,
 };
 use anabranch::{Broker, Engine, EngineError, Record, TopicPartition};
+use anabranch_broker::NewMove;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -522,14 +523,15 @@ fn in_process_a_hold_is_waited_for_and_a_switch_is_told() {
                 (0..topic.partitions.len() as i32).map(|at| TopicPartition::new(&topic.name, at))
             })
             .collect();
-        broker.begin_move("m", &names, "kafka://there:1").await.unwrap();
+        let (id, target) = ("m".to_owned(), "kafka://there:1".to_owned());
+        broker.begin_move(NewMove { id, topics: names, target, redirect: None }).await.unwrap();
         for is_last in [false, true] {
             let hold = broker.hold_move("m", &partitions, Duration::from_secs(20)).await.unwrap();
             let holding = async {
                 tokio::time::sleep(Duration::from_secs(4)).await; // as long as the mover may take
                 match is_last {
                     false => broker.release_move("m", hold),
-                    true => broker.decide_move("m", hold).await.unwrap(),
+                    true => broker.decide_move("m", hold, true).await.unwrap(),
                 }
             };
             let (goes_on, ()) = tokio::join!(ledger.work(&mut *consumer, false), holding);

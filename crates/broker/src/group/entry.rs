@@ -97,6 +97,13 @@ impl Entry {
         }
     }
 
+    pub(super) fn member_ids(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match &self.kind {
+            Kind::Classic(group) => Box::new(group.members.keys().map(String::as_str)),
+            Kind::Consumer(group) => Box::new(group.member_ids()),
+        }
+    }
+
     pub(super) fn protocol_type(&self) -> &str {
         match &self.kind {
             Kind::Classic(group) => group.protocol_type.as_deref().unwrap_or_default(),

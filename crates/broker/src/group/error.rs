@@ -1,5 +1,7 @@
 //! What a client is told when a request fails.
 
+use std::sync::Arc;
+
 /// Named after Kafka's error codes; the door turns them into numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
@@ -59,6 +61,9 @@ pub enum GroupError {
     /// More groups than the configuration allows.
     #[error("there are as many groups as the configuration allows")]
     PolicyViolation,
+    /// What the member reads, or commits for, is elsewhere now.
+    #[error("moved to {0}")]
+    Moved(Arc<str>),
     /// The request breaks a limit or contradicts itself.
     #[error("the request is invalid")]
     InvalidRequest,

@@ -510,6 +510,31 @@ impl Groups {
         self.groups.iter().find(|(_, group)| is_unstable(group)).map(|(id, _)| id.as_str())
     }
 
+    /// Every member that there is: its group and its id.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.groups.iter().flat_map(|(id, group)| group.member_ids().map(move |member| (id.as_str(), member)))
+    }
+
+    /// Whether the group speaks the classic protocol.
+    #[must_use]
+    pub fn is_classic(&self, group_id: &str) -> bool {
+        self.groups.get(group_id).is_some_and(|group| group.classic().is_some())
+    }
+
+    /// The ids of a group's members.
+    pub fn members_of(&self, group_id: &str) -> impl Iterator<Item = &str> {
+        self.groups.get(group_id).into_iter().flat_map(Entry::member_ids)
+    }
+
+    /// Whether the group has that member.
+    #[must_use]
+    pub fn has_member(&self, group_id: &str, member_id: &str) -> bool {
+        self.groups.get(group_id).is_some_and(|group| match &group.kind {
+            Kind::Classic(group) => group.members.contains_key(member_id),
+            Kind::Consumer(group) => group.has_member(member_id),
+        })
+    }
+
     /// ListGroups, by id.
     pub fn list(&self) -> impl Iterator<Item = ListedGroup> {
         self.groups.iter().map(|(id, group)| ListedGroup {

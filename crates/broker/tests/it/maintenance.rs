@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_broker::{
-    Apply, Before, Broker, BrokerConfig, DeleteRecordsError, FetchError, NewTopic, Partition, ReadError,
-    Record,
+    Apply, Before, Broker, BrokerConfig, DeleteRecordsError, FetchError, NewMove, NewTopic, Partition,
+    ReadError, Record,
 };
 use anabranch_core::batch::split_batches;
 use anabranch_core::seam::ManualClock;
@@ -250,7 +250,9 @@ async fn nothing_expires_and_nothing_is_compacted_while_a_topic_is_moved() {
             append(&broker, topic, "the same", &"x".repeat(100 + number)).await;
         }
     }
-    broker.begin_move("m", &["timed".to_owned(), "compacted".to_owned()], "there").await.unwrap();
+    let topics = vec!["timed".to_owned(), "compacted".to_owned()];
+    let new = NewMove { id: "m".to_owned(), topics, target: "there".to_owned(), redirect: None };
+    broker.begin_move(new).await.unwrap();
     clock.advance_ms(HOUR_MS);
     broker.maintain().await;
     let delete = || broker.delete_records(timed.id(), Before::Offset(Offset(5)));

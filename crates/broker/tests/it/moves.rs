@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anabranch_broker::{
-    Ack, AppendError, Broker, MovingError, NewTopic, ProduceError, Record, TransactionOptions,
+    Ack, AppendError, Broker, MovingError, NewMove, NewTopic, ProduceError, Record, TransactionOptions,
 };
 use anabranch_core::batch::{BatchBuilder, Compression};
 use anabranch_core::engine::{Engine, EngineError, GroupPositions, Position};
@@ -37,8 +37,12 @@ fn is_held(produced: &Result<i64, ProduceError>) -> bool {
     matches!(produced, Err(ProduceError::Log(AppendError::Held)))
 }
 
+fn new_move(id: &str, target: &str) -> NewMove {
+    NewMove { id: id.to_owned(), topics: vec!["t".to_owned()], target: target.to_owned(), redirect: None }
+}
+
 async fn begun(broker: &Broker) {
-    assert_eq!(broker.begin_move("m", &["t".to_owned()], "kafka://there:1").await.unwrap(), None);
+    assert_eq!(broker.begin_move(new_move("m", "kafka://there:1")).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -59,7 +63,7 @@ async fn while_it_is_held_nothing_comes_but_repeats_are_answered_as_they_were() 
     broker.release_move("m", hold);
     assert_eq!(produce(&broker, sequenced(id, 2)).await.unwrap(), 2);
     commit(&broker, 3).await.unwrap();
-    assert!(matches!(broker.decide_move("m", hold).await, Err(MovingError::NotHeld)));
+    assert!(matches!(broker.decide_move("m", hold, false).await, Err(MovingError::NotHeld)));
     broker.close().await;
 }
 
@@ -77,15 +81,15 @@ async fn a_lease_ends_by_itself_and_cannot_be_used_afterwards() {
         }
     })
     .await;
-    assert!(matches!(broker.decide_move("m", hold).await, Err(MovingError::NotHeld)));
+    assert!(matches!(broker.decide_move("m", hold, false).await, Err(MovingError::NotHeld)));
     // Another hold is not ended by what is left of the first.
     let first = broker.hold_move("m", &[at()], Duration::from_millis(60)).await.unwrap();
     let second = broker.hold_move("m", &[at()], LEASE).await.unwrap();
     tokio::time::sleep(Duration::from_millis(120)).await; // the first one's lease
     broker.release_move("m", first);
     assert!(is_held(&produce(&broker, batch(&["a"])).await));
-    assert!(matches!(broker.decide_move("m", first).await, Err(MovingError::NotHeld)));
-    broker.decide_move("m", second).await.unwrap();
+    assert!(matches!(broker.decide_move("m", first, false).await, Err(MovingError::NotHeld)));
+    broker.decide_move("m", second, false).await.unwrap();
     broker.close().await;
 }
 
@@ -180,14 +184,14 @@ async fn what_is_moved_is_moved_after_a_restart_too_until_it_is_given_up() {
     begun(&broker).await;
     assert_eq!(broker.moved_to("t"), None);
     let hold = broker.hold_move("m", &[at()], LEASE).await.unwrap();
-    broker.decide_move("m", hold).await.unwrap();
+    broker.decide_move("m", hold, false).await.unwrap();
     let mut broker = broker;
     for _ in 0..2 {
         assert_eq!(broker.moved_to("t").as_deref(), Some("kafka://there:1"));
         let refused = produce(&broker, sequenced(id, 1)).await.unwrap_err();
         assert_eq!(refused.to_string(), "moved to kafka://there:1");
         assert_eq!(produce(&broker, sequenced(id, 0)).await.unwrap(), 0, "it is there, and was copied");
-        let again = broker.begin_move("m", &["t".to_owned()], "kafka://there:1").await.unwrap();
+        let again = broker.begin_move(new_move("m", "kafka://there:1")).await.unwrap();
         assert_eq!(again.as_deref(), Some("kafka://there:1"));
         broker.close().await;
         broker = open(dir.path()).await;
@@ -203,8 +207,7 @@ async fn a_topic_is_moved_by_one_and_as_it_was() {
     let broker = broker_with(dir.path(), NewTopic::new("t")).await;
     begun(&broker).await;
     begun(&broker).await;
-    let topics = ["t".to_owned()];
-    let other = broker.begin_move("other", &topics, "nats://there:1").await;
+    let other = broker.begin_move(new_move("other", "nats://there:1")).await;
     assert!(matches!(other, Err(MovingError::Taken { .. })), "{other:?}");
     let held = broker.hold_move("m", &[], LEASE).await;
     assert!(matches!(held, Err(MovingError::Changed(_))), "{held:?}");

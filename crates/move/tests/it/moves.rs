@@ -106,13 +106,13 @@ impl Gate for GoesOn {
         self.gate.go_on().await;
     }
 
-    async fn switch(&self) -> Result<(), MoveError> {
+    async fn switch(&self, shifted: &[TopicPartition]) -> Result<(), MoveError> {
         let times = self.times.load(Ordering::SeqCst);
         if times > 0 {
             self.times.store(times - 1, Ordering::SeqCst);
             note_place(&self.source, 20 - times).await;
         }
-        self.gate.switch().await
+        self.gate.switch(shifted).await
     }
 }
 

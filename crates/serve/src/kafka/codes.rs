@@ -38,7 +38,7 @@ pub(super) fn topic(error: &TopicError) -> ErrorCode {
         TopicError::Config(error) => config(error),
         TopicError::Storage(_) => ErrorCode::KafkaStorageError,
         // What a client does with it: looks for the broker again, which may be back by then.
-        TopicError::Closed => ErrorCode::NotController,
+        TopicError::Closed | TopicError::Elsewhere => ErrorCode::NotController,
         _ => ErrorCode::UnknownServerError,
     }
 }
@@ -82,7 +82,9 @@ pub(super) fn append(error: &AppendError) -> ErrorCode {
         AppendError::InvalidMarker(_) => ErrorCode::InvalidRecord,
         AppendError::WriteFailed(_) | AppendError::Stopped(_) => ErrorCode::KafkaStorageError,
         // Which every producer tries again.
-        AppendError::Closed | AppendError::Held => ErrorCode::NotLeaderOrFollower,
+        AppendError::Closed | AppendError::Held | AppendError::Redirected(_) => {
+            ErrorCode::NotLeaderOrFollower
+        }
         // Which none does.
         AppendError::Moved(_) => ErrorCode::PolicyViolation,
         // No request of this protocol asks for it.
@@ -119,7 +121,7 @@ pub(super) fn group(error: &GroupError) -> ErrorCode {
         GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
         GroupError::UnstableOffsetCommit => ErrorCode::UnstableOffsetCommit,
         GroupError::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
-        GroupError::PolicyViolation => ErrorCode::PolicyViolation,
+        GroupError::PolicyViolation | GroupError::Moved(_) => ErrorCode::PolicyViolation,
         GroupError::InvalidRequest | GroupError::Invalid(_) => ErrorCode::InvalidRequest,
         GroupError::FencedMemberEpoch => ErrorCode::FencedMemberEpoch,
         GroupError::StaleMemberEpoch => ErrorCode::StaleMemberEpoch,

@@ -19,11 +19,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_broker::ReadError;
+use anabranch_broker::{ReadError, Stage};
 use anabranch_core::budget::Permit;
 use anabranch_wire::messages::{ApiKey, FetchResponse};
 use anabranch_wire::{
-    DecodeError, EncodeError, ErrorCode, FrameDecoder, FrameError, Head, Next, Request, Response,
+    DecodeError, EncodeError, ErrorCode, FrameDecoder, FrameError, Head, NO_ERROR, Next, Request, Response,
     decode_request, encode_fetched, encode_response,
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -40,6 +40,10 @@ use super::{Client, Door, fetch, oversized, tally};
 
 /// A client that is told how long it was held back waits as long once more; longer than this helps nobody.
 const THROTTLE_TOLD_MAX: Duration = Duration::from_secs(1);
+
+/// A client that is sent on asks for the brokers within this time, by the same connection, or this is closed: Java's asks for its
+/// coordinator first, and would never come to it.
+const LEAVE_AFTER: Duration = Duration::from_millis(300);
 
 /// Why a connection was closed by us.
 #[derive(Debug, thiserror::Error)]
@@ -205,7 +209,7 @@ impl Connection<'_> {
             Request::Produce(request) => {
                 Answer::Producing(produce::submit(self.door, head.version, request, held_back).await)
             }
-            Request::Fetch(request) => Answer::Fetched(fetch::answer(self.door, head.version, request).await),
+            Request::Fetch(request) => Answer::Fetched(fetch::answer(self.door, head, request).await),
             request => {
                 // Boxed, for the largest of these futures would otherwise lie in every idle connection.
                 let response = Box::pin(super::answer(self.door, client, request)).await;
@@ -390,7 +394,8 @@ async fn write_answers(
     mut queue: mpsc::Receiver<Outgoing>,
     mut writer: OwnedWriteHalf,
 ) -> Result<(), Closed> {
-    while let Some(Outgoing { head, answer, began, _place }) = queue.recv().await {
+    let mut leaves_at = None;
+    while let Some(Outgoing { head, answer, began, _place }) = next_answer(&mut queue, leaves_at).await {
         let response = match answer {
             Answer::Ready(response) => response,
             Answer::Fetched(answer) => {
@@ -400,6 +405,9 @@ async fn write_answers(
                 let frame = Frame::of(pieces, answer.buffer_bytes, answer.held);
                 // Boxed, as below: ten thousand connections only wait, and should not hold room for it.
                 writer = Box::pin(frame.write(door, writer)).await?;
+                if is_sent_on(door, &head) {
+                    leaves_at.get_or_insert_with(|| tokio::time::Instant::now() + LEAVE_AFTER);
+                }
                 continue;
             }
             Answer::Producing(producing) => {
@@ -417,10 +425,43 @@ async fn write_answers(
             }
         };
         tell(door, &head, &tally::error_codes(&response), began);
+        let is_leaving = !acknowledges(&response) && is_sent_on(door, &head);
         let pieces = encode_response(&head, response)?;
         writer = Box::pin(Frame::whole(pieces).write(door, writer)).await?;
+        if is_leaving {
+            // It knows now where to go; what else it has asked for, it will ask for there.
+            if head.key == ApiKey::Metadata && queue.is_empty() {
+                break;
+            }
+            leaves_at.get_or_insert_with(|| tokio::time::Instant::now() + LEAVE_AFTER);
+        }
     }
+    // What the peer sends after this is not answered: it goes when it has read what there is.
     Ok(writer.shutdown().await?)
+}
+
+/// The next answer; `None` when there will be none, or the client has had its time.
+async fn next_answer(
+    queue: &mut mpsc::Receiver<Outgoing>,
+    leaves_at: Option<tokio::time::Instant>,
+) -> Option<Outgoing> {
+    match leaves_at {
+        None => queue.recv().await,
+        Some(until) => timeout_at(until, queue.recv()).await.ok().flatten(),
+    }
+}
+
+/// Whether the client is to leave, behind the answer to this.
+fn is_sent_on(door: &Door, head: &Head) -> bool {
+    head.key != ApiKey::ApiVersions
+        && door.redirect(head).is_some_and(|redirect| redirect.stage == Stage::Sending)
+}
+
+/// Whether it says of a batch that it is stored: what is closed may take that back before the peer has read it.
+fn acknowledges(response: &Response) -> bool {
+    let Response::Produce(response) = response else { return false };
+    let mut partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    partitions.any(|partition| partition.error_code == NO_ERROR)
 }
 
 fn tell(door: &Door, head: &Head, error_codes: &[i16], began: Instant) {

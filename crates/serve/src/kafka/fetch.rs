@@ -21,7 +21,7 @@ use anabranch_core::{LeaderEpoch, Offset};
 use anabranch_wire::messages::fetch_request::FetchTopic;
 use anabranch_wire::messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
 use anabranch_wire::messages::{FetchRequest, FetchResponse, TopicName};
-use anabranch_wire::{ErrorCode, Fetched, NO_ERROR};
+use anabranch_wire::{ErrorCode, Fetched, Head, NO_ERROR};
 use bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use uuid::Uuid;
 use super::fetch_session::{NO_SESSION, Turn};
 use super::memory::Held;
 use super::outgoing::Unread;
-use super::{Door, codes, find_topic};
+use super::{Door, codes, find_topic, redirect};
 
 /// How long a client is told to wait, and is not read, that got nothing for want of memory.
 const THROTTLE: Duration = Duration::from_millis(100);
@@ -99,10 +99,11 @@ impl From<FetchResponse> for Answer {
 }
 
 /// Waits until there is as much as the client wants, or it has waited long enough.
-pub(super) async fn answer(door: &Door, version: i16, mut request: FetchRequest) -> Answer {
+pub(super) async fn answer(door: &Door, head: &Head, mut request: FetchRequest) -> Answer {
+    let version = head.version;
     request.topics = merge(request.topics);
     if ![READ_UNCOMMITTED, READ_COMMITTED].contains(&request.isolation_level)
-        && Look::of(door, version, &request).partitions().next().is_some()
+        && Look::of(door, head, &request).partitions().next().is_some()
     {
         return misunderstood(version, request).into();
     }
@@ -116,7 +117,7 @@ pub(super) async fn answer(door: &Door, version: i16, mut request: FetchRequest)
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
     let mut waiter: Option<Waiter> = None;
     loop {
-        let look = Look::of(door, version, &request);
+        let look = Look::of(door, head, &request);
         let is_last = Instant::now() >= deadline || *door.stopping.borrow() || look.is_empty();
         if let Some(waiter) = &waiter {
             look.partitions().for_each(|partition| partition.register(waiter));
@@ -192,15 +193,15 @@ fn merge(topics: Vec<FetchTopic>) -> Vec<FetchTopic> {
 }
 
 impl Look {
-    fn of(door: &Door, version: i16, request: &FetchRequest) -> Self {
+    fn of(door: &Door, head: &Head, request: &FetchRequest) -> Self {
         let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(door.limits.fetch_bytes_max);
         let topics = request.topics.iter().map(|topic| {
             let FetchTopic { topic: name, topic_id, partitions, .. } = topic;
-            let found = find_topic(door, version >= 13, name, *topic_id).and_then(|topic| {
+            let found = find_topic(door, head.version >= 13, name, *topic_id).and_then(|topic| {
                 // A position means another record there: nobody goes on reading here.
                 match door.broker.moved_to(topic.name()) {
                     None => Ok(topic),
-                    Some(_) => Err(ErrorCode::PolicyViolation),
+                    Some(_) => Err(redirect::fetch(door.redirect(head).as_ref())),
                 }
             });
             let wanted = partitions.iter().map(|asked| Wanted {

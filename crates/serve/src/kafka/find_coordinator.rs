@@ -12,7 +12,7 @@ use super::Door;
 use super::codes::refusal;
 
 /// `CoordinatorType` of `FindCoordinatorRequest.java`.
-const GROUP: i8 = 0;
+pub(super) const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 
 pub(super) fn answer(door: &Door, version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {

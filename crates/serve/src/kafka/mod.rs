@@ -54,6 +54,7 @@ mod operations;
 mod outgoing;
 mod oversized;
 mod produce;
+mod redirect;
 mod sync_group;
 mod tally;
 mod txn_offset_commit;
@@ -66,7 +67,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_broker::group::GroupError;
-use anabranch_broker::{Broker, Topic};
+use anabranch_broker::{Broker, Redirect, Topic};
 use anabranch_core::{LeaderEpoch, TopicId};
 use anabranch_wire::messages::{BrokerId, TopicName};
 use anabranch_wire::protocol::StrBytes;
@@ -94,6 +95,8 @@ pub(crate) struct Door {
     sessions: Mutex<Sessions>,
     host: StrBytes,
     port: i32,
+    /// The client id of those that are never sent on.
+    pass: String,
     limits: Limits,
     metrics: Arc<Metrics>,
     /// Warnings about connections that were refused, and about those that were closed.
@@ -105,7 +108,7 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(
         broker: Broker,
-        advertised: &Advertised,
+        (advertised, pass): (&Advertised, String),
         limits: Limits,
         metrics: Arc<Metrics>,
         memory: Memory,
@@ -121,6 +124,7 @@ impl Door {
             sessions: Mutex::new(sessions),
             host: text(&advertised.host),
             port,
+            pass,
             limits,
             metrics,
             often_refused: Often::default(),
@@ -131,6 +135,12 @@ impl Door {
 
     fn now(&self) -> Duration {
         self.broker.clock().monotonic()
+    }
+
+    /// What becomes of that client, if the topics have moved and old clients are sent on.
+    fn redirect(&self, head: &Head) -> Option<Redirect> {
+        let redirect = self.broker.redirect()?;
+        (head.client_id.as_deref() != Some(self.pass.as_str())).then_some(redirect)
     }
 
     fn node_id(&self) -> BrokerId {
@@ -265,6 +275,13 @@ impl Client<'_> {
 /// Serves everything but Produce and Fetch, which need more than a response: see `connection`.
 async fn answer(door: &Door, client: Client<'_>, request: Request) -> Option<Response> {
     let version = client.version();
+    let request = match door.redirect(client.head) {
+        None => request,
+        Some(redirect) => match redirect::answer(door, &redirect, version, request) {
+            Ok(response) => return Some(response),
+            Err(request) => *request,
+        },
+    };
     Some(match request {
         Request::ApiVersions(request) => api_versions::answer(version, &request).into(),
         Request::Metadata(request) => metadata::answer(door, version, request).await.into(),

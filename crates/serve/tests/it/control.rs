@@ -27,15 +27,20 @@ async fn what_a_connection_holds_still_goes_on_when_it_ends() {
 
     let mut control = Control::connect(dir.path()).await.unwrap();
     let who = control.ask(&Ask::Who).await.unwrap();
-    assert_eq!(
-        who,
-        Answer::Who { kafka: server.advertised().to_string(), cluster: broker.cluster_id().to_owned() }
-    );
-    let begin = Ask::Begin { id: "m".to_owned(), topics: vec!["t".to_owned()], target: "there".to_owned() };
+    let Answer::Who { kafka, cluster, pass } = who else { panic!("{who:?}") };
+    assert_eq!((kafka, cluster.as_str()), (server.advertised().to_string(), broker.cluster_id()));
+    assert_eq!(pass.len(), 36, "nobody guesses it");
+    let begin = Ask::Begin {
+        id: "m".to_owned(),
+        topics: vec!["t".to_owned()],
+        target: "there".to_owned(),
+        redirect: None,
+    };
+    let decide = Ask::Decide { positions_differ: false };
     let hold = Ask::Hold { id: "m".to_owned(), partitions: vec![("t".to_owned(), 0)], lease_ms: 20_000 };
     assert!(matches!(control.ask(&hold).await.unwrap(), Answer::Refused { .. }), "nothing was begun");
     assert_eq!(control.ask(&begin).await.unwrap(), Answer::Begun { moved_to: None });
-    assert!(matches!(control.ask(&Ask::Decide).await.unwrap(), Answer::NotYet { .. }), "nothing is held");
+    assert!(matches!(control.ask(&decide).await.unwrap(), Answer::NotYet { .. }), "nothing is held");
     assert_eq!(control.ask(&hold).await.unwrap(), Answer::Done);
     assert!(!append(&broker).await);
     drop(control);
@@ -49,7 +54,7 @@ async fn what_a_connection_holds_still_goes_on_when_it_ends() {
 
     let mut control = Control::connect(dir.path()).await.unwrap();
     assert_eq!(control.ask(&hold).await.unwrap(), Answer::Done);
-    assert_eq!(control.ask(&Ask::Decide).await.unwrap(), Answer::Done);
+    assert_eq!(control.ask(&decide).await.unwrap(), Answer::Done);
     assert!(!append(&broker).await);
     assert_eq!(control.ask(&begin).await.unwrap(), Answer::Begun { moved_to: Some("there".to_owned()) });
     let forget = |target: &str| Ask::Forget { target: target.to_owned() };

@@ -15,6 +15,7 @@ mod http;
 mod large;
 mod limits;
 mod peer;
+mod redirect;
 mod tools;
 mod transactions;
 mod versions;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anabranch_broker::{Broker, MoveHold, MovingError};
+use anabranch_broker::{Broker, Elsewhere, MoveHold, MovingError, NewMove};
+use anabranch_core::TopicPartition;
 use anabranch_move::{Begun, Errand, Gate, MoveError, Pause};
 use anabranch_serve::{Answer, Ask, Control};
 use async_trait::async_trait;
@@ -37,6 +38,8 @@ pub(super) struct Directory {
     /// For people, without secrets.
     pub(super) target: String,
     pub(super) lease: Duration,
+    /// Where old clients are sent; `None` is that they are refused.
+    pub(super) redirect: Option<Elsewhere>,
     state: Mutex<State>,
 }
 
@@ -53,8 +56,8 @@ enum Said {
 }
 
 impl Directory {
-    pub(super) fn new(keeper: Keeper, target: String, lease: Duration) -> Self {
-        Self { keeper, target, lease, state: Mutex::default() }
+    pub(super) fn new(keeper: Keeper, target: String, lease: Duration, redirect: Option<Elsewhere>) -> Self {
+        Self { keeper, target, lease, redirect, state: Mutex::default() }
     }
 
     async fn ask(&self, ask: &Ask) -> Result<Answer, MoveError> {
@@ -125,7 +128,13 @@ impl Gate for Directory {
     async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
         let moved_to = match &self.keeper {
             Keeper::Own(broker) => {
-                let begun = broker.begin_move(&errand.id, &errand.topics, &self.target).await;
+                let new = NewMove {
+                    id: errand.id.clone(),
+                    topics: errand.topics.clone(),
+                    target: self.target.clone(),
+                    redirect: self.redirect.clone(),
+                };
+                let begun = broker.begin_move(new).await;
                 begun.map_err(|error| MoveError::Gate(Box::new(error)))?
             }
             Keeper::Server { .. } => {
@@ -133,6 +142,7 @@ impl Gate for Directory {
                     id: errand.id.clone(),
                     topics: errand.topics.clone(),
                     target: self.target.clone(),
+                    redirect: self.redirect.clone(),
                 };
                 match self.ask(&ask).await? {
                     Answer::Begun { moved_to } => moved_to,
@@ -177,16 +187,19 @@ impl Gate for Directory {
         }
     }
 
-    async fn switch(&self) -> Result<(), MoveError> {
+    async fn switch(&self, shifted: &[TopicPartition]) -> Result<(), MoveError> {
+        let positions_differ = !shifted.is_empty();
         let decided = match &self.keeper {
             Keeper::Own(broker) => {
                 let mut state = self.state.lock().await;
                 match (state.errand.clone(), state.hold.take()) {
-                    (Some(errand), Some(hold)) => said(broker.decide_move(&errand.id, hold).await)?,
+                    (Some(errand), Some(hold)) => {
+                        said(broker.decide_move(&errand.id, hold, positions_differ).await)?
+                    }
                     _ => Err("it is not held".to_owned()),
                 }
             }
-            Keeper::Server { .. } => match self.step(&Ask::Decide).await? {
+            Keeper::Server { .. } => match self.step(&Ask::Decide { positions_differ }).await? {
                 Said::Done => Ok(()),
                 Said::NotYet(reason) => Err(reason),
             },

@@ -49,6 +49,9 @@ pub(super) struct MoveArgs {
     /// How many seconds a data directory is held still at most: its producers wait so long
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     pause_max: Duration,
+    /// What becomes of clients that come to the old server after the move from a data directory
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OldClients::Refuse)]
+    old_clients: OldClients,
     /// Look at what is to be done, and do none of it
     #[arg(long)]
     dry_run: bool,
@@ -58,10 +61,20 @@ pub(super) struct MoveArgs {
     abandon: bool,
 }
 
+/// What becomes of old clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OldClients {
+    /// They get an error that names the target, and are to be started with the new address
+    Refuse,
+    /// They are told of the target's brokers, and go on there by themselves: all topics must move, to a kafka://
+    Redirect,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   anabranch move --from ./data --to kafka://one:9092,two:9092?replication=3 --dry-run
   anabranch move --from ./data --to kafka://one:9092,two:9092?replication=3
+  anabranch move --from ./data --to kafka://one:9092 --old-clients redirect
   anabranch move --from ./data --to nats://one:4222 --topics orders,bills
   anabranch move --from kafka://one:9092 --to ./data     Stop the producers when it asks for that";
 
@@ -93,8 +106,13 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
     if from == to {
         return Err(usage("--from and --to are the same"));
     }
+    let redirect = match args.old_clients {
+        OldClients::Refuse => None,
+        OldClients::Redirect => Some(side::elsewhere(&from, &to).await?),
+    };
+    let is_redirected = redirect.is_some();
     let Side { engine: source, gate, notes, hint } =
-        open_source(&from, &to, args.still, args.pause_max).await?;
+        open_source(&from, &to, args.still, args.pause_max, redirect).await?;
     let target = match open_target(&to).await {
         Ok(target) => target,
         Err(error) => {
@@ -104,7 +122,13 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
     };
     let notes = args.state.clone().unwrap_or(notes).join(Move::id(&*source, &*target));
     let moved = async {
-        let (topics, Own { carried, left }) = choose(args, &*source, &*target).await?;
+        let Chosen { topics, own: Own { carried, left }, all } = choose(args, &*source, &*target).await?;
+        if let (true, Some(stays)) = (is_redirected, all.iter().find(|name| !topics.contains(name))) {
+            return Err(usage(format!(
+                "--old-clients redirect: topic {stays} stays, and a client's metadata cannot be of two clusters"
+            )))
+            .advise("Move all topics, and delete before what cannot be; or let old clients be refused.");
+        }
         let mut moving = Move::new(source.clone(), target.clone(), gate).notes(&notes).dry_run(args.dry_run);
         moving = moving.topics(topics).carrying(carried);
         if !args.groups.is_empty() {
@@ -116,7 +140,7 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")).advise("The same command goes on where it was."),
         };
         view.end().await;
-        Ok(Moved { report: moved?, left })
+        Ok(Moved { report: moved?, left, is_redirected })
     };
     let moved = moved.await;
     target.close().await;
@@ -124,18 +148,24 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
     moved
 }
 
+/// What is moved, and what stays.
+struct Chosen {
+    topics: Vec<String>,
+    /// What of a flow's or a queue's own is carried and what is left.
+    own: Own,
+    /// All topics that there are.
+    all: Vec<String>,
+}
+
 /// What came of it.
 struct Moved {
     report: anabranch_move::Report,
     left: Vec<Left>,
+    /// Old clients are sent on.
+    is_redirected: bool,
 }
 
-/// The topics that are moved, and what of a flow's or a queue's own is carried and what is left.
-async fn choose(
-    args: &MoveArgs,
-    source: &dyn Engine,
-    target: &dyn Engine,
-) -> anyhow::Result<(Vec<String>, Own)> {
+async fn choose(args: &MoveArgs, source: &dyn Engine, target: &dyn Engine) -> anyhow::Result<Chosen> {
     let all = source.admin().topics().await.context("cannot list the topics of the source")?;
     let all: Vec<_> = all.into_iter().filter(|topic| !topic.is_internal).map(|topic| topic.name).collect();
     let wanted = if args.topics.is_empty() { all.clone() } else { args.topics.clone() };
@@ -146,7 +176,8 @@ async fn choose(
         );
     }
     let is_left = |name: &String| own.left.iter().any(|left| left.topic == *name);
-    Ok((wanted.into_iter().filter(|name| !is_left(name)).collect(), own))
+    let topics = wanted.into_iter().filter(|name| !is_left(name)).collect();
+    Ok(Chosen { topics, own, all })
 }
 
 /// What to do about what stopped a move.

@@ -8,7 +8,7 @@ use super::Moved;
 use super::own::Left;
 
 pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
-    let Moved { report, left: own } = moved;
+    let Moved { report, left: own, is_redirected } = moved;
     if report.is_dry_run {
         let rows =
             report.topics.iter().map(|topic| vec![topic.name.clone(), topic.partition_count.to_string()]);
@@ -93,6 +93,9 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
     for line in left {
         output.line(line)?;
     }
+    if *is_redirected {
+        show_redirect(report, output)?;
+    }
     if report.was_decided {
         return output.line("the move was decided before; settings were written once more");
     }
@@ -111,8 +114,28 @@ fn lines_of(left: &[Left]) -> impl Iterator<Item = String> {
         .map(|Left { topic, why }| format!("{topic} is left: it is a flow's or a queue's own, and {why}"))
 }
 
+/// What old clients do from now on, and which of them cannot.
+fn show_redirect(report: &anabranch_move::Report, output: &mut Output) -> anyhow::Result<()> {
+    output.line(
+        "old clients are sent to the target, in some seconds: leave the old server up until they are there",
+    )?;
+    let partitions = report.topics.iter().flat_map(|topic| &topic.partitions);
+    let shifted: Vec<_> = partitions
+        .filter(|partition| partition.is_shifted)
+        .map(|partition| partition.at.to_string())
+        .collect();
+    if shifted.is_empty() {
+        return Ok(());
+    }
+    output.line(format!(
+        "records have other positions there in {}: groups are translated; whoever reads these without a group is refused with \
+         POLICY_VIOLATION, and must not take its positions along",
+        shifted.join(", ")
+    ))
+}
+
 pub(super) fn as_json(moved: &Moved) -> Value {
-    let Moved { report, left: own } = moved;
+    let Moved { report, left: own, is_redirected } = moved;
     let topics = report.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             json!({
@@ -120,6 +143,7 @@ pub(super) fn as_json(moved: &Moved) -> Value {
                 "records": partition.records,
                 "compacted_by_the_target": partition.thinned,
                 "bytes": partition.bytes,
+                "positions_differ": partition.is_shifted,
                 "source": { "start": partition.source.0.0, "end": partition.source.1.0,
                             "checksum": partition.source_checksum.to_string() },
                 "target": { "start": partition.target.0.0, "end": partition.target.1.0,
@@ -148,6 +172,7 @@ pub(super) fn as_json(moved: &Moved) -> Value {
         "id": report.id,
         "dry_run": report.is_dry_run,
         "was_decided": report.was_decided,
+        "old_clients": if *is_redirected { "redirect" } else { "refuse" },
         "topics": topics.collect::<Vec<_>>(),
         "left": own.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::engine::{Capability, Engine, OpenError};
-use anabranch_broker::Broker;
+use anabranch::engine::{Capability, Engine, KafkaEngine, KafkaSettings, OpenError};
+use anabranch_broker::{Broker, Elsewhere, Node};
 use anabranch_move::{Gate, Watching};
 use anabranch_serve::{Answer, Ask, Control, forget};
 use anyhow::Context;
@@ -36,6 +36,7 @@ pub(super) async fn open_source(
     target: &str,
     still: Duration,
     lease: Duration,
+    redirect: Option<Elsewhere>,
 ) -> anyhow::Result<Side> {
     let Some(directory) = url.strip_prefix("embedded:").map(Path::new) else {
         let engine = open(url).await?;
@@ -55,8 +56,10 @@ pub(super) async fn open_source(
             let who = control.ask(&Ask::Who).await;
             let who =
                 who.with_context(|| format!("the server of {} does not answer", directory.display()))?;
-            let Answer::Who { kafka, .. } = who else { anyhow::bail!("the server answers {who:?}") };
-            let engine = open(&format!("kafka://{kafka}")).await?;
+            let Answer::Who { kafka, pass, .. } = who else { anyhow::bail!("the server answers {who:?}") };
+            // It sees the directory after clients were sent on, too.
+            let pass = if pass.is_empty() { String::new() } else { format!("?client.id={pass}") };
+            let engine = open(&format!("kafka://{kafka}{pass}")).await?;
             let control = tokio::sync::Mutex::new(Some(control));
             (engine, Keeper::Server { directory: directory.to_owned(), control })
         }
@@ -66,7 +69,7 @@ pub(super) async fn open_source(
             (Arc::new(broker.clone()), Keeper::Own(broker))
         }
     };
-    let gate = Box::new(Directory::new(keeper, target, lease));
+    let gate = Box::new(Directory::new(keeper, target, lease, redirect));
     Ok(Side { engine, gate, notes: directory.join("moves"), hint: None })
 }
 
@@ -95,6 +98,30 @@ pub(super) async fn abandon(url: &str, target: &str) -> anyhow::Result<()> {
     let forgotten = forget(&broker, &target).await;
     broker.close().await;
     forgotten.with_context(failed)
+}
+
+/// Where the clients of `from` are sent when it has moved to `to`: what they can be told of is a Kafka, and whoever tells them a directory.
+pub(super) async fn elsewhere(from: &str, to: &str) -> anyhow::Result<Elsewhere> {
+    if !from.starts_with("embedded:") {
+        return Err(usage("--old-clients redirect: only a data directory's server sends its clients on"));
+    }
+    let settings: KafkaSettings = to.parse().map_err(|_| {
+        usage("--old-clients redirect: clients can be sent to kafka:// only, whose protocol they speak")
+    })?;
+    let there = opened(KafkaEngine::open(settings, &[]).await.map_err(OpenError::from))?;
+    let nodes = there.brokers().iter().map(|broker| Node {
+        id: broker.id,
+        host: broker.host.clone(),
+        port: broker.port,
+    });
+    let found = Elsewhere { cluster: there.description().cluster.clone(), nodes: nodes.collect() };
+    there.close().await;
+    anyhow::ensure!(
+        !found.nodes.is_empty(),
+        "{} names no brokers that clients could be sent to",
+        without_properties(to)
+    );
+    Ok(found)
 }
 
 pub(super) async fn open_target(url: &str) -> anyhow::Result<Arc<dyn Engine>> {

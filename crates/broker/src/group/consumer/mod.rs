@@ -190,6 +190,14 @@ impl Group {
         self.members.is_empty()
     }
 
+    pub(super) fn member_ids(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
+    }
+
+    pub(super) fn has_member(&self, id: &str) -> bool {
+        self.members.contains_key(id)
+    }
+
     pub(super) fn is_subscribed_to(&self, topic: &str) -> bool {
         self.names.contains_key(topic)
             || self.patterns.values().any(|resolved| resolved.value.topics.contains(topic))
