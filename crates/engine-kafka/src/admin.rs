@@ -72,7 +72,7 @@ impl Admin for KafkaEngine {
         let asked = NewPartitions::new(topic, asked);
         let answers = self.0.admin.create_partitions([&asked], &self.0.options()).await;
         only(&at, answers)?;
-        self.0.await_topic(topic, total).await
+        self.0.await_topic(topic, total, true).await
     }
 
     async fn delete_topic(&self, name: &str) -> Result<(), EngineError> {

@@ -267,12 +267,12 @@ impl Engine for KafkaEngine {
         let created = created.map_err(|error| blame(&at, &error))?;
         match created.into_iter().next().expect("one was asked for") {
             Ok(_) => {
-                self.0.await_topic(&spec.name, spec.partitions).await?;
+                self.0.await_topic(&spec.name, spec.partitions, true).await?;
                 Ok(Ensured::Created)
             }
             // It may have been made a moment ago.
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
-                self.0.await_topic(&spec.name, spec.partitions).await?;
+                self.0.await_topic(&spec.name, spec.partitions, false).await?;
                 Ok(Ensured::Existed)
             }
             Err((_, code)) => Err(blame(&at, &KafkaError::AdminOp(code))),
@@ -503,10 +503,23 @@ impl Cluster {
     }
 
     /// Waits until a topic can be used that is there, and perhaps new: brokers hear of it one after the other, so whoever denies
-    /// it is late.
-    pub(crate) async fn await_topic(&self, topic: &str, partitions: i32) -> Result<(), EngineError> {
+    /// it is late. So is whoever tells of fewer partitions, if it `has` these.
+    pub(crate) async fn await_topic(
+        &self,
+        topic: &str,
+        partitions: i32,
+        has: bool,
+    ) -> Result<(), EngineError> {
         let until = tokio::time::Instant::now() + self.settings.request_max();
-        let actual = self.until(until, || self.look_up(topic)).await?;
+        let look_up = || async {
+            match self.look_up(topic).await? {
+                actual if has && actual < partitions => {
+                    Err(EngineError::NotFound(TopicPartition::new(topic, actual)))
+                }
+                actual => Ok(actual),
+            }
+        };
+        let actual = self.until(until, look_up).await?;
         if actual != partitions {
             return Err(EngineError::Different { topic: topic.to_owned(), actual, asked: partitions });
         }
