@@ -135,6 +135,14 @@ pub enum TopicError {
     /// The disk's fault.
     #[error("the disk failed: {0}")]
     Storage(String),
+    /// It has moved: what it gets, it gets there.
+    #[error("topic {name:?} was moved to {target}")]
+    Moved {
+        /// The topic.
+        name: String,
+        /// Where to.
+        target: String,
+    },
     /// The topics have moved, and clients are sent on: what is made is made there.
     #[error("the topics of this server have moved, and its clients with them")]
     Elsewhere,

@@ -43,6 +43,9 @@ pub enum MovingError {
         /// The other move.
         other: String,
     },
+    /// Another mover holds its topics still.
+    #[error("the topics of the move {0:?} are held still by another mover; try again in a moment")]
+    Busy(String),
     /// The topics are not those that the mover knows: one was deleted, or has more partitions.
     #[error("topic {0} is not what it was when the move began")]
     Changed(String),
@@ -90,6 +93,15 @@ pub struct NewMove {
     pub redirect: Option<Elsewhere>,
 }
 
+/// What was decided of a move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// Where to.
+    pub target: String,
+    /// Old clients are sent on.
+    pub is_redirected: bool,
+}
+
 /// The moves of a broker.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
@@ -109,6 +121,8 @@ struct Entry {
 struct Holding {
     token: u64,
     until: Instant,
+    /// How many partitions are held.
+    partitions: usize,
     /// It is being decided: the gates do not open when the lease runs out.
     is_deciding: bool,
 }
@@ -132,11 +146,11 @@ impl Moves {
 }
 
 impl Broker {
-    /// Begins a move, or goes on with it. Durable when it returns. Tells whether it was decided before, and where to.
+    /// Begins a move, or goes on with it. Durable when it returns. Tells what was decided before, if it was.
     ///
     /// # Errors
     /// [`MovingError`].
-    pub async fn begin_move(&self, new: NewMove) -> Result<Option<String>, MovingError> {
+    pub async fn begin_move(&self, new: NewMove) -> Result<Option<Decided>, MovingError> {
         let broker = self.clone();
         let begun = async move { broker.0.begin_move(new).await };
         to_the_end(begun).await.ok_or(TopicError::Closed)?
@@ -165,7 +179,8 @@ impl Broker {
             if entry.hold.is_some_and(|hold| hold.is_deciding) {
                 return Err(MovingError::NotHeld);
             }
-            entry.hold = Some(Holding { token: hold.token, until, is_deciding: false });
+            entry.hold =
+                Some(Holding { token: hold.token, until, partitions: partitions.len(), is_deciding: false });
         }
         // By itself, whatever becomes of whoever asks.
         let (weak, name) = (Arc::downgrade(shared), id.to_owned());
@@ -220,15 +235,10 @@ impl Broker {
     /// Where the topic was moved to, if it was.
     #[must_use]
     pub fn moved_to(&self, topic: &str) -> Option<String> {
-        let entries = self.0.moves.entries.lock();
-        if entries.is_empty() {
+        if self.0.moves.entries.lock().is_empty() {
             return None;
         }
-        let id = self.topics().get(topic)?.id().to_string();
-        let moved = entries.values().find(|entry| {
-            entry.record.phase == MovePhase::Moved && entry.record.topics.get(topic) == Some(&id)
-        });
-        moved.map(|entry| entry.record.target.clone())
+        self.0.moved_to(&*self.topics().get(topic)?)
     }
 }
 
@@ -241,7 +251,7 @@ async fn let_go_at(shared: Weak<Shared>, id: String, token: u64, until: Instant)
 }
 
 impl Shared {
-    async fn begin_move(&self, new: NewMove) -> Result<Option<String>, MovingError> {
+    async fn begin_move(&self, new: NewMove) -> Result<Option<Decided>, MovingError> {
         let _turn = self.writer.turn().await?;
         let catalogue = Arc::clone(&self.catalogue.read());
         let NewMove { id, topics, target, redirect } = new;
@@ -259,10 +269,24 @@ impl Shared {
             let entries = self.moves.entries.lock();
             if let Some(entry) = entries.get(id) {
                 if entry.record.phase == MovePhase::Moved {
-                    return Ok(Some(entry.record.target.clone()));
+                    let is_moved = |(name, id): (&String, &String)| entry.record.topics.get(name) == Some(id);
+                    if record.topics.iter().all(is_moved) {
+                        return Ok(Some(Decided {
+                            target: entry.record.target.clone(),
+                            is_redirected: entry.record.redirect.is_some(),
+                        }));
+                    }
+                    // Nothing that was decided is forgotten. When all of it was deleted, others may be moved by that name.
+                    if let Some(moved) = self.still_there(&entry.record).into_iter().next() {
+                        return Err(MovingError::Changed(moved));
+                    }
                 }
                 if entry.record == record {
                     return Ok(None);
+                }
+                // Whoever holds them may be dead, and lets go when its lease is over.
+                if entry.hold.is_some() {
+                    return Err(MovingError::Busy(id.to_owned()));
                 }
             }
             // What was decided needs no leave any more.
@@ -283,6 +307,16 @@ impl Shared {
         Ok(None)
     }
 
+    /// Where the topic was moved to, if it was.
+    pub(crate) fn moved_to(&self, topic: &Topic) -> Option<String> {
+        let id = topic.id().to_string();
+        let entries = self.moves.entries.lock();
+        let moved = entries.values().find(|entry| {
+            entry.record.phase == MovePhase::Moved && entry.record.topics.get(topic.name()) == Some(&id)
+        });
+        moved.map(|entry| entry.record.target.clone())
+    }
+
     /// Whether clients that are sent on find there all that they know from here.
     fn check_redirect(&self, record: &MoveRecord) -> Result<(), MovingError> {
         let catalogue = Arc::clone(&self.catalogue.read());
@@ -292,6 +326,22 @@ impl Shared {
         match catalogue.iter().find(stays).filter(|_| record.redirect.is_some()) {
             Some(topic) => Err(MovingError::Stays(topic.name().to_owned())),
             None => Ok(()),
+        }
+    }
+
+    /// Whether the topics are those of the move, with the partitions that are held.
+    fn check_same(&self, entry: &Entry) -> Result<(), MovingError> {
+        let catalogue = Arc::clone(&self.catalogue.read());
+        let mut partitions = 0;
+        for (name, id) in &entry.record.topics {
+            let topic = catalogue.get(name).filter(|topic| topic.id().to_string() == *id);
+            partitions += topic.ok_or_else(|| MovingError::Changed(name.clone()))?.partitions().len();
+        }
+        match (entry.hold, entry.record.topics.keys().next()) {
+            (Some(hold), Some(name)) if hold.partitions != partitions => {
+                Err(MovingError::Changed(name.clone()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -398,6 +448,7 @@ impl Shared {
             let entry = entries.get_mut(id).ok_or_else(|| MovingError::Unknown(id.to_owned()))?;
             // One that was made meanwhile.
             self.check_redirect(&entry.record)?;
+            self.check_same(entry)?;
             let holding = entry.hold.as_mut().filter(|holding| {
                 holding.token == hold.token && !holding.is_deciding && Instant::now() < holding.until
             });
@@ -425,7 +476,7 @@ impl Shared {
         let topics: Vec<_> = {
             let entries = self.moves.entries.lock();
             let entry = entries.get(id).ok_or_else(|| MovingError::Unknown(id.to_owned()))?;
-            entry.record.topics.keys().cloned().collect()
+            self.still_there(&entry.record)
         };
         self.write(Record::tombstone(Key::Move(id.to_owned()).bytes())).await?;
         self.moves.entries.lock().remove(id);
@@ -439,24 +490,33 @@ impl Shared {
     /// Closes the gates of what was moved, before anybody comes.
     pub(crate) fn close_moved(&self) {
         let moved: Vec<_> = {
-            let catalogue = Arc::clone(&self.catalogue.read());
-            let is_same =
-                |name: &str, id: &str| catalogue.get(name).is_some_and(|topic| topic.id().to_string() == id);
             let entries = self.moves.entries.lock();
             let moved = entries.iter().filter(|(_, entry)| entry.record.phase == MovePhase::Moved);
-            let each = moved.map(|(move_id, entry)| {
-                let topics = entry.record.topics.iter().filter(|(name, id)| is_same(name, id));
-                let topics = topics.map(|(name, _)| name.clone()).collect::<Vec<_>>();
-                (move_id.clone(), topics, entry.record.clone())
-            });
+            let each =
+                moved.map(|(id, entry)| (id.clone(), self.still_there(&entry.record), entry.record.clone()));
             each.collect()
         };
         for (id, topics, record) in moved {
-            if !topics.is_empty() {
-                self.redirect(&id, &record);
-            }
+            // Whether its topics were deleted here or not: old clients would make them anew.
+            self.redirect(&id, &record);
             self.set_gates(&topics, &gate_of(&record));
         }
+    }
+
+    /// The topics of a move that were not deleted since, or made anew.
+    fn still_there(&self, record: &MoveRecord) -> Vec<String> {
+        let catalogue = Arc::clone(&self.catalogue.read());
+        let is_there =
+            |name: &str, id: &str| catalogue.get(name).is_some_and(|topic| topic.id().to_string() == id);
+        let topics = record.topics.iter().filter(|(name, id)| is_there(name, id));
+        topics.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A topic has gone: nothing is held or refused of one that is made by its name.
+    pub(crate) fn topic_deleted(&self, name: &str) {
+        let topic = [name.to_owned()];
+        self.groups.set_gate(&topic, &Gate::Open);
+        self.transactions.set_gate(&topic, &Gate::Open);
     }
 
     /// From now on old clients are sent on, if that was decided.

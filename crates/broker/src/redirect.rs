@@ -29,6 +29,8 @@ const STAY_MIN: Duration = Duration::from_secs(5);
 const TELL_MAX: Duration = Duration::from_secs(45);
 /// What a member has heard it has acted upon by then: until its application has let its partitions go, librdkafka reads on.
 const HEAR_MAX: Duration = Duration::from_secs(1);
+/// Every request asks how far it is; members are counted no oftener than this.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// So long whoever reads without a group has to be refused: it asks at least every half second.
 const PART_MIN: Duration = Duration::from_secs(2);
 
@@ -90,6 +92,8 @@ pub(crate) struct Redirecting {
 struct Progress {
     /// Since when every member has heard it.
     told: Option<Instant>,
+    /// When it was looked last whether they have.
+    looked: Option<Instant>,
     is_sending: bool,
 }
 
@@ -102,7 +106,9 @@ impl Redirecting {
     fn look(&self, groups: &GroupService) -> Redirect {
         let mut progress = self.progress.lock();
         let stay = self.since.elapsed();
-        if progress.told.is_none() {
+        let is_due = progress.looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL);
+        if progress.told.is_none() && is_due {
+            progress.looked = Some(Instant::now());
             let untold = groups.untold_members();
             if untold.is_empty() || stay >= TELL_MAX {
                 progress.told = Some(Instant::now());

@@ -239,6 +239,7 @@ impl Shared {
         let topic = self.own_topic(name)?;
         self.write(Record::tombstone(Key::Topic(name.to_owned()).bytes())).await?;
         self.swap(|catalogue| catalogue.without(name));
+        self.topic_deleted(name);
         if !self.groups.topic_deleted(name).await {
             // In a new topic of that name they would be the offsets of other records.
             state.refused.insert(name.to_owned());
@@ -260,6 +261,10 @@ impl Shared {
             )));
         }
         self.check_partition_count(total)?;
+        if let Some(target) = self.moved_to(&old) {
+            // What is appended to a new partition here would be nowhere there.
+            return Err(TopicError::Moved { name: name.to_owned(), target });
+        }
         let mut topic = Topic { partition_count: total, partitions: Vec::new(), ..copy(&old) };
         if mode == Apply::ValidateOnly {
             return Ok(Arc::new(topic));

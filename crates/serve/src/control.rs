@@ -86,6 +86,9 @@ pub enum Answer {
     Begun {
         /// It was decided before, and this is where to.
         moved_to: Option<String>,
+        /// It was decided, or will be, that old clients are sent on.
+        #[serde(default)]
+        is_redirected: bool,
     },
     /// It is done.
     Done,
@@ -201,8 +204,13 @@ async fn answer(broker: &Broker, kafka: &Kafka, held: &mut Held, ask: Ask) -> An
             return Answer::Who { kafka, cluster: broker.cluster_id().to_owned(), pass };
         }
         Ask::Begin { id, topics, target, redirect } => {
+            let will_redirect = redirect.is_some();
             match broker.begin_move(NewMove { id, topics, target, redirect }).await {
-                Ok(moved_to) => return Answer::Begun { moved_to },
+                Ok(decided) => {
+                    let is_redirected =
+                        decided.as_ref().map_or(will_redirect, |decided| decided.is_redirected);
+                    return Answer::Begun { moved_to: decided.map(|decided| decided.target), is_redirected };
+                }
                 Err(error) => Err(error),
             }
         }

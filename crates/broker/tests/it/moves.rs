@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anabranch_broker::{
-    Ack, AppendError, Broker, MovingError, NewMove, NewTopic, ProduceError, Record, TransactionOptions,
+    Ack, AppendError, Apply, Broker, Decided, MovingError, NewMove, NewTopic, ProduceError, Record,
+    TransactionOptions,
 };
 use anabranch_core::batch::{BatchBuilder, Compression};
 use anabranch_core::engine::{Engine, EngineError, GroupPositions, Position};
@@ -192,7 +193,8 @@ async fn what_is_moved_is_moved_after_a_restart_too_until_it_is_given_up() {
         assert_eq!(refused.to_string(), "moved to kafka://there:1");
         assert_eq!(produce(&broker, sequenced(id, 0)).await.unwrap(), 0, "it is there, and was copied");
         let again = broker.begin_move(new_move("m", "kafka://there:1")).await.unwrap();
-        assert_eq!(again.as_deref(), Some("kafka://there:1"));
+        let decided = Decided { target: "kafka://there:1".to_owned(), is_redirected: false };
+        assert_eq!(again, Some(decided));
         broker.close().await;
         broker = open(dir.path()).await;
     }
@@ -215,5 +217,73 @@ async fn a_topic_is_moved_by_one_and_as_it_was() {
     let held = broker.hold_move("m", &[at()], LEASE).await;
     assert!(matches!(held, Err(MovingError::Changed(_))), "{held:?}");
     assert!(matches!(broker.hold_move("no", &[], LEASE).await, Err(MovingError::Unknown(_))));
+    broker.close().await;
+}
+
+/// A partition that was added while the topic was held was open: its records were acknowledged, and the move was decided without
+/// them. After the decision it was the same.
+#[tokio::test]
+async fn a_partition_that_is_added_belongs_to_no_move() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    begun(&broker).await;
+    let hold = broker.hold_move("m", &[at()], LEASE).await.unwrap();
+    broker.create_partitions("t", 2, Apply::Now).await.unwrap();
+    let decided = broker.decide_move("m", hold, false).await;
+    assert!(matches!(decided, Err(MovingError::Changed(_))), "{decided:?}");
+    broker.release_move("m", hold);
+    let all = [at(), TopicPartition::new("t", 1)];
+    let hold = broker.hold_move("m", &all, LEASE).await.unwrap();
+    broker.decide_move("m", hold, false).await.unwrap();
+    let grown = broker.create_partitions("t", 3, Apply::Now).await;
+    assert_eq!(grown.unwrap_err().to_string(), "topic \"t\" was moved to kafka://there:1");
+    broker.close().await;
+}
+
+/// A topic that was made anew, by the name of one that was moved, was held for the old one: it could not be moved, its groups
+/// could not be joined, and who gave the old move up opened what another had moved.
+#[tokio::test]
+async fn a_topic_of_the_same_name_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    let moved = async |id: &str| {
+        assert_eq!(broker.begin_move(new_move(id, "kafka://there:1")).await.unwrap(), None);
+        let hold = broker.hold_move(id, &[at()], LEASE).await.unwrap();
+        broker.decide_move(id, hold, false).await.unwrap();
+    };
+    let anew = async || {
+        broker.delete_topic("t").await.unwrap();
+        broker.create_topic(NewTopic::new("t"), Apply::Now).await.unwrap();
+    };
+    moved("m").await;
+    anew().await;
+    commit(&broker, 0).await.unwrap();
+    moved("m").await;
+    anew().await;
+    moved("other").await;
+    broker.forget_move("m").await.unwrap();
+    assert_eq!(broker.moved_to("t").as_deref(), Some("kafka://there:1"));
+    let refused = produce(&broker, sequenced(ProducerId(7), 0)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "moved to kafka://there:1");
+    broker.close().await;
+}
+
+/// A mover was killed in the pause. The next one asked for something else, and took the place of the first: nobody let go
+/// when its lease was over.
+#[tokio::test]
+async fn a_hold_is_not_forgotten_by_who_comes_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    begun(&broker).await;
+    broker.hold_move("m", &[at()], Duration::from_millis(300)).await.unwrap();
+    let next = async || broker.begin_move(new_move("m", "kafka://elsewhere:1")).await;
+    assert!(matches!(next().await, Err(MovingError::Busy(_))));
+    soon(async {
+        while next().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(produce(&broker, sequenced(ProducerId(7), 0)).await.unwrap(), 0);
     broker.close().await;
 }

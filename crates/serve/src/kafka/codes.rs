@@ -38,6 +38,7 @@ pub(super) fn topic(error: &TopicError) -> ErrorCode {
         TopicError::Config(error) => config(error),
         TopicError::Storage(_) => ErrorCode::KafkaStorageError,
         // What a client does with it: looks for the broker again, which may be back by then.
+        TopicError::Moved { .. } => ErrorCode::PolicyViolation,
         TopicError::Closed | TopicError::Elsewhere => ErrorCode::NotController,
         _ => ErrorCode::UnknownServerError,
     }

@@ -195,13 +195,14 @@ fn merge(topics: Vec<FetchTopic>) -> Vec<FetchTopic> {
 impl Look {
     fn of(door: &Door, head: &Head, request: &FetchRequest) -> Self {
         let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(door.limits.fetch_bytes_max);
+        let elsewhere = std::cell::LazyCell::new(|| redirect::fetch(door.redirect(head).as_ref()));
         let topics = request.topics.iter().map(|topic| {
             let FetchTopic { topic: name, topic_id, partitions, .. } = topic;
             let found = find_topic(door, head.version >= 13, name, *topic_id).and_then(|topic| {
                 // A position means another record there: nobody goes on reading here.
                 match door.broker.moved_to(topic.name()) {
                     None => Ok(topic),
-                    Some(_) => Err(redirect::fetch(door.redirect(head).as_ref())),
+                    Some(_) => Err(*elsewhere),
                 }
             });
             let wanted = partitions.iter().map(|asked| Wanted {

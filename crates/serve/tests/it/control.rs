@@ -39,7 +39,7 @@ async fn what_a_connection_holds_still_goes_on_when_it_ends() {
     let decide = Ask::Decide { positions_differ: false };
     let hold = Ask::Hold { id: "m".to_owned(), partitions: vec![("t".to_owned(), 0)], lease_ms: 20_000 };
     assert!(matches!(control.ask(&hold).await.unwrap(), Answer::Refused { .. }), "nothing was begun");
-    assert_eq!(control.ask(&begin).await.unwrap(), Answer::Begun { moved_to: None });
+    assert_eq!(control.ask(&begin).await.unwrap(), Answer::Begun { moved_to: None, is_redirected: false });
     assert!(matches!(control.ask(&decide).await.unwrap(), Answer::NotYet { .. }), "nothing is held");
     assert_eq!(control.ask(&hold).await.unwrap(), Answer::Done);
     assert!(!append(&broker).await);
@@ -56,7 +56,10 @@ async fn what_a_connection_holds_still_goes_on_when_it_ends() {
     assert_eq!(control.ask(&hold).await.unwrap(), Answer::Done);
     assert_eq!(control.ask(&decide).await.unwrap(), Answer::Done);
     assert!(!append(&broker).await);
-    assert_eq!(control.ask(&begin).await.unwrap(), Answer::Begun { moved_to: Some("there".to_owned()) });
+    assert_eq!(
+        control.ask(&begin).await.unwrap(),
+        Answer::Begun { moved_to: Some("there".to_owned()), is_redirected: false }
+    );
     let forget = |target: &str| Ask::Forget { target: target.to_owned() };
     assert!(matches!(control.ask(&forget("elsewhere")).await.unwrap(), Answer::Refused { .. }));
     assert_eq!(control.ask(&forget("there")).await.unwrap(), Answer::Done);

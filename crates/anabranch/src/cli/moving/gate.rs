@@ -126,7 +126,7 @@ fn said<T>(done: Result<T, MovingError>) -> Result<Result<T, String>, MoveError>
 #[async_trait]
 impl Gate for Directory {
     async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
-        let moved_to = match &self.keeper {
+        let (is_moved, is_redirected) = match &self.keeper {
             Keeper::Own(broker) => {
                 let new = NewMove {
                     id: errand.id.clone(),
@@ -135,7 +135,10 @@ impl Gate for Directory {
                     redirect: self.redirect.clone(),
                 };
                 let begun = broker.begin_move(new).await;
-                begun.map_err(|error| MoveError::Gate(Box::new(error)))?
+                let decided = begun.map_err(|error| MoveError::Gate(Box::new(error)))?;
+                let is_redirected =
+                    decided.as_ref().map_or(self.redirect.is_some(), |decided| decided.is_redirected);
+                (decided.is_some(), is_redirected)
             }
             Keeper::Server { .. } => {
                 let ask = Ask::Begin {
@@ -145,7 +148,7 @@ impl Gate for Directory {
                     redirect: self.redirect.clone(),
                 };
                 match self.ask(&ask).await? {
-                    Answer::Begun { moved_to } => moved_to,
+                    Answer::Begun { moved_to, is_redirected } => (moved_to.is_some(), is_redirected),
                     Answer::Refused { reason } | Answer::NotYet { reason } => {
                         return Err(MoveError::Gate(reason.into()));
                     }
@@ -153,8 +156,17 @@ impl Gate for Directory {
                 }
             }
         };
+        // A server of an older version does not know the choice, either.
+        if is_redirected != self.redirect.is_some() {
+            let is = |redirected| if redirected { "are sent on (redirect)" } else { "are refused (refuse)" };
+            let reason = match is_moved {
+                true => format!("it was decided that old clients {}: --old-clients cannot change that any more", is(is_redirected)),
+                false => "the server of the directory is of a version that cannot send clients on: start it again with this one".to_owned(),
+            };
+            return Err(MoveError::Gate(reason.into()));
+        }
         self.state.lock().await.errand = Some(errand.clone());
-        Ok(if moved_to.is_some() { Begun::Moved } else { Begun::Copying })
+        Ok(if is_moved { Begun::Moved } else { Begun::Copying })
     }
 
     async fn pause(&self) -> Result<Pause, MoveError> {
