@@ -380,6 +380,8 @@ fn clients_are_sent_on_to_a_kafka_and_from_a_directory_with_all_that_it_has() {
     });
     let again = run(&[&redirect[..], &["--json", "--from", from, "--to", &to]].concat()).json();
     assert_eq!((&again["was_decided"], &again["topics"][0]["topic"]), (&true.into(), &"orders".into()));
+    let told = run(&["move", "--from", from, "--to", &to]).fails(1);
+    assert!(told.contains("old clients are sent on"), "what was decided is told: {told}");
     // Given up, the old topics are its own again.
     run(&["move", "--abandon", "--from", from, "--to", &to]).ok();
     source.client_with_input(&["produce", "orders"], "here again\n").ok();
