@@ -126,7 +126,15 @@ fn serve(
                 tracing::debug!(%error, "a member of a group reports");
                 let code = error.rdkafka_error_code();
                 let is_final = matches!(error, KafkaError::MessageConsumptionFatal(_))
-                    || matches!(code, Some(Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed));
+                    || matches!(
+                        code,
+                        Some(
+                            Code::GroupAuthorizationFailed
+                                | Code::TopicAuthorizationFailed
+                                // Its topics were moved elsewhere, and the server says so to whoever joins.
+                                | Code::PolicyViolation
+                        )
+                    );
                 if is_final {
                     let _ = tell.send(Err(blame(&TopicPartition::new("the group", 0), &error)));
                 }
