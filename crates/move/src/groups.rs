@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, GroupPositions, Position};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::MoveError;
 use crate::lane::Matched;
 use crate::report::MovedGroup;
+
+/// Groups that are asked about, or written, at the same time: they are many, and the source stands still.
+const AT_ONCE: usize = 64;
 
 /// Groups as they were last read in the source, and written to the target.
 #[derive(Debug, Default)]
@@ -26,18 +30,14 @@ impl Groups {
         wanted: Option<&[String]>,
     ) -> Result<(), MoveError> {
         loop {
-            let mut changed = false;
-            for (group, positions) in self.stand(source, lanes, wanted).await? {
-                if self.written.get(&group) == Some(&positions) {
-                    continue;
-                }
-                write(target, &group, &positions).await?;
-                self.written.insert(group, positions);
-                changed = true;
-            }
-            if !changed {
+            let mut changed = self.stand(source, lanes, wanted).await?;
+            changed.retain(|(group, positions)| self.written.get(group) != Some(positions));
+            if changed.is_empty() {
                 return Ok(());
             }
+            let writing = changed.iter().map(|(group, positions)| write(target, group, positions));
+            stream::iter(writing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            self.written.extend(changed);
         }
     }
 
@@ -56,9 +56,13 @@ impl Groups {
             }
         };
         let matched: BTreeMap<_, _> = lanes.iter().map(|lane| (&lane.at, *lane)).collect();
-        let mut all = Vec::new();
-        for name in names {
+        let asking = names.into_iter().map(|name| async move {
             let positions = source.admin().group_positions(&name).await.map_err(MoveError::Source)?;
+            Ok::<_, MoveError>((name, positions))
+        });
+        let told: Vec<_> = stream::iter(asking).buffer_unordered(AT_ONCE).try_collect().await?;
+        let mut all = Vec::new();
+        for (name, positions) in told {
             let translated = positions.into_iter().filter_map(|(at, position)| {
                 let there = matched.get(&at)?.translate(position);
                 Some((at, position, there))
