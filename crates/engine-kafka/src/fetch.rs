@@ -25,6 +25,10 @@ use crate::watch::Watch;
 const AHEAD_KIB: &str = "4096";
 /// How long a fetch is put off when that is full, ms. Librdkafka's second would be a pause in every long read.
 const FULL_BACKOFF_MS: &str = "2";
+/// How long a broker waits for something to send, ms. That nothing is behind a transaction's marker is told by an answer with
+/// nothing in it, and a partition that is read from now on is asked for in the next request: librdkafka's half second would
+/// come before each.
+const WAIT_MS: &str = "100";
 /// How often a consumer's events are served.
 const SERVE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -90,7 +94,8 @@ impl Fetcher {
             .set("isolation.level", "read_committed")
             .set("check.crcs", "true")
             .set("queued.max.messages.kbytes", AHEAD_KIB)
-            .set("fetch.queue.backoff.ms", FULL_BACKOFF_MS);
+            .set("fetch.queue.backoff.ms", FULL_BACKOFF_MS)
+            .set("fetch.wait.max.ms", WAIT_MS);
         let consumer: Arc<BaseConsumer<Watch>> = Arc::new(config.create_with_context(watch.clone())?);
         let closing = Arc::new(AtomicBool::new(false));
         let fetcher = Arc::new(Self { consumer, watch, assigned: Mutex::default(), closing });
