@@ -57,6 +57,19 @@ pub enum MoveError {
         /// Where the source ends.
         source_end: Position,
     },
+    /// The target has no more what was copied.
+    #[error(
+        "{at}: the target ends at {target_end}, and has not all that the source has before {source_position}, though it was \
+         copied: somebody has deleted the topic there, or it has lost its end; begun again, the move copies it anew"
+    )]
+    Lost {
+        /// Where.
+        at: TopicPartition,
+        /// Before this the source has records that the target has not.
+        source_position: Position,
+        /// Where the target ends.
+        target_end: Position,
+    },
     /// The source has deleted records that were not copied yet, or not compared.
     #[error(
         "{at}: the source has deleted its records {wanted} to {earliest} before they were copied and compared (retention): let \

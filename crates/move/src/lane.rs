@@ -117,6 +117,11 @@ impl Matched {
         }
     }
 
+    /// The target ends before that.
+    pub(crate) fn lost(&self, target_end: Position) -> MoveError {
+        MoveError::Lost { at: self.at.clone(), source_position: self.end.0, target_end }
+    }
+
     /// Where the target reads next what the source reads from `position` on. What was not compared yet cannot be translated;
     /// whoever asks has compared all there is.
     #[must_use]
@@ -240,6 +245,24 @@ impl Lane {
         Ok(())
     }
 
+    /// All of the target was compared, which ends at `there`: fails unless that is all which the source has before `end`.
+    pub(crate) async fn complete(&mut self, end: Position, there: Position) -> Result<(), MoveError> {
+        loop {
+            let is_more = self.source.fill(end).await;
+            if !is_more.map_err(|error| gone_in_source(&self.matched, error))? {
+                return Ok(());
+            }
+            // At the end, a target that compacts may have lost tombstones. What else is gone there is owed.
+            let is_superseded = self.matched.thinned.is_some() && self.matched.end.1 < there;
+            let source = self.source.take().expect("it is ready");
+            if !is_superseded {
+                self.matched.end.0 = Position(Position::from(source.offset).0 + 1);
+                return Err(self.matched.lost(there));
+            }
+            self.matched.supersede(&source, self.speaker.as_ref());
+        }
+    }
+
     fn may_be_word(&self, record: &RecordAt) -> bool {
         self.speaker.as_ref().is_some_and(|speaker| speaker.may_have_said(&record.record))
     }
@@ -316,7 +339,9 @@ mod positions {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_broker::Broker;
     use anabranch_core::Offset;
+    use anabranch_core::engine::{AppendOptions, Payload, TopicSpec};
 
     use super::*;
 
@@ -359,5 +384,26 @@ mod tests {
         }
         matched.supersede(&at(14, record("lost")), None);
         assert!(matched.check_owed().is_err());
+    }
+
+    /// The target acknowledged a record and does not have it. All that it has is equal, and it lacks the source's last.
+    #[tokio::test]
+    async fn what_the_target_never_had_is_found_at_the_end() {
+        let home = tempfile::tempdir().unwrap();
+        let at = TopicPartition::new("t", 0);
+        let mut sides = Vec::new();
+        for (name, count) in [("here", 3), ("there", 2)] {
+            let broker = Broker::open(home.path().join(name)).await.unwrap();
+            broker.ensure_topic(&TopicSpec::new("t", 1)).await.unwrap();
+            let records = (0..count).map(|time| Record::new("k", "v").at(time)).collect();
+            let how = AppendOptions::default();
+            Engine::append(&broker, &at, Payload::Records(records), how).await.unwrap();
+            sides.push(broker);
+        }
+        let mut lane = Lane::open(&sides[0], &sides[1], matched(false), None, 1 << 16).await.unwrap();
+        lane.catch_up(&sides[0], Position(2)).await.unwrap();
+        lane.complete(Position(2), Position(2)).await.unwrap();
+        let lost = lane.complete(Position(3), Position(2)).await;
+        assert!(matches!(lost, Err(MoveError::Lost { source_position: Position(3), .. })), "{lost:?}");
     }
 }

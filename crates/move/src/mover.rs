@@ -178,6 +178,10 @@ impl Move {
         if !was_decided {
             for (topic, was_there) in plan.topics.iter().zip(&mut was_there) {
                 *was_there = topic.create(&*self.target).await?;
+                // Notes of it are of one that was deleted.
+                if !*was_there && notes.retain(|noted| noted.at.topic != topic.name) {
+                    self.write(&mut notes)?;
+                }
             }
             pause = self.move_all(&plan, &mut notes).await?;
         }
@@ -299,6 +303,10 @@ impl Move {
     ) -> Result<Option<Duration>, MoveError> {
         self.progress.send_modify(|progress| progress.phase = Phase::Comparing);
         let (writer, ends) = Writer::open(&*self.target, &plan.id, &plan.lanes).await?;
+        // Where the target holds less than was noted, that is of what was there before, and nothing of it is believed.
+        if notes.retain(|noted| holds(&plan.lanes, &ends, noted)) {
+            self.write(notes)?;
+        }
         for at in plan.lanes.iter() {
             let matched = match notes.matched.iter().find(|noted| noted.at == *at) {
                 Some(noted) => noted.clone(),
@@ -373,21 +381,25 @@ impl Move {
         // Not where the copier believes that it ends.
         let there = self.compare_to_the_end(lanes).await?;
         for ((lane, end), there) in lanes.iter_mut().zip(&ends).zip(&there) {
+            lane.complete(*end, *there).await?;
             lane.matched.check_owed()?;
             // Nothing that is shown stands between: all before these was read.
-            lane.matched.end = (lane.matched.end.0.max(*end), lane.matched.end.1.max(*there));
+            lane.matched.end = (lane.matched.end.0.max(*end), *there);
         }
         self.say_last_words(copier, lanes).await?;
         let matched: Vec<_> = lanes.iter().map(|lane| &lane.matched).collect();
         moved.translate(&*self.source, &*self.target, &matched, self.groups.as_deref()).await
     }
 
-    /// Compares all that the target has; tells where it ends.
+    /// Compares all that the target has; tells where it ends. It still has all that was compared before.
     async fn compare_to_the_end(&self, lanes: &mut [Lane]) -> Result<Vec<Position>, MoveError> {
         let there = lanes.iter().map(|lane| self.target.locate(&lane.matched.at, Place::Latest));
         let there = try_join_all(there).await.map_err(MoveError::Target)?;
         self.compare_lanes(lanes, &there).await?;
-        Ok(there)
+        match lanes.iter().zip(&there).find(|(lane, there)| **there < lane.matched.end.1) {
+            Some((lane, there)) => Err(lane.matched.lost(*there)),
+            None => Ok(there),
+        }
     }
 
     /// All else is there: writes what stands where to the topics that tell it, and reads that back.
@@ -404,7 +416,7 @@ impl Move {
             if lane.words != word.records {
                 return Err(MoveError::WordDiffers { at: lane.matched.at.clone() });
             }
-            lane.matched.end.1 = lane.matched.end.1.max(there[number]);
+            lane.matched.end.1 = there[number];
             lane.matched.translated = (word.positions, word.gone);
         }
         Ok(())
@@ -508,6 +520,12 @@ impl Move {
             progress.bytes = copier.bytes;
         });
     }
+}
+
+/// Whether the target, whose lanes end at `ends`, goes as far as was noted.
+fn holds(lanes: &[TopicPartition], ends: &[Position], noted: &Matched) -> bool {
+    let end = lanes.iter().zip(ends).find(|(at, _)| **at == noted.at);
+    end.is_none_or(|(_, end)| noted.end.1 <= *end)
 }
 
 /// How far the target was compared, over all partitions: a sum of positions.

@@ -47,6 +47,13 @@ impl Notes {
         }
     }
 
+    /// Forgets what is not so; tells whether there was any.
+    pub(crate) fn retain(&mut self, is_so: impl Fn(&Matched) -> bool) -> bool {
+        let before = self.matched.len();
+        self.matched.retain(is_so);
+        self.matched.len() < before
+    }
+
     pub(crate) fn set_groups(&mut self, groups: &[MovedGroup]) {
         let note = |group: &MovedGroup| {
             let stands = group

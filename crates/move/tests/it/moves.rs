@@ -138,6 +138,68 @@ async fn a_last_word_that_was_said_too_early_is_passed_over() {
     }
 }
 
+/// A move was given up when all was copied and noted. Then the target's topics are deleted, or made anew by hand: the notes
+/// say that all is there, and nothing is. What begins again copies them anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_do_not_outlive_what_the_target_holds() {
+    let (source, target) = (source().await, Side::new().await);
+    let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+    let gate = GoesOn {
+        gate: Watching::new(engines.0.clone(), Duration::from_millis(1)),
+        source: source.broker.clone(),
+        times: AtomicU64::new(u64::MAX >> 60),
+    };
+    let given_up = carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate)));
+    assert!(matches!(given_up.notes(target.notes()).run().await, Err(MoveError::NotStill { .. })));
+    target.broker.delete_topic("orders").await.unwrap();
+    target.broker.delete_topic("bills").await.unwrap();
+    target.broker.ensure_topic(&TopicSpec::new("bills", 1)).await.unwrap();
+    a_move(engines.0.clone(), engines.1.clone()).notes(target.notes()).run().await.unwrap();
+    judge(&*engines.0, &*engines.1, "with notes of topics that were deleted").await;
+}
+
+/// Somebody makes a topic of the target anew when all was compared, and the source did not stand still.
+#[derive(Debug)]
+struct MadeAnew {
+    gate: Watching,
+    target: Broker,
+}
+
+#[async_trait]
+impl Gate for MadeAnew {
+    async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
+        self.gate.begin(errand).await
+    }
+
+    async fn pause(&self) -> Result<Pause, MoveError> {
+        self.gate.pause().await
+    }
+
+    async fn go_on(&self) {
+        self.gate.go_on().await;
+    }
+
+    async fn switch(&self, _: &[TopicPartition]) -> Result<(), MoveError> {
+        self.target.delete_topic("bills").await.unwrap();
+        self.target.ensure_topic(&TopicSpec::new("bills", 1)).await.unwrap();
+        Err(MoveError::NotStill { attempts: 1, reason: "for this test".to_owned() })
+    }
+}
+
+/// The same while the mover runs: the second look at the end finds less than the first, and nothing is decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_loses_what_was_compared_stops_the_move() {
+    let (source, target) = (source().await, Side::new().await);
+    let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+    let gate = Watching::new(engines.0.clone(), Duration::from_millis(1));
+    let gate = MadeAnew { gate, target: target.broker.clone() };
+    let moved = carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate)));
+    let moved = moved.notes(target.notes()).run().await;
+    assert!(matches!(&moved, Err(MoveError::Lost { at, .. }) if at.topic == "bills"), "{moved:?}");
+    a_move(engines.0.clone(), engines.1.clone()).notes(target.notes()).run().await.unwrap();
+    judge(&*engines.0, &*engines.1, "once more").await;
+}
+
 /// A source that came to be by a move between the same two engines has last words of its own, which are records like others.
 #[tokio::test(flavor = "multi_thread")]
 async fn last_words_of_the_source_are_copied() {

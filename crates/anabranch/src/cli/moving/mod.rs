@@ -187,7 +187,7 @@ fn advised(error: MoveError) -> anyhow::Error {
         MoveError::Unknown { what: "topic", .. } => "`anabranch topic list` shows what there is.",
         MoveError::Unknown { .. } => "`anabranch group list` shows what there is.",
         MoveError::Diverged { .. } | MoveError::Surplus { .. } | MoveError::Gone { .. } => {
-            "The source is as it was. After the topic is deleted in the target, and the notes of the move, the same command copies it anew."
+            "The source is as it was. After the topic is deleted in the target, the same command copies it anew."
         }
         _ => "The source is as it was. The same command goes on where the move is.",
     };
