@@ -31,6 +31,8 @@ pub enum Begun {
     Copying,
     /// The target is.
     Moved,
+    /// Nobody keeps that for the source: the mover's notes tell.
+    AsNoted,
 }
 
 /// The source stands still.
@@ -94,7 +96,7 @@ impl Watching {
 impl Gate for Watching {
     async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
         *self.errand.lock() = Some(errand.clone());
-        Ok(Begun::Copying)
+        Ok(Begun::AsNoted)
     }
 
     async fn pause(&self) -> Result<Pause, MoveError> {

@@ -174,7 +174,18 @@ impl Move {
         let begun = self.gate.begin(&errand).await?;
         let mut was_there = vec![true; plan.topics.len()];
         let mut pause = Duration::ZERO;
-        let was_decided = begun == Begun::Moved || notes.is_decided;
+        let was_decided = match begun {
+            Begun::Moved => true,
+            Begun::AsNoted => notes.is_decided,
+            Begun::Copying => {
+                // What was decided was given up since, and the target has gone ways of its own.
+                if notes.is_decided {
+                    notes = Notes::new(&plan.id);
+                    self.write(&mut notes)?;
+                }
+                false
+            }
+        };
         if !was_decided {
             for (topic, was_there) in plan.topics.iter().zip(&mut was_there) {
                 *was_there = topic.create(&*self.target).await?;

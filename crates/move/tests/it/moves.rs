@@ -200,6 +200,55 @@ async fn a_target_that_loses_what_was_compared_stops_the_move() {
     judge(&*engines.0, &*engines.1, "once more").await;
 }
 
+/// Knows of no decision.
+#[derive(Debug)]
+struct NothingDecided(Watching);
+
+#[async_trait]
+impl Gate for NothingDecided {
+    async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
+        self.0.begin(errand).await.map(|_| Begun::Copying)
+    }
+
+    async fn pause(&self) -> Result<Pause, MoveError> {
+        self.0.pause().await
+    }
+
+    async fn go_on(&self) {
+        self.0.go_on().await;
+    }
+
+    async fn switch(&self, shifted: &[TopicPartition]) -> Result<(), MoveError> {
+        self.0.switch(shifted).await
+    }
+}
+
+/// A move was decided, and given up: the source forgot it, and went on. Its notes are still there, and say that it was decided. The
+/// same move, begun again, must not believe them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_and_given_up_is_moved_again() {
+    let (source, target) = (source().await, Side::new().await);
+    let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+    let begin = || {
+        let gate = NothingDecided(Watching::new(engines.0.clone(), Duration::from_millis(1)));
+        carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate))).notes(target.notes()).run()
+    };
+    begin().await.unwrap();
+    note_place(&source.broker, 14).await;
+    let again = begin().await.unwrap();
+    assert!(!again.was_decided);
+    judge(&*engines.0, &*engines.1, "moved again").await;
+    // And what others have done to the target meanwhile is seen, wherever it is.
+    target.broker.delete_topic("bills").await.unwrap();
+    target.broker.ensure_topic(&TopicSpec::new("bills", 1)).await.unwrap();
+    let other = (0..99).map(|_| Record::new("other", "record")).collect();
+    let bills = TopicPartition::new("bills", 0);
+    let how = AppendOptions::default();
+    Engine::append(&target.broker, &bills, Payload::Records(other), how).await.unwrap();
+    let moved = begin().await;
+    assert!(matches!(&moved, Err(MoveError::Diverged { at, .. }) if *at == bills), "{moved:?}");
+}
+
 /// A source that came to be by a move between the same two engines has last words of its own, which are records like others.
 #[tokio::test(flavor = "multi_thread")]
 async fn last_words_of_the_source_are_copied() {
