@@ -97,6 +97,14 @@ pub enum MoveError {
         /// What is not moved with it.
         needs: String,
     },
+    /// Something has begun in the source meanwhile that has to be moved along.
+    #[error(
+        "topic {topic} has begun meanwhile, and has to be moved with the others: run the same command again, which takes it along"
+    )]
+    BegunMeanwhile {
+        /// The topic.
+        topic: String,
+    },
     /// Positions in a topic's records cannot be translated.
     #[error(transparent)]
     Untranslatable(#[from] Untranslatable),

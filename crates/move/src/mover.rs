@@ -19,6 +19,7 @@ use crate::error::MoveError;
 use crate::gate::{Begun, Errand, Gate, Pause};
 use crate::groups::{self, Groups};
 use crate::lane::{Lane, Matched};
+use crate::lookout::Lookout;
 use crate::notes::{Notebook, Notes};
 use crate::report::{MovedPartition, MovedTopic, Phase, Progress, Report};
 use crate::settings::PlannedTopic;
@@ -49,6 +50,7 @@ pub struct Move {
     topics: Option<Vec<String>>,
     groups: Option<Vec<String>>,
     carried: Vec<Arc<dyn Carried>>,
+    lookout: Option<Box<dyn Lookout>>,
     notebook: Option<Notebook>,
     disk: Arc<dyn Disk>,
     progress: watch::Sender<Progress>,
@@ -74,6 +76,7 @@ impl Move {
             topics: None,
             groups: None,
             carried: Vec::new(),
+            lookout: None,
             notebook: None,
             disk: Arc::new(RealDisk),
             progress: watch::Sender::default(),
@@ -99,6 +102,13 @@ impl Move {
     #[must_use]
     pub fn carrying(mut self, carried: impl IntoIterator<Item = Arc<dyn Carried>>) -> Self {
         self.carried.extend(carried);
+        self
+    }
+
+    /// Something may begin meanwhile that cannot be left.
+    #[must_use]
+    pub fn lookout(mut self, lookout: Box<dyn Lookout>) -> Self {
+        self.lookout = Some(lookout);
         self
     }
 
@@ -399,7 +409,14 @@ impl Move {
         }
         self.say_last_words(copier, lanes).await?;
         let matched: Vec<_> = lanes.iter().map(|lane| &lane.matched).collect();
-        moved.translate(&*self.source, &*self.target, &matched, self.groups.as_deref()).await
+        moved.translate(&*self.source, &*self.target, &matched, self.groups.as_deref()).await?;
+        match &self.lookout {
+            Some(lookout) => match lookout.begun().await.map_err(MoveError::Source)? {
+                Some(topic) => Err(MoveError::BegunMeanwhile { topic }),
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
     }
 
     /// Compares all that the target has; tells where it ends. It still has all that was compared before.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anabranch_broker::Broker;
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
-use anabranch_core::engine::{AppendOptions, Engine, Payload, Position, TopicSpec};
-use anabranch_move::{Begun, Errand, Gate, Move, MoveError, Pause, Watching};
+use anabranch_core::engine::{AppendOptions, Engine, EngineError, Payload, Position, TopicSpec};
+use anabranch_move::{Begun, Errand, Gate, Lookout, Move, MoveError, Pause, Watching};
 use async_trait::async_trait;
 
 use crate::stage::{PLACES, SIGNATURE, Side, TOPICS, a_move, carrying, judge, note_place, source};
@@ -198,6 +198,29 @@ async fn a_target_that_loses_what_was_compared_stops_the_move() {
     assert!(matches!(&moved, Err(MoveError::Lost { at, .. }) if at.topic == "bills"), "{moved:?}");
     a_move(engines.0.clone(), engines.1.clone()).notes(target.notes()).run().await.unwrap();
     judge(&*engines.0, &*engines.1, "once more").await;
+}
+
+/// Sees something begin.
+#[derive(Debug)]
+struct Begins;
+
+#[async_trait]
+impl Lookout for Begins {
+    async fn begun(&self) -> Result<Option<String>, EngineError> {
+        Ok(Some("workers.queue.orders".to_owned()))
+    }
+}
+
+/// A queue begins while its topic is copied. What it has settled is not in the plan, so nothing is decided; the next run has it in its plan.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_decided_when_something_has_begun_that_is_not_in_the_plan() {
+    let (source, target) = (source().await, Side::new().await);
+    let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+    let begin = || a_move(engines.0.clone(), engines.1.clone()).notes(target.notes());
+    let moved = begin().lookout(Box::new(Begins)).run().await;
+    assert!(matches!(&moved, Err(MoveError::BegunMeanwhile { topic }) if topic == "workers.queue.orders"));
+    assert!(!begin().run().await.unwrap().was_decided);
+    judge(&*engines.0, &*engines.1, "the next run").await;
 }
 
 /// Knows of no decision.

@@ -1,6 +1,7 @@
 //! `anabranch move`
 
 mod gate;
+mod lookout;
 mod own;
 mod report;
 mod side;
@@ -14,6 +15,7 @@ use anabranch::engine::Engine;
 use anabranch_move::{Move, MoveError};
 use anyhow::Context;
 
+use self::lookout::Newcomers;
 use self::own::{Left, Own};
 use self::side::{Side, open_source, open_target};
 use super::failure::{Advise, usage};
@@ -130,6 +132,12 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
             .advise("Move all topics, and delete before what cannot be; or let old clients be refused.");
         }
         let mut moving = Move::new(source.clone(), target.clone(), gate).notes(&notes).dry_run(args.dry_run);
+        // What is named is all that is wanted.
+        if args.topics.is_empty() {
+            let (source, target, planned) = (source.clone(), target.clone(), topics.clone());
+            let lookout = Newcomers { source, target, known: all, planned, is_redirected };
+            moving = moving.lookout(Box::new(lookout));
+        }
         moving = moving.topics(topics).carrying(carried);
         if !args.groups.is_empty() {
             moving = moving.groups(args.groups.iter().cloned());
@@ -166,8 +174,7 @@ struct Moved {
 }
 
 async fn choose(args: &MoveArgs, source: &dyn Engine, target: &dyn Engine) -> anyhow::Result<Chosen> {
-    let all = source.admin().topics().await.context("cannot list the topics of the source")?;
-    let all: Vec<_> = all.into_iter().filter(|topic| !topic.is_internal).map(|topic| topic.name).collect();
+    let all = lookout::topics(source).await.context("cannot list the topics of the source")?;
     let wanted = if args.topics.is_empty() { all.clone() } else { args.topics.clone() };
     let own = own::own_topics(source, target, &all, &wanted).await.context("cannot read the source")?;
     if let (false, Some(Left { topic, why })) = (args.topics.is_empty(), own.left.first()) {

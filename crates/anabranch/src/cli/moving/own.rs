@@ -66,6 +66,11 @@ pub(super) async fn own_topics(
     Ok(own)
 }
 
+/// Whether a flow or a queue may call a topic of its own so.
+pub(super) fn may_be_own(topic: &str) -> bool {
+    Settlements::named(topic).is_some() || OwnTopics::flow_of(topic).is_some()
+}
+
 impl Own {
     /// With all that it needs, or not at all.
     fn carry(&mut self, carried: Arc<dyn Carried>, is_wanted: impl Fn(&String) -> bool) {

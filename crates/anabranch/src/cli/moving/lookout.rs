@@ -1,0 +1,97 @@
+//! A flow or a queue that begins while its topics are moved: what is its own is not in the plan, and would stay behind.
+
+use std::sync::Arc;
+
+use anabranch_core::engine::{Engine, EngineError};
+use anabranch_move::Lookout;
+use async_trait::async_trait;
+
+use super::own::{self, Own};
+
+/// Knows what there was when the move was planned.
+#[derive(Debug)]
+pub(super) struct Newcomers {
+    pub(super) source: Arc<dyn Engine>,
+    pub(super) target: Arc<dyn Engine>,
+    /// All topics that there were.
+    pub(super) known: Vec<String>,
+    /// Those that are moved.
+    pub(super) planned: Vec<String>,
+    /// Old clients are sent on: no topic at all may stay.
+    pub(super) is_redirected: bool,
+}
+
+#[async_trait]
+impl Lookout for Newcomers {
+    async fn begun(&self) -> Result<Option<String>, EngineError> {
+        let all = topics(&*self.source).await?;
+        let is_new = |name: &String| !self.known.contains(name);
+        let new: Vec<_> = all.iter().filter(|name| is_new(name)).cloned().collect();
+        if self.is_redirected && !new.is_empty() {
+            return Ok(new.into_iter().next());
+        }
+        if !new.iter().any(|name| own::may_be_own(name)) {
+            return Ok(None); // the source stands still meanwhile
+        }
+        let Own { carried, left } = own::own_topics(&*self.source, &*self.target, &all, &all).await?;
+        let carried = carried.iter().filter(|own| own.needs().iter().any(|name| self.planned.contains(name)));
+        let mut names = carried.flat_map(|own| own.topics()).chain(left.into_iter().map(|left| left.topic));
+        Ok(names.find(is_new))
+    }
+}
+
+/// All that are no engine's own.
+pub(super) async fn topics(engine: &dyn Engine) -> Result<Vec<String>, EngineError> {
+    let all = engine.admin().topics().await?;
+    Ok(all.into_iter().filter(|topic| !topic.is_internal).map(|topic| topic.name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_broker::Broker;
+    use anabranch_core::engine::{QueueSpec, TopicSpec};
+
+    use super::*;
+
+    /// A queue begins on a topic that is being copied. After the switch, what it has accepted would come again in the target, if what
+    /// it has settled stayed behind.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_queue_that_begins_on_what_is_moved_is_seen() {
+        let home = tempfile::tempdir().unwrap();
+        let open = async |name: &str| {
+            Arc::new(Broker::open(home.path().join(name)).await.unwrap()) as Arc<dyn Engine>
+        };
+        let (source, target) = (open("here").await, open("there").await);
+        for name in ["orders", "others"] {
+            source.ensure_topic(&TopicSpec::new(name, 1)).await.unwrap();
+        }
+        let lookout = |known, is_redirected| Newcomers {
+            source: Arc::clone(&source),
+            target: Arc::clone(&target),
+            known,
+            planned: vec!["orders".to_owned()],
+            is_redirected,
+        };
+        let known = topics(&*source).await.unwrap();
+        assert_eq!(lookout(known.clone(), true).begun().await.unwrap(), None);
+        // Neither what is anybody's nor a queue of a topic that stays concerns the move, unless nothing may stay.
+        source.ensure_topic(&TopicSpec::new("new", 1)).await.unwrap();
+        let begin = async |topic: &str| {
+            let spec = QueueSpec::new("workers", [topic.to_owned()]);
+            source.queues().unwrap().consumer(spec).await.unwrap()
+        };
+        let mut consumers = vec![begin("others").await];
+        assert_eq!(lookout(known.clone(), false).begun().await.unwrap(), None);
+        assert!(lookout(known.clone(), true).begun().await.unwrap().is_some());
+        consumers.push(begin("orders").await);
+        let begun = lookout(known, false).begun().await.unwrap();
+        assert_eq!(begun.as_deref(), Some("workers.queue.orders"));
+        let known = topics(&*source).await.unwrap();
+        assert_eq!(lookout(known, true).begun().await.unwrap(), None);
+        for consumer in consumers {
+            consumer.leave().await.unwrap();
+        }
+        source.close().await;
+        target.close().await;
+    }
+}
