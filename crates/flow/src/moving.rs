@@ -69,9 +69,11 @@ impl OwnTopics {
     fn translate(
         &self,
         at: &TopicPartition,
-        progress: Progress,
+        mut progress: Progress,
         there: &dyn Elsewhere,
     ) -> Result<(Progress, u64), Untranslatable> {
+        // What the shard has come to since the flow was moved last counts, though nothing was committed behind it.
+        progress.pass_changes();
         let failed = |reason| Untranslatable { at: at.clone(), reason };
         let is_shard = at.topic == changelog_of(&self.flow);
         let inputs = match is_shard {
@@ -108,13 +110,12 @@ impl OwnTopics {
     fn changes(
         &self,
         at: &TopicPartition,
-        mut progress: Progress,
+        progress: Progress,
         input: &TopicPartition,
         there: &dyn Elsewhere,
         translate: &impl Fn(&TopicPartition, u64) -> Result<u64, Untranslatable>,
     ) -> Result<VecDeque<Change>, Untranslatable> {
         let failed = |reason| Untranslatable { at: at.clone(), reason };
-        progress.pass_changes();
         let taken = progress.taken.expect("it was looked at").positions;
         let mut ahead = progress.moved.map(|moved| moved.ahead).unwrap_or_default();
         let mut next = ahead.back().map_or(taken, |change| change.taken.clone());
@@ -342,6 +343,23 @@ mod tests {
         let second = Change { at: 2300, taken: vec![4, 0, 1] };
         let ahead = [Change { at: 2200, ..first }, second].into();
         assert_eq!((again.positions, again.moved), (vec![2150], Some(Moved { times: 2, ahead })));
+    }
+
+    /// A shard that was moved has committed right before the first record with the new engine's positions, and is moved on. What it had
+    /// taken in there was forgotten, so that the old engine's positions stayed, and records that the new one brought were dropped.
+    #[test]
+    fn a_change_that_a_shard_has_just_come_to_is_not_lost_by_the_next_move() {
+        let (flow, log, between) = (own(SHARDED), at("f-changelog", 1), at("f-repartition", 1));
+        let mut there = There { ends: [(log.clone(), 50), (between, 1300)].into(), ..There::default() };
+        let taken = Taken { positions: vec![300, 40, 100], idle: vec![false; 3] };
+        let ahead = [Change { at: 150, taken: vec![30, 10, 20] }].into();
+        let moved = Some(Moved { times: 1, ahead });
+        let progress = Progress { taken: Some(taken), moved, ..Progress::beginning(vec![150], 3) };
+        there.see(&flow, &log, &progress.to_record().unwrap());
+        let again = progress_in(&flow.last_word(&log, &there).unwrap());
+        assert_eq!((again.positions, again.taken.unwrap().positions), (vec![1150], vec![30, 10, 20]));
+        let ahead = [Change { at: 1300, taken: vec![3, 1, 2] }].into();
+        assert_eq!(again.moved, Some(Moved { times: 2, ahead }));
     }
 
     #[test]
