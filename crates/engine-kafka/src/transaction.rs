@@ -196,8 +196,8 @@ impl Session {
                     _ => EngineError::Aborted { id, reason },
                 })
             }
-            // Whether it was committed is not known, and the library cannot go on from there.
-            error => self.blame(error),
+            // The library cannot go on from there.
+            error => self.unknown(error),
         }
     }
 
@@ -205,7 +205,16 @@ impl Session {
     fn abort(&mut self, why: EngineError) -> EngineError {
         match self.again(|session, left| session.producer().abort_transaction(left)) {
             Ok(()) => why,
-            Err(error) => self.blame(&error),
+            Err(error) => self.unknown(&error),
+        }
+    }
+
+    /// Nothing goes on after `error`, and whether the transaction was committed is not known: who is told that the cluster is
+    /// away would take that for nothing done, and do it again.
+    fn unknown(&mut self, error: &KafkaError) -> EngineError {
+        match self.blame(error) {
+            EngineError::Away { reason, .. } => failed(reason),
+            other => other,
         }
     }
 
@@ -231,5 +240,34 @@ impl Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("id", &self.id).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::engine::Engine;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::{KafkaEngine, KafkaSettings};
+
+    /// The coordinator is asked to commit, and no answer comes for as long as a producer has patience: it may have committed. Told as a
+    /// cluster that is away, that was taken for nothing done, and done again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_without_an_answer_is_not_told_as_nothing_done() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic("t", 1, 1).unwrap();
+        let settings = KafkaSettings::new(mock.bootstrap_servers()).delivery_timeout(Duration::from_secs(2));
+        let engine = KafkaEngine::open(settings, &[]).await.unwrap();
+        let transactions = engine.transactions().unwrap();
+        let mut producer = transactions.producer("id", Duration::from_secs(30)).await.unwrap();
+        let at = TopicPartition::new("t", 0);
+        let record = || vec![(at.clone(), Record::keyless("x").into())];
+        producer.commit(record(), None).await.unwrap();
+        let answers = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE; 5000];
+        mock.request_errors(RDKafkaApiKey::EndTxn, &answers);
+        let committed = producer.commit(record(), None).await;
+        assert!(matches!(committed, Err(EngineError::Failed(_))), "{committed:?}");
     }
 }
