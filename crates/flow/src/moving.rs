@@ -65,6 +65,15 @@ impl OwnTopics {
         self.layout.repartition().is_some_and(|between| between.topic == topic)
     }
 
+    /// Whether a shard has records to take in: one that has not begun could not be told that these have the old engine's positions.
+    fn is_awaited(&self, at: &TopicPartition, there: &dyn Elsewhere) -> bool {
+        let Some(between) = self.layout.repartition().filter(|_| at.topic == changelog_of(&self.flow)) else {
+            return false;
+        };
+        let input = TopicPartition::new(between.topic, at.partition);
+        there.noted(&input).is_some_and(|noted| !noted.is_empty())
+    }
+
     /// The newest progress of an intake or a shard, with positions of the new engine; and how many these are.
     fn translate(
         &self,
@@ -180,7 +189,12 @@ impl Carried for OwnTopics {
     fn last_word(&self, at: &TopicPartition, there: &dyn Elsewhere) -> Result<LastWord, Untranslatable> {
         let failed = |reason| Untranslatable { at: at.clone(), reason };
         let Some(noted) = there.noted(at).filter(|noted| !noted.is_empty()) else {
-            return Ok(LastWord::default()); // nobody was here yet
+            return match self.is_awaited(at, there) {
+                true => Err(failed(
+                    "the shard has not begun, and records wait for it: start the flow's processes, and run this again when it has",
+                )),
+                false => Ok(LastWord::default()), // nobody was here yet
+            };
         };
         if self.is_between(&at.topic) {
             let change = Envelope::change().map_err(|_| failed("it cannot be written"))?;
@@ -343,6 +357,31 @@ mod tests {
         let second = Change { at: 2300, taken: vec![4, 0, 1] };
         let ahead = [Change { at: 2200, ..first }, second].into();
         assert_eq!((again.positions, again.moved), (vec![2150], Some(Moved { times: 2, ahead })));
+    }
+
+    /// Intakes have brought records to a shard that no process has opened yet. It would begin in the new engine and take these records'
+    /// positions for that one's, and drop what comes then.
+    #[test]
+    fn a_shard_for_which_records_wait_has_to_begin_first() {
+        let (flow, log, between) = (own(SHARDED), at("f-changelog", 1), at("f-repartition", 1));
+        let mut there = There { ends: [(log.clone(), 50), (between.clone(), 7)].into(), ..There::default() };
+        assert_eq!(flow.last_word(&log, &there).unwrap(), LastWord::default());
+        let envelope = Envelope {
+            source: 0,
+            position: 300,
+            latest_event_ms: None,
+            timestamp_ms: NO_TIMESTAMP,
+            marker: None,
+        };
+        there.see(&flow, &between, &envelope.close(Record::new("k", "v")).unwrap());
+        let reason = flow.last_word(&log, &there).unwrap_err().reason;
+        assert!(reason.contains("has not begun"), "{reason}");
+        // It is no other shard's trouble, and none that has begun.
+        assert_eq!(flow.last_word(&at("f-changelog", 0), &there).unwrap(), LastWord::default());
+        let taken = Taken { positions: vec![0; 3], idle: vec![false; 3] };
+        let progress = Progress { taken: Some(taken), ..Progress::beginning(vec![0], 3) };
+        there.see(&flow, &log, &progress.to_record().unwrap());
+        assert_eq!(progress_in(&flow.last_word(&log, &there).unwrap()).positions, [1000]);
     }
 
     /// A shard that was moved has committed right before the first record with the new engine's positions, and is moved on. What it had
