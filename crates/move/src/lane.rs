@@ -43,6 +43,9 @@ pub struct Matched {
     /// What was noted of its records, where positions of others stand in them.
     #[serde(default, with = "entries")]
     pub noted: Noted,
+    /// Whether that was done from the beginning: what has a last word now may have been anybody's when it was begun.
+    #[serde(default)]
+    pub is_heard: bool,
     /// Positions in its last word, and those that were left out of it.
     #[serde(default)]
     pub translated: (u64, u64),
@@ -72,6 +75,7 @@ impl Matched {
             anchors: Anchors::default(),
             thinned: is_thinned.then(Thinned::default),
             noted: Noted::new(),
+            is_heard: false,
             translated: (0, 0),
         }
     }
@@ -189,10 +193,11 @@ impl Lane {
     pub(crate) async fn open(
         source: &dyn Engine,
         target: &dyn Engine,
-        matched: Matched,
+        mut matched: Matched,
         speaker: Option<Speaker>,
         bytes_max: usize,
     ) -> Result<Self, MoveError> {
+        matched.is_heard |= speaker.is_some() && matched.end == matched.start;
         let open = |engine, from| Stream::open(engine, &matched.at, from, bytes_max);
         let (from, to) = matched.end;
         let source = open(source, from).await.map_err(MoveError::Source)?;

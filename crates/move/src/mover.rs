@@ -329,12 +329,13 @@ impl Move {
             self.write(notes)?;
         }
         for at in plan.lanes.iter() {
-            let matched = match notes.matched.iter().find(|noted| noted.at == *at) {
+            let speaker = self.speaker(plan, at);
+            let is_heard = |noted: &&Matched| speaker.is_none() || noted.is_heard;
+            let matched = match notes.matched.iter().find(|noted| noted.at == *at).filter(is_heard) {
                 Some(noted) => noted.clone(),
                 None => self.start(plan, at).await?,
             };
             let bytes_max = block_bytes(plan.lanes.len());
-            let speaker = self.speaker(plan, at);
             lanes.push(Lane::open(&*self.source, &*self.target, matched, speaker, bytes_max).await?);
         }
         self.compare(lanes, &ends, notes).await?;

@@ -15,6 +15,8 @@ pub(super) struct Newcomers {
     pub(super) target: Arc<dyn Engine>,
     /// All topics that there were.
     pub(super) known: Vec<String>,
+    /// Those of flows that had not begun.
+    pub(super) waiting: Vec<String>,
     /// Those that are moved.
     pub(super) planned: Vec<String>,
     /// Old clients are sent on: no topic at all may stay.
@@ -30,13 +32,16 @@ impl Lookout for Newcomers {
         if self.is_redirected && !new.is_empty() {
             return Ok(new.into_iter().next());
         }
-        if !new.iter().any(|name| own::may_be_own(name)) {
+        if self.waiting.is_empty() && !new.iter().any(|name| own::may_be_own(name)) {
             return Ok(None); // the source stands still meanwhile
         }
         let Own { carried, left } = own::own_topics(&*self.source, &*self.target, &all, &all).await?;
         let carried = carried.iter().filter(|own| own.needs().iter().any(|name| self.planned.contains(name)));
-        let mut names = carried.flat_map(|own| own.topics()).chain(left.into_iter().map(|left| left.topic));
-        Ok(names.find(is_new))
+        let mut names =
+            carried.flat_map(|own| own.topics()).chain(left.iter().map(|left| left.topic.clone()));
+        let is_empty = |name: &String| left.iter().any(|left| left.is_empty && left.topic == *name);
+        let waited = self.waiting.iter().find(|name| all.contains(name) && !is_empty(name)).cloned();
+        Ok(waited.or_else(|| names.find(|name| is_new(name) && !is_empty(name))))
     }
 }
 
@@ -49,7 +54,9 @@ pub(super) async fn topics(engine: &dyn Engine) -> Result<Vec<String>, EngineErr
 #[cfg(test)]
 mod tests {
     use anabranch_broker::Broker;
-    use anabranch_core::engine::{QueueSpec, TopicSpec};
+    use anabranch_core::TopicPartition;
+    use anabranch_core::batch::Record;
+    use anabranch_core::engine::{AppendOptions, QueueSpec, TopicSpec};
 
     use super::*;
 
@@ -69,6 +76,7 @@ mod tests {
             source: Arc::clone(&source),
             target: Arc::clone(&target),
             known,
+            waiting: Vec::new(),
             planned: vec!["orders".to_owned()],
             is_redirected,
         };
@@ -93,5 +101,36 @@ mod tests {
         }
         source.close().await;
         target.close().await;
+    }
+
+    /// A flow had made its topics and had not begun. Copied as anybody's, its state had the old engine's positions in the new one. It is left and
+    /// told, and seen when it begins meanwhile.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flow_that_has_not_begun_is_left_and_seen_when_it_begins() {
+        let home = tempfile::tempdir().unwrap();
+        let broker = Arc::new(Broker::open(home.path()).await.unwrap()) as Arc<dyn Engine>;
+        for name in ["orders", "f-changelog", "f-sources", "f-repartition", "g-changelog", "g-sources"] {
+            broker.ensure_topic(&TopicSpec::new(name, 1)).await.unwrap();
+        }
+        let all = topics(&*broker).await.unwrap();
+        let own = own::own_topics(&*broker, &*broker, &all, &all).await.unwrap();
+        let mut left: Vec<_> = own.left.iter().map(|left| (&*left.topic, &*left.why)).collect();
+        left.sort_unstable();
+        let why = "the flow has not begun";
+        let names = ["f-changelog", "f-repartition", "f-sources", "g-changelog"];
+        assert_eq!(left, names.map(|name| (name, why)));
+        let lookout = Newcomers {
+            source: Arc::clone(&broker),
+            target: Arc::clone(&broker),
+            known: all,
+            waiting: names.map(str::to_owned).into(),
+            planned: vec!["orders".to_owned(), "g-sources".to_owned()],
+            is_redirected: false,
+        };
+        assert_eq!(lookout.begun().await.unwrap(), None);
+        let at = TopicPartition::new("g-changelog", 0);
+        broker.append(&at, Record::new("k", "v").into(), AppendOptions::default()).await.unwrap();
+        assert_eq!(lookout.begun().await.unwrap().as_deref(), Some("g-changelog"));
+        broker.close().await;
     }
 }

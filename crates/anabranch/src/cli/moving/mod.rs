@@ -135,7 +135,8 @@ async fn move_all(args: &MoveArgs, is_json: bool) -> anyhow::Result<Moved> {
         // What is named is all that is wanted.
         if args.topics.is_empty() {
             let (source, target, planned) = (source.clone(), target.clone(), topics.clone());
-            let lookout = Newcomers { source, target, known: all, planned, is_redirected };
+            let waiting = left.iter().filter(|left| left.is_empty).map(|left| left.topic.clone()).collect();
+            let lookout = Newcomers { source, target, known: all, waiting, planned, is_redirected };
             moving = moving.lookout(Box::new(lookout));
         }
         moving = moving.topics(topics).carrying(carried);
@@ -177,7 +178,7 @@ async fn choose(args: &MoveArgs, source: &dyn Engine, target: &dyn Engine) -> an
     let all = lookout::topics(source).await.context("cannot list the topics of the source")?;
     let wanted = if args.topics.is_empty() { all.clone() } else { args.topics.clone() };
     let own = own::own_topics(source, target, &all, &wanted).await.context("cannot read the source")?;
-    if let (false, Some(Left { topic, why })) = (args.topics.is_empty(), own.left.first()) {
+    if let (false, Some(Left { topic, why, .. })) = (args.topics.is_empty(), own.left.first()) {
         return Err(usage(format!("--topics {topic}: it is a flow's or a queue's own, and {why}"))).advise(
             "Leave it out, or move what it needs with it. Without it a flow reads its input again there and writes its results under the same keys; a queue begins where its group stands.",
         );

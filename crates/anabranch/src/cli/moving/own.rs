@@ -22,6 +22,8 @@ pub(super) struct Own {
 pub(super) struct Left {
     pub(super) topic: String,
     pub(super) why: String,
+    /// It has nothing yet, so that nobody knows whose it is.
+    pub(super) is_empty: bool,
 }
 
 /// Looks for such topics among `all` of the source, and says what becomes of those that are `wanted`.
@@ -53,7 +55,15 @@ pub(super) async fn own_topics(
         if !names.iter().any(is_wanted) {
             continue;
         }
-        let Some(first) = first_of(source, topic).await? else { continue };
+        let Some(first) = first_of(source, topic).await? else {
+            // What a flow calls its own else may be somebody's, unless it has all three.
+            let is_its = names.iter().all(|name| all.contains(name));
+            for name in names.iter().filter(|name| (is_its || *name == topic) && is_wanted(name)) {
+                own.leave(name, "the flow has not begun");
+                own.left.iter_mut().filter(|left| left.topic == *name).for_each(|left| left.is_empty = true);
+            }
+            continue;
+        };
         match OwnTopics::of(topic, &first) {
             Some(topics) => own.carry(Arc::new(topics), is_wanted),
             None if OwnTopics::is_beginning(&first) => {
@@ -89,7 +99,7 @@ impl Own {
     }
 
     fn leave(&mut self, topic: &str, why: &str) {
-        self.left.push(Left { topic: topic.to_owned(), why: why.to_owned() });
+        self.left.push(Left { topic: topic.to_owned(), why: why.to_owned(), is_empty: false });
     }
 }
 

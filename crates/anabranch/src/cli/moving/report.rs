@@ -111,7 +111,7 @@ pub(super) fn show(moved: &Moved, output: &mut Output) -> anyhow::Result<()> {
 
 fn lines_of(left: &[Left]) -> impl Iterator<Item = String> {
     left.iter()
-        .map(|Left { topic, why }| format!("{topic} is left: it is a flow's or a queue's own, and {why}"))
+        .map(|Left { topic, why, .. }| format!("{topic} is left: it is a flow's or a queue's own, and {why}"))
 }
 
 /// What old clients do from now on, and which of them cannot.
