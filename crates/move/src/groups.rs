@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, GroupPositions, Position};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use crate::error::MoveError;
 use crate::lane::Matched;
@@ -35,7 +35,9 @@ impl Groups {
             if changed.is_empty() {
                 return Ok(());
             }
-            let writing = changed.iter().map(|(group, positions)| write(target, group, positions));
+            let writing = changed.iter().map(|(group, positions)| write(target, group, positions).boxed());
+            // Boxed: the compiler does not see otherwise that the move can be spawned.
+            let writing: Vec<_> = writing.collect();
             stream::iter(writing).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
             self.written.extend(changed);
         }
@@ -56,10 +58,14 @@ impl Groups {
             }
         };
         let matched: BTreeMap<_, _> = lanes.iter().map(|lane| (&lane.at, *lane)).collect();
-        let asking = names.into_iter().map(|name| async move {
-            let positions = source.admin().group_positions(&name).await.map_err(MoveError::Source)?;
-            Ok::<_, MoveError>((name, positions))
+        let asking = names.into_iter().map(|name| {
+            let asking = async move {
+                let positions = source.admin().group_positions(&name).await.map_err(MoveError::Source)?;
+                Ok::<_, MoveError>((name, positions))
+            };
+            asking.boxed()
         });
+        let asking: Vec<_> = asking.collect();
         let told: Vec<_> = stream::iter(asking).buffer_unordered(AT_ONCE).try_collect().await?;
         let mut all = Vec::new();
         for (name, positions) in told {
