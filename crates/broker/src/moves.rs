@@ -238,7 +238,7 @@ impl Broker {
         if self.0.moves.entries.lock().is_empty() {
             return None;
         }
-        self.0.moved_to(&*self.topics().get(topic)?)
+        self.0.moved_to(self.topics().get(topic)?)
     }
 }
 
