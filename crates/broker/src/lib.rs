@@ -94,7 +94,7 @@ pub use error::{
 pub use groups::GroupService;
 pub use maintenance::{Before, Maintained};
 pub use memory::Memory;
-pub use moves::{Decided, MOVE_LEASE_MAX, MoveHold, MovingError, NewMove};
+pub use moves::{MOVE_LEASE_MAX, MoveBegun, MoveHold, MovingError, NewMove};
 pub use partition::{At, Partition, Produced, Producing, check_leader_epoch};
 pub use pattern::{Pattern, PatternError};
 pub use read::{Consumed, Tail};

@@ -93,12 +93,12 @@ pub struct NewMove {
     pub redirect: Option<Elsewhere>,
 }
 
-/// What was decided of a move.
+/// How far a move is that was begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decided {
-    /// Where to.
-    pub target: String,
-    /// Old clients are sent on.
+pub struct MoveBegun {
+    /// It was decided before, and this is where to.
+    pub moved_to: Option<String>,
+    /// It was decided, or will be, that old clients are sent on.
     pub is_redirected: bool,
 }
 
@@ -117,12 +117,12 @@ struct Entry {
     hold: Option<Holding>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Holding {
     token: u64,
     until: Instant,
-    /// How many partitions are held.
-    partitions: usize,
+    /// What is held.
+    partitions: Arc<[TopicPartition]>,
     /// It is being decided: the gates do not open when the lease runs out.
     is_deciding: bool,
 }
@@ -150,7 +150,7 @@ impl Broker {
     ///
     /// # Errors
     /// [`MovingError`].
-    pub async fn begin_move(&self, new: NewMove) -> Result<Option<Decided>, MovingError> {
+    pub async fn begin_move(&self, new: NewMove) -> Result<MoveBegun, MovingError> {
         let broker = self.clone();
         let begun = async move { broker.0.begin_move(new).await };
         to_the_end(begun).await.ok_or(TopicError::Closed)?
@@ -176,11 +176,11 @@ impl Broker {
         {
             let mut entries = shared.moves.entries.lock();
             let entry = entries.get_mut(id).ok_or_else(|| MovingError::Unknown(id.to_owned()))?;
-            if entry.hold.is_some_and(|hold| hold.is_deciding) {
+            if entry.hold.as_ref().is_some_and(|hold| hold.is_deciding) {
                 return Err(MovingError::NotHeld);
             }
             entry.hold =
-                Some(Holding { token: hold.token, until, partitions: partitions.len(), is_deciding: false });
+                Some(Holding { token: hold.token, until, partitions: partitions.into(), is_deciding: false });
         }
         // By itself, whatever becomes of whoever asks.
         let (weak, name) = (Arc::downgrade(shared), id.to_owned());
@@ -251,7 +251,7 @@ async fn let_go_at(shared: Weak<Shared>, id: String, token: u64, until: Instant)
 }
 
 impl Shared {
-    async fn begin_move(&self, new: NewMove) -> Result<Option<Decided>, MovingError> {
+    async fn begin_move(&self, new: NewMove) -> Result<MoveBegun, MovingError> {
         let _turn = self.writer.turn().await?;
         let catalogue = Arc::clone(&self.catalogue.read());
         let NewMove { id, topics, target, redirect } = new;
@@ -262,6 +262,7 @@ impl Shared {
             let topic = topic.ok_or_else(|| TopicError::Unknown(name.clone()))?;
             ids.insert(name, topic.id().to_string());
         }
+        let begun = MoveBegun { moved_to: None, is_redirected: redirect.is_some() };
         let phase = MovePhase::Copying;
         let record =
             MoveRecord { version: Version, phase, target, topics: ids, redirect, positions_differ: false };
@@ -271,10 +272,9 @@ impl Shared {
                 if entry.record.phase == MovePhase::Moved {
                     let is_moved = |(name, id): (&String, &String)| entry.record.topics.get(name) == Some(id);
                     if record.topics.iter().all(is_moved) {
-                        return Ok(Some(Decided {
-                            target: entry.record.target.clone(),
-                            is_redirected: entry.record.redirect.is_some(),
-                        }));
+                        let is_redirected = entry.record.redirect.is_some();
+                        let moved_to = Some(entry.record.target.clone());
+                        return Ok(MoveBegun { moved_to, is_redirected });
                     }
                     // Nothing that was decided is forgotten. When all of it was deleted, others may be moved by that name.
                     if let Some(moved) = self.still_there(&entry.record).into_iter().next() {
@@ -282,7 +282,7 @@ impl Shared {
                     }
                 }
                 if entry.record == record {
-                    return Ok(None);
+                    return Ok(begun);
                 }
                 // Whoever holds them may be dead, and lets go when its lease is over.
                 if entry.hold.is_some() {
@@ -304,7 +304,7 @@ impl Shared {
         }
         self.write(Key::Move(id.to_owned()).record(&record)).await?;
         self.moves.entries.lock().insert(id.to_owned(), Entry { record, hold: None });
-        Ok(None)
+        Ok(begun)
     }
 
     /// Where the topic was moved to, if it was.
@@ -329,36 +329,26 @@ impl Shared {
         }
     }
 
-    /// Whether the topics are those of the move, with the partitions that are held.
-    fn check_same(&self, entry: &Entry) -> Result<(), MovingError> {
-        let catalogue = Arc::clone(&self.catalogue.read());
-        let mut partitions = 0;
-        for (name, id) in &entry.record.topics {
-            let topic = catalogue.get(name).filter(|topic| topic.id().to_string() == *id);
-            partitions += topic.ok_or_else(|| MovingError::Changed(name.clone()))?.partitions().len();
-        }
-        match (entry.hold, entry.record.topics.keys().next()) {
-            (Some(hold), Some(name)) if hold.partitions != partitions => {
-                Err(MovingError::Changed(name.clone()))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The topics of a move that is copying, if they are what the mover knows.
     fn known(&self, id: &str, partitions: &[TopicPartition]) -> Result<Vec<String>, MovingError> {
         let entries = self.moves.entries.lock();
         let entry = entries.get(id).filter(|entry| entry.record.phase == MovePhase::Copying);
         let entry = entry.ok_or_else(|| MovingError::Unknown(id.to_owned()))?;
+        self.check_same(&entry.record, partitions)?;
+        Ok(entry.record.topics.keys().cloned().collect())
+    }
+
+    /// Whether the topics are those of the move, and have these partitions.
+    fn check_same(&self, record: &MoveRecord, partitions: &[TopicPartition]) -> Result<(), MovingError> {
         let catalogue = Arc::clone(&self.catalogue.read());
-        for (name, topic_id) in &entry.record.topics {
+        for (name, topic_id) in &record.topics {
             let count = partitions.iter().filter(|at| at.topic == *name).count();
             let topic = catalogue.get(name).filter(|topic| topic.id().to_string() == *topic_id);
             if topic.is_none_or(|topic| topic.partitions().len() != count) {
                 return Err(MovingError::Changed(name.clone()));
             }
         }
-        Ok(entry.record.topics.keys().cloned().collect())
+        Ok(())
     }
 
     /// Closes the gates, first for what begins and then for all, as soon as no transaction is open.
@@ -416,7 +406,7 @@ impl Shared {
     /// Closes the gates for the hold of this token, unless that is over: whoever let go comes no more.
     fn close_gates(&self, id: &str, token: u64, topics: &[String], gate: &Gate) -> Result<(), MovingError> {
         let entries = self.moves.entries.lock();
-        let hold = entries.get(id).and_then(|entry| entry.hold);
+        let hold = entries.get(id).and_then(|entry| entry.hold.as_ref());
         hold.filter(|hold| hold.token == token).ok_or(MovingError::NotHeld)?;
         self.set_gates(topics, gate);
         Ok(())
@@ -434,7 +424,7 @@ impl Shared {
     fn let_go(&self, id: &str, token: u64) {
         let mut entries = self.moves.entries.lock();
         let Some(entry) = entries.get_mut(id) else { return };
-        if entry.hold.is_some_and(|hold| hold.token == token && !hold.is_deciding) {
+        if entry.hold.as_ref().is_some_and(|hold| hold.token == token && !hold.is_deciding) {
             entry.hold = None;
             let topics: Vec<_> = entry.record.topics.keys().cloned().collect();
             self.set_gates(&topics, &Gate::Open);
@@ -448,7 +438,9 @@ impl Shared {
             let entry = entries.get_mut(id).ok_or_else(|| MovingError::Unknown(id.to_owned()))?;
             // One that was made meanwhile.
             self.check_redirect(&entry.record)?;
-            self.check_same(entry)?;
+            if let Some(holding) = &entry.hold {
+                self.check_same(&entry.record, &holding.partitions)?;
+            }
             let holding = entry.hold.as_mut().filter(|holding| {
                 holding.token == hold.token && !holding.is_deciding && Instant::now() < holding.until
             });

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anabranch_broker::{Broker, Elsewhere, MoveHold, MovingError, NewMove};
+use anabranch_broker::{Broker, Elsewhere, MoveBegun, MoveHold, MovingError, NewMove};
 use anabranch_core::TopicPartition;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -204,12 +204,9 @@ async fn answer(broker: &Broker, kafka: &Kafka, held: &mut Held, ask: Ask) -> An
             return Answer::Who { kafka, cluster: broker.cluster_id().to_owned(), pass };
         }
         Ask::Begin { id, topics, target, redirect } => {
-            let will_redirect = redirect.is_some();
             match broker.begin_move(NewMove { id, topics, target, redirect }).await {
-                Ok(decided) => {
-                    let is_redirected =
-                        decided.as_ref().map_or(will_redirect, |decided| decided.is_redirected);
-                    return Answer::Begun { moved_to: decided.map(|decided| decided.target), is_redirected };
+                Ok(MoveBegun { moved_to, is_redirected }) => {
+                    return Answer::Begun { moved_to, is_redirected };
                 }
                 Err(error) => Err(error),
             }

@@ -48,7 +48,8 @@ fn new_move(topics: &[&str]) -> NewMove {
 }
 
 async fn decide(node: &Node, positions_differ: bool) {
-    assert_eq!(node.broker.begin_move(new_move(&["t"])).await.unwrap(), None);
+    let begun = node.broker.begin_move(new_move(&["t"])).await.unwrap();
+    assert_eq!((begun.moved_to, begun.is_redirected), (None, true));
     let partitions = [TopicPartition::new("t", 0)];
     let hold = node.broker.hold_move("m", &partitions, Duration::from_secs(20)).await.unwrap();
     node.broker.decide_move("m", hold, positions_differ).await.unwrap();

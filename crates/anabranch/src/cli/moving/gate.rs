@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anabranch_broker::{Broker, Elsewhere, MoveHold, MovingError, NewMove};
+use anabranch_broker::{Broker, Elsewhere, MoveBegun, MoveHold, MovingError, NewMove};
 use anabranch_core::TopicPartition;
 use anabranch_move::{Begun, Errand, Gate, MoveError, Pause};
 use anabranch_serve::{Answer, Ask, Control};
@@ -126,7 +126,7 @@ fn said<T>(done: Result<T, MovingError>) -> Result<Result<T, String>, MoveError>
 #[async_trait]
 impl Gate for Directory {
     async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
-        let (is_moved, is_redirected) = match &self.keeper {
+        let MoveBegun { moved_to, is_redirected } = match &self.keeper {
             Keeper::Own(broker) => {
                 let new = NewMove {
                     id: errand.id.clone(),
@@ -135,10 +135,7 @@ impl Gate for Directory {
                     redirect: self.redirect.clone(),
                 };
                 let begun = broker.begin_move(new).await;
-                let decided = begun.map_err(|error| MoveError::Gate(Box::new(error)))?;
-                let is_redirected =
-                    decided.as_ref().map_or(self.redirect.is_some(), |decided| decided.is_redirected);
-                (decided.is_some(), is_redirected)
+                begun.map_err(|error| MoveError::Gate(Box::new(error)))?
             }
             Keeper::Server { .. } => {
                 let ask = Ask::Begin {
@@ -148,7 +145,7 @@ impl Gate for Directory {
                     redirect: self.redirect.clone(),
                 };
                 match self.ask(&ask).await? {
-                    Answer::Begun { moved_to, is_redirected } => (moved_to.is_some(), is_redirected),
+                    Answer::Begun { moved_to, is_redirected } => MoveBegun { moved_to, is_redirected },
                     Answer::Refused { reason } | Answer::NotYet { reason } => {
                         return Err(MoveError::Gate(reason.into()));
                     }
@@ -159,14 +156,14 @@ impl Gate for Directory {
         // A server of an older version does not know the choice, either.
         if is_redirected != self.redirect.is_some() {
             let is = |redirected| if redirected { "are sent on (redirect)" } else { "are refused (refuse)" };
-            let reason = match is_moved {
+            let reason = match moved_to.is_some() {
                 true => format!("it was decided that old clients {}: --old-clients cannot change that any more", is(is_redirected)),
                 false => "the server of the directory is of a version that cannot send clients on: start it again with this one".to_owned(),
             };
             return Err(MoveError::Gate(reason.into()));
         }
         self.state.lock().await.errand = Some(errand.clone());
-        Ok(if is_moved { Begun::Moved } else { Begun::Copying })
+        Ok(if moved_to.is_some() { Begun::Moved } else { Begun::Copying })
     }
 
     async fn pause(&self) -> Result<Pause, MoveError> {

@@ -59,8 +59,8 @@ pub(super) async fn own_topics(
             // What a flow calls its own else may be somebody's, unless it has all three.
             let is_its = names.iter().all(|name| all.contains(name));
             for name in names.iter().filter(|name| (is_its || *name == topic) && is_wanted(name)) {
-                own.leave(name, "the flow has not begun");
-                own.left.iter_mut().filter(|left| left.topic == *name).for_each(|left| left.is_empty = true);
+                let why = "the flow has not begun".to_owned();
+                own.left.push(Left { topic: name.clone(), why, is_empty: true });
             }
             continue;
         };
