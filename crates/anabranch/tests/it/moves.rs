@@ -33,7 +33,7 @@ const GROUP: &str = "moved-readers";
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-fn client(bootstrap: &str) -> ClientConfig {
+pub(crate) fn client(bootstrap: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap).set("log_level", "0");
     config
@@ -349,7 +349,7 @@ fn check_records(target: &str, fared: &[Fared]) {
     }
 }
 
-fn start_mover(from: &std::path::Path, to: &str) -> Child {
+pub(crate) fn start_mover(from: &std::path::Path, to: &str) -> Child {
     command()
         .args(["move", "--json", "--to", to, "--from"])
         .arg(from)

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -28,8 +27,9 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::flow_kill::{dice, runtime};
-use crate::harness::{DEADLINE, Server, command};
+use crate::harness::{DEADLINE, Server};
 use crate::kill9::{Dice, from_environment};
+use crate::moves::start_mover;
 
 const PARTITIONS: i32 = 3;
 /// A multiple of the partitions, so that each key is in one.
@@ -186,16 +186,6 @@ fn targets() -> Vec<Target> {
             vec![Target { url: format!("kafka://{}", server.kafka), server: Some(server), _home: home }]
         }
     }
-}
-
-fn start_mover(from: &Path, to: &str) -> Child {
-    command()
-        .args(["move", "--json", "--to", to, "--from"])
-        .arg(from)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
 }
 
 /// Moves, killed at random; the report.

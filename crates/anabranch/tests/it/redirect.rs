@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,15 +15,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Message, Offset, TopicPartitionList};
+use serde_json::Value;
 
 use crate::flow_kill::dice;
 use crate::harness::{Server, command, finish, run};
+use crate::moves::client;
 
 type Topics = [&'static str; 2];
 const PARTITIONS: u64 = 3;
@@ -35,10 +37,30 @@ fn unique(name: &str) -> &'static str {
     Box::leak(format!("{name}-{:016x}", dice().0).into_boxed_str())
 }
 
-fn client(bootstrap: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap).set("log_level", "0");
-    config
+/// An Apache Kafka, or a server of our own as long as it is kept.
+fn target(home: &Path) -> (String, Option<Server>) {
+    match std::env::var("ANABRANCH_MOVE_TARGET") {
+        Ok(kafka) => (kafka, None),
+        Err(_) => {
+            let server = Server::start(home);
+            (server.kafka.clone(), Some(server))
+        }
+    }
+}
+
+/// Moves all that there is, and has clients sent on; the report.
+fn move_on(from: &Path, target: &str) -> Value {
+    let mut mover = command();
+    mover.args([
+        "move",
+        "--json",
+        "--old-clients",
+        "redirect",
+        "--to",
+        &format!("kafka://{target}"),
+        "--from",
+    ]);
+    finish(mover.arg(from)).json()
 }
 
 /// What has gone wrong, and how many records were acknowledged.
@@ -275,10 +297,7 @@ fn until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
 fn clients_that_are_sent_on_lose_nothing_and_repeat_nothing() {
     let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let source = Server::start(home.path());
-    let own_target = std::env::var("ANABRANCH_MOVE_TARGET").err().map(|_| Server::start(other.path()));
-    let target = own_target
-        .as_ref()
-        .map_or_else(|| std::env::var("ANABRANCH_MOVE_TARGET").unwrap(), |server| server.kafka.clone());
+    let (target, _own) = target(other.path());
     let topics: Topics = [unique("sent-on-a"), unique("sent-on-b")];
     for topic in topics {
         source.client(&["topic", "create", topic, "-p", "3"]).ok();
@@ -305,17 +324,7 @@ fn clients_that_are_sent_on_lose_nothing_and_repeat_nothing() {
         has_come([200; 2]) && readers.iter().all(|(_, (member, _))| has_committed(member))
     });
 
-    let mut mover = command();
-    mover.args([
-        "move",
-        "--json",
-        "--old-clients",
-        "redirect",
-        "--to",
-        &format!("kafka://{target}"),
-        "--from",
-    ]);
-    let report = finish(mover.arg(home.path())).json();
+    let report = move_on(home.path(), &target);
     let moved = Instant::now();
     let before = acknowledged();
     assert_eq!(report["old_clients"], "redirect");
@@ -397,25 +406,12 @@ fn javas_clients_that_are_sent_on_lose_nothing_and_repeat_nothing() {
     let Ok(jars) = std::env::var("ANABRANCH_MOVE_JAVA") else { return };
     let (home, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let source = Server::start(home.path());
-    let own_target = std::env::var("ANABRANCH_MOVE_TARGET").err().map(|_| Server::start(other.path()));
-    let target = own_target
-        .as_ref()
-        .map_or_else(|| std::env::var("ANABRANCH_MOVE_TARGET").unwrap(), |server| server.kafka.clone());
+    let (target, _own) = target(other.path());
     let topic = unique("sent-on-java");
     source.client(&["topic", "create", topic, "-p", "3"]).ok();
     let mut java = Java::start(&jars, &source.kafka, topic);
     until("there is something to move", TIMEOUT, || java.acknowledged() > 1000);
-    let mut mover = command();
-    mover.args([
-        "move",
-        "--json",
-        "--old-clients",
-        "redirect",
-        "--to",
-        &format!("kafka://{target}"),
-        "--from",
-    ]);
-    let report = finish(mover.arg(home.path())).json();
+    let report = move_on(home.path(), &target);
     let (moved, before) = (Instant::now(), java.acknowledged());
     until("the producer goes on in the target", Duration::from_secs(90), || {
         java.acknowledged() > before + AFTER
@@ -461,7 +457,7 @@ impl Java {
         self.ask("status").trim().parse().unwrap()
     }
 
-    fn end(&mut self) -> serde_json::Value {
+    fn end(&mut self) -> Value {
         serde_json::from_str(&self.ask("stop")).unwrap()
     }
 }

@@ -10,6 +10,8 @@ use anabranch_core::batch::Record;
 use anabranch_core::engine::{AppendOptions, Engine, EngineError, Payload, Position, TopicSpec};
 use anabranch_move::{Begun, Errand, Gate, Lookout, Move, MoveError, Pause, Watching};
 use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use crate::stage::{PLACES, SIGNATURE, Side, TOPICS, a_move, carrying, judge, note_place, source};
 
@@ -84,18 +86,28 @@ async fn what_others_have_written_to_the_target_is_found() {
     assert!(matches!(moved, Err(MoveError::Target(_))));
 }
 
-/// Somebody writes when all is there and last words are said, some times.
-#[derive(Debug)]
-struct GoesOn {
+/// Something happens when all is there, last words are said, and it is to be decided.
+struct AtTheSwitch<H> {
     gate: Watching,
-    source: Broker,
-    times: AtomicU64,
+    /// What it says of what was decided before, whatever that is.
+    begun: Option<Begun>,
+    happens: H,
+}
+
+impl<H> std::fmt::Debug for AtTheSwitch<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AtTheSwitch").field("gate", &self.gate).finish_non_exhaustive()
+    }
 }
 
 #[async_trait]
-impl Gate for GoesOn {
+impl<H> Gate for AtTheSwitch<H>
+where
+    H: Fn() -> BoxFuture<'static, Result<(), MoveError>> + Send + Sync,
+{
     async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
-        self.gate.begin(errand).await
+        let begun = self.gate.begin(errand).await?;
+        Ok(self.begun.unwrap_or(begun))
     }
 
     async fn pause(&self) -> Result<Pause, MoveError> {
@@ -107,13 +119,53 @@ impl Gate for GoesOn {
     }
 
     async fn switch(&self, shifted: &[TopicPartition]) -> Result<(), MoveError> {
-        let times = self.times.load(Ordering::SeqCst);
-        if times > 0 {
-            self.times.store(times - 1, Ordering::SeqCst);
-            note_place(&self.source, 20 - times).await;
-        }
+        (self.happens)().await?;
         self.gate.switch(shifted).await
     }
+}
+
+fn watching(source: &Broker) -> Watching {
+    Watching::new(Arc::new(source.clone()), Duration::from_millis(1))
+}
+
+/// Somebody writes, so many times.
+fn goes_on(source: &Broker, times: u64) -> Box<dyn Gate> {
+    let (writer, left) = (source.clone(), Arc::new(AtomicU64::new(times)));
+    let happens = move || {
+        let (writer, left) = (writer.clone(), Arc::clone(&left));
+        async move {
+            let times = left.load(Ordering::SeqCst);
+            if times > 0 {
+                left.store(times - 1, Ordering::SeqCst);
+                note_place(&writer, 20 - times).await;
+            }
+            Ok(())
+        }
+        .boxed()
+    };
+    Box::new(AtTheSwitch { gate: watching(source), begun: None, happens })
+}
+
+/// It never stands still; where there is a target, somebody makes a topic of it anew.
+fn made_anew(source: &Broker, target: Option<Broker>) -> Box<dyn Gate> {
+    let happens = move || {
+        let target = target.clone();
+        async move {
+            if let Some(target) = target {
+                target.delete_topic("bills").await.unwrap();
+                target.ensure_topic(&TopicSpec::new("bills", 1)).await.unwrap();
+            }
+            Err(MoveError::NotStill { attempts: 1, reason: "for this test".to_owned() })
+        }
+        .boxed()
+    };
+    Box::new(AtTheSwitch { gate: watching(source), begun: None, happens })
+}
+
+/// Knows of no decision.
+fn nothing_decided(source: &Broker) -> Box<dyn Gate> {
+    let happens = || async { Ok(()) }.boxed();
+    Box::new(AtTheSwitch { gate: watching(source), begun: Some(Begun::Copying), happens })
 }
 
 /// A last word was said, and the source goes on: what it says then comes behind, and another last word behind that.
@@ -122,14 +174,10 @@ async fn a_last_word_that_was_said_too_early_is_passed_over() {
     for keeps_notes in [false, true] {
         let (source, target) = (source().await, Side::new().await);
         let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
-        let gate = |times| GoesOn {
-            gate: Watching::new(engines.0.clone(), Duration::from_millis(1)),
-            source: source.broker.clone(),
-            times: AtomicU64::new(times),
-        };
         // The first gives up after some of them; its successor finds them in the target.
         let begin = |times| {
-            let moving = carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate(times))));
+            let moving =
+                carrying(Move::new(engines.0.clone(), engines.1.clone(), goes_on(&source.broker, times)));
             if keeps_notes { moving.notes(target.notes()) } else { moving }
         };
         assert!(matches!(begin(u64::MAX >> 60).run().await, Err(MoveError::NotStill { .. })));
@@ -144,12 +192,8 @@ async fn a_last_word_that_was_said_too_early_is_passed_over() {
 async fn notes_do_not_outlive_what_the_target_holds() {
     let (source, target) = (source().await, Side::new().await);
     let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
-    let gate = GoesOn {
-        gate: Watching::new(engines.0.clone(), Duration::from_millis(1)),
-        source: source.broker.clone(),
-        times: AtomicU64::new(u64::MAX >> 60),
-    };
-    let given_up = carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate)));
+    let gate = goes_on(&source.broker, u64::MAX >> 60);
+    let given_up = carrying(Move::new(engines.0.clone(), engines.1.clone(), gate));
     assert!(matches!(given_up.notes(target.notes()).run().await, Err(MoveError::NotStill { .. })));
     target.broker.delete_topic("orders").await.unwrap();
     target.broker.delete_topic("bills").await.unwrap();
@@ -163,42 +207,11 @@ async fn notes_do_not_outlive_what_the_target_holds() {
 async fn notes_that_were_taken_without_places_are_taken_again() {
     let (source, target) = (source().await, Side::new().await);
     let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
-    let gate = Watching::new(engines.0.clone(), Duration::from_millis(1));
-    let gate = MadeAnew { gate, target: None };
-    let as_anybodys = Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate));
+    let gate = made_anew(&source.broker, None);
+    let as_anybodys = Move::new(engines.0.clone(), engines.1.clone(), gate);
     assert!(matches!(as_anybodys.notes(target.notes()).run().await, Err(MoveError::NotStill { .. })));
     a_move(engines.0.clone(), engines.1.clone()).notes(target.notes()).run().await.unwrap();
     judge(&*engines.0, &*engines.1, "carried at last").await;
-}
-
-/// The source never stands still; where there is a target, somebody makes a topic of it anew when all was compared.
-#[derive(Debug)]
-struct MadeAnew {
-    gate: Watching,
-    target: Option<Broker>,
-}
-
-#[async_trait]
-impl Gate for MadeAnew {
-    async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
-        self.gate.begin(errand).await
-    }
-
-    async fn pause(&self) -> Result<Pause, MoveError> {
-        self.gate.pause().await
-    }
-
-    async fn go_on(&self) {
-        self.gate.go_on().await;
-    }
-
-    async fn switch(&self, _: &[TopicPartition]) -> Result<(), MoveError> {
-        if let Some(target) = &self.target {
-            target.delete_topic("bills").await.unwrap();
-            target.ensure_topic(&TopicSpec::new("bills", 1)).await.unwrap();
-        }
-        Err(MoveError::NotStill { attempts: 1, reason: "for this test".to_owned() })
-    }
 }
 
 /// The same while the mover runs: the second look at the end finds less than the first, and nothing is decided.
@@ -206,9 +219,8 @@ impl Gate for MadeAnew {
 async fn a_target_that_loses_what_was_compared_stops_the_move() {
     let (source, target) = (source().await, Side::new().await);
     let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
-    let gate = Watching::new(engines.0.clone(), Duration::from_millis(1));
-    let gate = MadeAnew { gate, target: Some(target.broker.clone()) };
-    let moved = carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate)));
+    let gate = made_anew(&source.broker, Some(target.broker.clone()));
+    let moved = carrying(Move::new(engines.0.clone(), engines.1.clone(), gate));
     let moved = moved.notes(target.notes()).run().await;
     assert!(matches!(&moved, Err(MoveError::Lost { at, .. }) if at.topic == "bills"), "{moved:?}");
     a_move(engines.0.clone(), engines.1.clone()).notes(target.notes()).run().await.unwrap();
@@ -238,29 +250,6 @@ async fn nothing_is_decided_when_something_has_begun_that_is_not_in_the_plan() {
     judge(&*engines.0, &*engines.1, "the next run").await;
 }
 
-/// Knows of no decision.
-#[derive(Debug)]
-struct NothingDecided(Watching);
-
-#[async_trait]
-impl Gate for NothingDecided {
-    async fn begin(&self, errand: &Errand) -> Result<Begun, MoveError> {
-        self.0.begin(errand).await.map(|_| Begun::Copying)
-    }
-
-    async fn pause(&self) -> Result<Pause, MoveError> {
-        self.0.pause().await
-    }
-
-    async fn go_on(&self) {
-        self.0.go_on().await;
-    }
-
-    async fn switch(&self, shifted: &[TopicPartition]) -> Result<(), MoveError> {
-        self.0.switch(shifted).await
-    }
-}
-
 /// A move was decided, and given up: the source forgot it, and went on. Its notes are still there, and say that it was decided. The
 /// same move, begun again, must not believe them.
 #[tokio::test(flavor = "multi_thread")]
@@ -268,8 +257,8 @@ async fn what_was_decided_and_given_up_is_moved_again() {
     let (source, target) = (source().await, Side::new().await);
     let engines = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
     let begin = || {
-        let gate = NothingDecided(Watching::new(engines.0.clone(), Duration::from_millis(1)));
-        carrying(Move::new(engines.0.clone(), engines.1.clone(), Box::new(gate))).notes(target.notes()).run()
+        let gate = nothing_decided(&source.broker);
+        carrying(Move::new(engines.0.clone(), engines.1.clone(), gate)).notes(target.notes()).run()
     };
     begin().await.unwrap();
     note_place(&source.broker, 14).await;
