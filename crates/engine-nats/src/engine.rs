@@ -90,8 +90,7 @@ impl NatsEngine {
         let description = describe(&found, &settings);
         description.require(needs)?;
         let topics = Topics::new(link.clone(), replicas);
-        let session = OsRandom.uuid().simple().to_string();
-        let lanes = Lanes::new(link.clone(), topics.clone(), settings.delivery_timeout, session);
+        let lanes = Lanes::new(link.clone(), topics.clone(), settings.delivery_timeout, names::unique());
         let lanes = Arc::new(lanes);
         let is_closed = watch::Sender::new(false);
         let inner = Arc::new(Inner { link, topics, settings, description, is_closed });

@@ -30,6 +30,9 @@ const FLAGS: u8 = NULL_KEY | NULL_VALUE | DETACHED;
 /// A longer rest goes before the payload: the server takes 65,535 bytes of headers.
 const REST_BYTES_MAX: usize = 8 << 10;
 
+/// Characters of an `Ab-Record` for which no memory is asked.
+const SHORT_CHARS_MAX: usize = 128;
+
 /// What a message takes beside its record, bytes: `Ab-Record` in base64, the headers of an atomic batch, of its id and of its
 /// expiry.
 pub(crate) const OVERHEAD_BYTES: usize = REST_BYTES_MAX / 3 + 1024;
@@ -98,11 +101,11 @@ pub(crate) fn open(
     mut payload: Bytes,
     arrived_ms: i64,
 ) -> Result<Record, Damaged> {
-    let Some(sealed) = headers.and_then(|headers| headers.get(RECORD_HEADER)) else {
+    let Some(head) = headers.and_then(sealed) else {
         let headers = headers.map(foreign_headers).unwrap_or_default();
         return Ok(Record { key: None, value: Some(payload), headers, timestamp_ms: arrived_ms });
     };
-    let (flags, timestamp_ms, mut head) = open_head(sealed)?;
+    let (flags, timestamp_ms, mut head) = open_head(head)?;
     let mut rest = match flags & DETACHED {
         0 => head,
         _ => {
@@ -129,20 +132,39 @@ pub(crate) fn open(
 
 /// The timestamp alone, for which the headers are enough.
 pub(crate) fn timestamp_ms(headers: Option<&HeaderMap>, arrived_ms: i64) -> Result<i64, Damaged> {
-    match headers.and_then(|headers| headers.get(RECORD_HEADER)) {
+    match headers.and_then(sealed) {
         None => Ok(arrived_ms),
-        Some(sealed) => Ok(open_head(sealed)?.1),
+        Some(head) => Ok(open_head(head)?.1),
     }
 }
 
+/// The value of `Ab-Record`. There are few headers: to look at each takes less than to hash a name.
+fn sealed(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let (_, values) = headers.iter().find(|(name, _)| **name == RECORD_HEADER)?;
+    values.first()
+}
+
 fn open_head(sealed: &HeaderValue) -> Result<(u8, i64, Bytes), Damaged> {
-    let mut head = Bytes::from(URL_SAFE_NO_PAD.decode(sealed.as_str()).map_err(|_| Damaged)?);
+    let sealed = sealed.as_str();
+    let (mut short, long);
+    // Most are short, and there is one for each record.
+    let mut head = match sealed.len() <= SHORT_CHARS_MAX {
+        true => {
+            short = [0; SHORT_CHARS_MAX];
+            let len = URL_SAFE_NO_PAD.decode_slice(sealed, &mut short).map_err(|_| Damaged)?;
+            &short[..len]
+        }
+        false => {
+            long = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| Damaged)?;
+            &long[..]
+        }
+    };
     let flags = head.try_get_u8().map_err(|_| Damaged)?;
     if flags & !FLAGS != 0 {
         return Err(Damaged);
     }
     let timestamp_ms = unzigzag(take_varint(&mut head)?);
-    Ok((flags, timestamp_ms, head))
+    Ok((flags, timestamp_ms, Bytes::copy_from_slice(head)))
 }
 
 fn foreign_headers(headers: &HeaderMap) -> Vec<Header> {
@@ -176,7 +198,7 @@ fn put_bytes(into: &mut Vec<u8>, bytes: &[u8]) {
     into.put_slice(bytes);
 }
 
-fn take_varint(from: &mut Bytes) -> Result<u64, Damaged> {
+fn take_varint(from: &mut impl Buf) -> Result<u64, Damaged> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let byte = from.try_get_u8().map_err(|_| Damaged)?;

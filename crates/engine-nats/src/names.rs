@@ -11,6 +11,7 @@
 //! topic can have in its name.
 
 use anabranch_core::TopicPartition;
+use anabranch_core::seam::{OsRandom, Random};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
@@ -76,6 +77,12 @@ pub(crate) fn key_token(key: &[u8]) -> String {
 /// The consumer of a queue's group, of each partition's stream.
 pub(crate) fn queue(group: &str) -> String {
     format!("{PREFIX}q-{}", token(group))
+}
+
+/// A token that nobody else has: 96 random bits. Short, since messages carry it.
+pub(crate) fn unique() -> String {
+    let (high, low) = (OsRandom.next_u64().to_le_bytes(), OsRandom.next_u64().to_le_bytes());
+    URL_SAFE_NO_PAD.encode([&high[..], &low[..4]].concat())
 }
 
 /// A token for any text.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anabranch_core::batch::{Record, RecordAt};
 use anabranch_core::engine::{Block, EngineError, Fetched, Position, ReadLimits, Reader};
-use anabranch_core::seam::{OsRandom, Random};
 use anabranch_core::{Offset, TopicPartition};
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, IntoConsumerConfig, pull};
 use async_nats::{Message, StatusCode, Subscriber};
@@ -196,7 +195,7 @@ impl PartitionReader {
             self.check(bounds)?;
         }
         let (inbox, messages) = link.inbox().await?;
-        let name = OsRandom.uuid().simple().to_string();
+        let name = names::unique();
         let config = pull::Config {
             name: Some(name.clone()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.tail() },

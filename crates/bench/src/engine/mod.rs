@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anabranch_core::TopicPartition;
 use anabranch_core::batch::Record;
 use anabranch_core::engine::{AppendOptions, Engine, Place, ReadLimits, TopicSpec};
+use anabranch_core::seam::{Clock, SystemClock};
 use anabranch_engine_kafka::{KafkaEngine, KafkaSettings};
 use anabranch_engine_nats::{NatsEngine, NatsSettings};
 use anyhow::{bail, ensure};
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Way {
     /// The client that the engine is made of: librdkafka by its Rust binding, or async-nats
     Raw,
-    /// The same, with appends that are stored whole or not at all, as the engine's are: of NATS
+    /// The same, with appends that are stored whole or not at all and records that have a time, as the engine's are: of NATS
     RawAtomic,
     /// The same behind `core::Engine`
     Engine,
@@ -129,7 +130,7 @@ async fn produce(options: &Options, engine: &Arc<dyn Engine>) -> anyhow::Result<
     while left > 0 {
         let count = left.min(APPEND_RECORDS as u64);
         left -= count;
-        let records: Vec<_> = (0..count).map(|_| Record::keyless(value.clone())).collect();
+        let records: Vec<_> = (0..count).map(|_| Record::keyless(value.clone()).at(now_ms())).collect();
         let to = TopicPartition::new(&options.topic, number % options.partitions);
         number += 1;
         let engine = Arc::clone(engine);
@@ -142,6 +143,10 @@ async fn produce(options: &Options, engine: &Arc<dyn Engine>) -> anyhow::Result<
         appended??;
     }
     Ok(())
+}
+
+fn now_ms() -> i64 {
+    SystemClock::new().now_ms()
 }
 
 async fn consume(options: &Options, engine: &dyn Engine) -> anyhow::Result<()> {

@@ -1,22 +1,25 @@
 //! async-nats, on streams as the engine has them: one per partition, in files.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 
 use anyhow::{Context as _, ensure};
-use async_nats::HeaderMap;
 use async_nats::header::{NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::stream;
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{APPEND_RECORDS, APPENDS_OPEN, Options, PATIENCE};
+use super::{APPEND_RECORDS, APPENDS_OPEN, Options, PATIENCE, now_ms};
 
 /// Batches of a stream that are not acknowledged yet; the server takes 50.
 const BATCHES_OPEN: usize = 32;
+/// When a record was made, as its producer says: the server knows only when a message came.
+const TIME: HeaderName = HeaderName::from_static("Time");
 /// Messages of one request: few enough for all partitions, lest the client drops what it cannot keep.
 const REQUEST_MESSAGES: usize = 2_048;
 
@@ -66,7 +69,8 @@ pub(super) async fn produce(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In atomic batches (NATS ADR-50), of which several are not acknowledged yet.
+/// What the engine promises, by hand: atomic batches (NATS ADR-50), of which several are not acknowledged yet, and the time of
+/// each record with it.
 pub(super) async fn produce_atomic(options: &Options) -> anyhow::Result<()> {
     let context = connect(options).await?;
     let client = context.client();
@@ -88,6 +92,7 @@ pub(super) async fn produce_atomic(options: &Options) -> anyhow::Result<()> {
             let mut headers = HeaderMap::new();
             headers.insert(NATS_BATCH_ID, number.to_string());
             headers.insert(NATS_BATCH_SEQUENCE, sequence.to_string());
+            headers.insert(TIME, now_ms().to_string());
             if sequence < count {
                 client.publish_with_headers(subject.clone(), headers, value.clone()).await?;
                 continue;
@@ -123,6 +128,9 @@ pub(super) async fn consume(options: &Options) -> anyhow::Result<()> {
             for _ in 0..left {
                 let message = timeout(PATIENCE, messages.next()).await?.context("the consumer ended")??;
                 bytes += message.payload.len();
+                if let Some(time) = message.headers.as_ref().and_then(|headers| headers.get(TIME)) {
+                    let _: i64 = black_box(time.as_str().parse()?);
+                }
             }
             Ok::<_, anyhow::Error>(bytes)
         });

@@ -1,7 +1,8 @@
 //! What the Engine seam costs: the same client below it and without it, against the same server, by turns.
 //!
-//! Of Kafka's client the engine asks what others do. Of that of NATS it asks more: appends are stored whole or not at all. So it is
-//! held to a client that does that, too; what it takes beside one that sends each record by itself is told.
+//! Of Kafka's client the engine asks what others do. Of that of NATS it asks more: appends are stored whole or not at all, and a
+//! record has a time of its own, in a header. So it is held to a client that does that, too; what it takes beside one that sends
+//! each record by itself, without a header, is told.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -72,7 +73,7 @@ enum Work {
 #[serde(rename_all = "kebab-case")]
 enum Way {
     Raw,
-    /// With appends that are stored whole or not at all.
+    /// With appends that are stored whole or not at all, and a header with a record's time.
     RawAtomic,
     Engine,
 }
