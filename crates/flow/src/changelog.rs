@@ -303,8 +303,8 @@ impl<'a> Restore<'a> {
             true => self.span.read_from(stands).await?.newest().await?,
             false => None,
         };
-        let moved_times = |progress: &Option<Progress>| progress.as_ref().map_or(0, Progress::moved_times);
-        if newest.is_some() && moved_times(&newest) != moved_times(&known) {
+        let moved_at = |progress: &Option<Progress>| progress.as_ref().and_then(Progress::moved_at_ms);
+        if newest.is_some() && moved_at(&newest) != moved_at(&known) {
             return Ok(Standing::Useless("the local copy was made before the flow came from another engine"));
         }
         let newest = newest.map(|newest| newest.step);

@@ -99,8 +99,8 @@ impl OwnTopics {
             let translated = there.translate(of, Position(position));
             translated.map(|position| position.0).ok_or_else(|| failed("what the flow reads is not moved"))
         };
-        let times = progress.moved_times() + 1;
-        let mut moved = Progress { moved: Some(Moved { times, ahead: VecDeque::new() }), ..progress.clone() };
+        let at_ms = there.now_ms();
+        let mut moved = Progress { moved: Some(Moved { at_ms, ahead: VecDeque::new() }), ..progress.clone() };
         for (input, position) in inputs.iter().zip(&mut moved.positions) {
             *position = translate(input, *position)?;
         }
@@ -108,7 +108,7 @@ impl OwnTopics {
         if has_taken {
             let ahead = self.changes(at, progress, &inputs[0], there, &translate)?;
             count += ahead.iter().map(|change| 1 + change.taken.len() as u64).sum::<u64>();
-            moved.moved = Some(Moved { times, ahead });
+            moved.moved = Some(Moved { at_ms, ahead });
             moved.pass_changes();
         }
         Ok((moved, count))
@@ -238,6 +238,7 @@ mod tests {
     struct There {
         noted: BTreeMap<TopicPartition, Noted>,
         ends: BTreeMap<TopicPartition, u64>,
+        now_ms: i64,
     }
 
     impl There {
@@ -261,6 +262,10 @@ mod tests {
 
         fn noted(&self, at: &TopicPartition) -> Option<&Noted> {
             self.noted.get(at)
+        }
+
+        fn now_ms(&self) -> i64 {
+            self.now_ms
         }
     }
 
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn one_shard_goes_on_at_the_same_records() {
         let (flow, log) = (own("flow f from a (2 partitions); windows w; aggregate x"), at("f-changelog", 0));
-        let mut there = There { ends: [(log.clone(), 50)].into(), ..There::default() };
+        let mut there = There { ends: [(log.clone(), 50)].into(), now_ms: 1, ..There::default() };
         assert_eq!(flow.last_word(&log, &there).unwrap(), LastWord::default());
         for step in [1, 2] {
             let progress = Progress { step, ..Progress::beginning(vec![70 * step, 30], 2) };
@@ -306,10 +311,14 @@ mod tests {
         let word = flow.last_word(&log, &there).unwrap();
         assert_eq!(word.positions, 2);
         let progress = progress_in(&word);
-        assert_eq!((progress.step, progress.positions.clone(), progress.moved_times()), (2, vec![14, 3], 1));
+        assert_eq!(
+            (progress.step, progress.positions.clone(), progress.moved_at_ms()),
+            (2, vec![14, 3], Some(1))
+        );
         // And once more from there.
         there.see(&flow, &log, &word.records[0]);
-        assert_eq!(progress_in(&flow.last_word(&log, &there).unwrap()).moved_times(), 2);
+        there.now_ms = 2;
+        assert_eq!(progress_in(&flow.last_word(&log, &there).unwrap()).moved_at_ms(), Some(2));
     }
 
     /// A shard has taken in records of a up to 300 and 40, of b up to 100; what comes to it then are 300 to 330 of a, and 90 again
@@ -318,7 +327,7 @@ mod tests {
     fn a_shard_goes_over_to_other_positions_behind_what_was_between() {
         let (flow, log, between) = (own(SHARDED), at("f-changelog", 1), at("f-repartition", 1));
         let ends = [(log.clone(), 50), (between.clone(), 1200)];
-        let mut there = There { ends: ends.into(), ..There::default() };
+        let mut there = There { ends: ends.into(), now_ms: 1, ..There::default() };
         let taken = Taken { positions: vec![300, 40, 100], idle: vec![false; 3] };
         let progress = Progress { taken: Some(taken), ..Progress::beginning(vec![150], 3) };
         there.see(&flow, &log, &progress.to_record().unwrap());
@@ -338,7 +347,7 @@ mod tests {
         let moved = progress_in(&word);
         assert_eq!((moved.positions.clone(), moved.taken.clone()), (vec![1150], progress.taken.clone()));
         let first = Change { at: 1200, taken: vec![33, 5, 10] };
-        assert_eq!(moved.moved, Some(Moved { times: 1, ahead: [first.clone()].into() }));
+        assert_eq!(moved.moved, Some(Moved { at_ms: 1, ahead: [first.clone()].into() }));
         assert_eq!(word.positions, 5);
 
         // Whoever has taken in all that is between needs no change.
@@ -353,10 +362,11 @@ mod tests {
         there.see(&flow, &between, &bring(0, 40, None));
         there.see(&flow, &log, &word.records[0]);
         there.ends.insert(between, 2300);
+        there.now_ms = 2;
         let again = progress_in(&flow.last_word(&log, &there).unwrap());
         let second = Change { at: 2300, taken: vec![4, 0, 1] };
         let ahead = [Change { at: 2200, ..first }, second].into();
-        assert_eq!((again.positions, again.moved), (vec![2150], Some(Moved { times: 2, ahead })));
+        assert_eq!((again.positions, again.moved), (vec![2150], Some(Moved { at_ms: 2, ahead })));
     }
 
     /// Intakes have brought records to a shard that no process has opened yet. It would begin in the new engine and take these records'
@@ -389,16 +399,17 @@ mod tests {
     #[test]
     fn a_change_that_a_shard_has_just_come_to_is_not_lost_by_the_next_move() {
         let (flow, log, between) = (own(SHARDED), at("f-changelog", 1), at("f-repartition", 1));
-        let mut there = There { ends: [(log.clone(), 50), (between, 1300)].into(), ..There::default() };
+        let mut there =
+            There { ends: [(log.clone(), 50), (between, 1300)].into(), now_ms: 2, ..There::default() };
         let taken = Taken { positions: vec![300, 40, 100], idle: vec![false; 3] };
         let ahead = [Change { at: 150, taken: vec![30, 10, 20] }].into();
-        let moved = Some(Moved { times: 1, ahead });
+        let moved = Some(Moved { at_ms: 1, ahead });
         let progress = Progress { taken: Some(taken), moved, ..Progress::beginning(vec![150], 3) };
         there.see(&flow, &log, &progress.to_record().unwrap());
         let again = progress_in(&flow.last_word(&log, &there).unwrap());
         assert_eq!((again.positions, again.taken.unwrap().positions), (vec![1150], vec![30, 10, 20]));
         let ahead = [Change { at: 1300, taken: vec![3, 1, 2] }].into();
-        assert_eq!(again.moved, Some(Moved { times: 2, ahead }));
+        assert_eq!(again.moved, Some(Moved { at_ms: 2, ahead }));
     }
 
     #[test]

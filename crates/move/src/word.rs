@@ -45,25 +45,33 @@ impl Speaker {
 }
 
 /// Where lanes stand, all of which were compared to their ends.
-struct Stand<'a>(BTreeMap<&'a TopicPartition, &'a Matched>);
+struct Stand<'a> {
+    partitions: BTreeMap<&'a TopicPartition, &'a Matched>,
+    now_ms: i64,
+}
 
 impl Elsewhere for Stand<'_> {
     fn translate(&self, at: &TopicPartition, position: Position) -> Option<Position> {
-        self.0.get(at).map(|matched| matched.translate(position))
+        self.partitions.get(at).map(|matched| matched.translate(position))
     }
 
     fn end(&self, at: &TopicPartition) -> Option<Position> {
-        self.0.get(at).map(|matched| matched.end.1)
+        self.partitions.get(at).map(|matched| matched.end.1)
     }
 
     fn noted(&self, at: &TopicPartition) -> Option<&Noted> {
-        self.0.get(at).map(|matched| &matched.noted)
+        self.partitions.get(at).map(|matched| &matched.noted)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.now_ms
     }
 }
 
 /// What is to be said, by lane. All lanes were compared to their ends.
 pub(crate) fn last_words(lanes: &[Lane], now_ms: i64) -> Result<Vec<(usize, LastWord)>, MoveError> {
-    let stand = Stand(lanes.iter().map(|lane| (&lane.matched.at, &lane.matched)).collect());
+    let partitions = lanes.iter().map(|lane| (&lane.matched.at, &lane.matched)).collect();
+    let stand = Stand { partitions, now_ms };
     let mut words = Vec::new();
     for (number, lane) in lanes.iter().enumerate() {
         let Some(speaker) = &lane.speaker else { continue };

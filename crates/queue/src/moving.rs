@@ -38,8 +38,17 @@ impl Settlements {
     /// Whether a record can be of such a topic. Of a topic that somebody has given such a name it is not.
     #[must_use]
     pub fn is_one(record: &Record) -> bool {
-        partition_in(record).is_some()
-            && record.value.as_deref().is_some_and(|value| Snapshot::decode(value).is_ok())
+        Self::is(record, |value| Snapshot::decode(value).is_ok())
+    }
+
+    /// Whether it can, but in a form that this program does not know.
+    #[must_use]
+    pub fn is_foreign(record: &Record) -> bool {
+        Self::is(record, Snapshot::is_foreign)
+    }
+
+    fn is(record: &Record, one: impl FnOnce(&[u8]) -> bool) -> bool {
+        partition_in(record).is_some() && record.value.as_deref().is_some_and(one)
     }
 }
 
@@ -110,6 +119,10 @@ mod tests {
         fn noted(&self, _: &TopicPartition) -> Option<&Noted> {
             Some(&self.0)
         }
+
+        fn now_ms(&self) -> i64 {
+            0
+        }
     }
 
     #[test]
@@ -133,8 +146,10 @@ mod tests {
         let new = [Record::new("3", three), Record::new("7", r#"{"version":1,"next":4,"unsettled":[]}"#)];
         assert!(new.iter().all(Settlements::is_one));
         for other in [Record::keyless("x"), Record::new("a", three), Record::new("3", "x")] {
-            assert!(!Settlements::is_one(&other));
+            assert!(!Settlements::is_one(&other) && !Settlements::is_foreign(&other));
         }
+        let newer = Record::new("3", r#"{"version":2,"next":[20]}"#);
+        assert!(!Settlements::is_one(&newer) && Settlements::is_foreign(&newer));
         for record in [&old, &new[0], &new[1]] {
             of.note(&at, record, &mut there.0);
         }

@@ -43,6 +43,9 @@ pub trait Elsewhere: Sync {
 
     /// What was noted of a partition, all of which has gone by.
     fn noted(&self, at: &TopicPartition) -> Option<&Noted>;
+
+    /// When the last words are said, milliseconds since the Unix epoch: it tells one move from another.
+    fn now_ms(&self) -> i64;
 }
 
 /// What is appended to a partition.

@@ -49,8 +49,8 @@ pub(crate) struct Taken {
 /// A flow that came from another engine ([`crate::OwnTopics`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moved {
-    /// How often that was: a local copy that does not know of all of them has places of another engine's changelog.
-    pub(crate) times: u32,
+    /// When that was, the last time: a local copy that does not know of it has places of another engine's changelog.
+    pub(crate) at_ms: i64,
     /// Where what a shard reads changes from one engine's positions to another's, in order. What lies behind the shard is gone.
     pub(crate) ahead: VecDeque<Change>,
 }
@@ -80,9 +80,9 @@ impl Progress {
         }
     }
 
-    /// How often the flow came from another engine.
-    pub(crate) fn moved_times(&self) -> u32 {
-        self.moved.as_ref().map_or(0, |moved| moved.times)
+    /// When the flow came from another engine the last time, if it did.
+    pub(crate) fn moved_at_ms(&self) -> Option<i64> {
+        self.moved.as_ref().map(|moved| moved.at_ms)
     }
 
     /// Takes to another engine's positions where the input has come to them.
@@ -151,7 +151,7 @@ mod tests {
         let taken = Taken { positions: vec![300, 1], idle: vec![true, false] };
         let shard = Progress { taken: Some(taken), ..plain.clone() };
         let change = Change { at: 7, taken: vec![1, 2] };
-        let moved = Some(Moved { times: 1, ahead: [change].into() });
+        let moved = Some(Moved { at_ms: 1, ahead: [change].into() });
         let both = [&plain, &shard].map(|progress| Progress { moved: moved.clone(), ..progress.clone() });
         for progress in [&plain, &shard, &both[0], &both[1]] {
             let bytes = progress.to_bytes().unwrap();
@@ -166,7 +166,7 @@ mod tests {
     fn positions_change_where_the_input_comes_to_them() {
         let taken = Taken { positions: vec![300, 1], idle: vec![false, false] };
         let change = |at, taken: [u64; 2]| Change { at, taken: taken.to_vec() };
-        let moved = Moved { times: 2, ahead: [change(5, [10, 2]), change(9, [4, 4])].into() };
+        let moved = Moved { at_ms: 2, ahead: [change(5, [10, 2]), change(9, [4, 4])].into() };
         let mut progress = Progress::beginning(vec![4], 2);
         (progress.taken, progress.moved) = (Some(taken), Some(moved));
         for (position, expected) in [(4, [300, 1]), (5, [10, 2]), (8, [10, 2]), (12, [4, 4])] {
@@ -174,6 +174,6 @@ mod tests {
             progress.pass_changes();
             assert_eq!(progress.taken.as_ref().unwrap().positions, expected, "at {position}");
         }
-        assert_eq!(progress.moved, Some(Moved { times: 2, ahead: VecDeque::new() }));
+        assert_eq!(progress.moved, Some(Moved { at_ms: 2, ahead: VecDeque::new() }));
     }
 }

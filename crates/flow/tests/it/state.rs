@@ -127,7 +127,7 @@ async fn a_copy_that_was_restored_is_not_restored_again() {
 }
 
 /// A place in which all is where it was, as when a flow was moved away, and back again to where it came from.
-struct Same(Noted);
+struct Same(Noted, i64);
 
 impl Elsewhere for Same {
     fn translate(&self, _: &TopicPartition, position: Position) -> Option<Position> {
@@ -141,29 +141,46 @@ impl Elsewhere for Same {
     fn noted(&self, _: &TopicPartition) -> Option<&Noted> {
         Some(&self.0)
     }
+
+    fn now_ms(&self) -> i64 {
+        self.1
+    }
 }
 
-/// Its local copy knows of the cluster and the changelog, but its place in that was another's.
+/// What a mover says when all of the changelog has come.
+fn come_from_elsewhere(engine: &MemoryEngine, at_ms: i64) {
+    let log = engine.records("test-changelog");
+    let (own, at) =
+        (OwnTopics::of("test-changelog", &log[0]).unwrap(), TopicPartition::new("test-changelog", 0));
+    let mut there = Same(Noted::new(), at_ms);
+    log.iter().for_each(|record| own.note(&at, record, &mut there.0));
+    engine.write("test-changelog", 0, &own.last_word(&at, &there).unwrap().records);
+}
+
+/// Its local copy knows of the cluster and the changelog, but its place in that was another's. The same where the copy has come from
+/// elsewhere, too, by another move, which was given up.
 #[tokio::test]
 async fn a_copy_from_before_a_move_is_made_anew() {
     let engine = one_event();
     let state = tempfile::tempdir().unwrap();
     run_to_end(flow(Kind::Tumbling, Late::Drop), &engine, &state).await.unwrap();
-    let log = engine.records("test-changelog");
-    let (own, at) =
-        (OwnTopics::of("test-changelog", &log[0]).unwrap(), TopicPartition::new("test-changelog", 0));
-    let mut there = Same(Noted::new());
-    log.iter().for_each(|record| own.note(&at, record, &mut there.0));
-    engine.write("test-changelog", 0, &own.last_word(&at, &there).unwrap().records);
-    let reopened = async || {
+    let given_up = one_event();
+    run_to_end(flow(Kind::Tumbling, Late::Drop), &given_up, &tempfile::tempdir().unwrap()).await.unwrap();
+    for (engine, at_ms) in [(&engine, 6), (&given_up, 5)] {
+        come_from_elsewhere(engine, at_ms);
+    }
+    let end = engine.records("test-changelog").len() as u64;
+    let reopened = async |engine: &Arc<MemoryEngine>| {
         let open = flow(Kind::Tumbling, Late::Drop);
         let open = open.open(engine.clone(), state.path(), Arc::new(ManualClock::at(0))).await.unwrap();
         open.metrics().snapshot()
     };
-    let snapshot = reopened().await;
-    assert_eq!(snapshot.restored, log.len() as u64 + 1);
-    assert_eq!(snapshot.counts.records_in, 1);
-    assert_eq!(reopened().await.restored, 0);
+    for engine in [&given_up, &engine] {
+        let snapshot = reopened(engine).await;
+        assert_eq!(snapshot.restored, end);
+        assert_eq!(snapshot.counts.records_in, 1);
+        assert_eq!(reopened(engine).await.restored, 0);
+    }
 }
 
 /// The engine was set back, or is another one that began in the same millisecond. A store that is ahead has come to a place
