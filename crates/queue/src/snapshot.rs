@@ -99,6 +99,15 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// Whether it is a snapshot of a form that this program does not know.
+    pub(crate) fn is_foreign(bytes: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        struct Any {
+            version: u32,
+        }
+        serde_json::from_slice::<Any>(bytes).is_ok_and(|any| any.version != VERSION)
+    }
+
     /// The same with other positions. `translate` tells where the record is that is read next from a position on, or fails for all.
     /// How many positions were translated is told, and how many were left out, since there are no records at them any more.
     pub(crate) fn translate(

@@ -103,6 +103,29 @@ mod tests {
         target.close().await;
     }
 
+    /// A newer version has written what a queue has settled. Copied as anybody's, it told the target's queue of other records.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_newer_version_has_settled_is_left() {
+        let home = tempfile::tempdir().unwrap();
+        let broker = Arc::new(Broker::open(home.path()).await.unwrap()) as Arc<dyn Engine>;
+        for name in ["orders", "workers.queue.orders", "others.queue.orders"] {
+            broker.ensure_topic(&TopicSpec::new(name, 1)).await.unwrap();
+        }
+        let append = async |topic: &str, record: Record| {
+            broker
+                .append(&TopicPartition::new(topic, 0), record.into(), AppendOptions::default())
+                .await
+                .unwrap()
+        };
+        append("workers.queue.orders", Record::new("0", r#"{"version":9,"next":"?"}"#)).await;
+        append("others.queue.orders", Record::new("0", "not a queue's")).await;
+        let all = topics(&*broker).await.unwrap();
+        let own = own::own_topics(&*broker, &*broker, &all, &all).await.unwrap();
+        let left: Vec<_> = own.left.iter().map(|left| &*left.topic).collect();
+        assert_eq!((left, own.carried.len()), (vec!["workers.queue.orders"], 0));
+        broker.close().await;
+    }
+
     /// A flow had made its topics and had not begun. Copied as anybody's, its state had the old engine's positions in the new one. It is left and
     /// told, and seen when it begins meanwhile.
     #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,13 @@ pub(super) async fn own_topics(
     for topic in wanted.iter().filter(|name| all.contains(name)) {
         let Some(settlements) = Settlements::named(topic) else { continue };
         let first = first_of(source, topic).await?;
+        if first.as_ref().is_some_and(Settlements::is_foreign) {
+            own.leave(
+                topic,
+                "this version does not know the form of what the queue has settled; there, it begins where its group stands",
+            );
+            continue;
+        }
         let is_its =
             first.as_ref().map_or_else(|| all.contains(&settlements.of().to_owned()), Settlements::is_one);
         if !is_its {
