@@ -99,13 +99,16 @@ struct Round {
     transaction: Option<InTransaction>,
 }
 
-/// Calls the coordinator, and takes the answer of the kind that belongs to the question.
+/// Calls the coordinator, if it may be asked that, and takes the answer of the kind that belongs to the question.
 macro_rules! ask {
     ($service:expr, $kind:ident, $question:expr) => {
-        match $service.driver.ask($question).await {
-            Some(Response::$kind(answer)) => answer,
-            Some(other) => unreachable!("a {} was answered with {other:?}", stringify!($kind)),
-            None => Err(GroupError::CoordinatorNotAvailable),
+        ask!($service, $kind, |_| Ok(()), $question)
+    };
+    ($service:expr, $kind:ident, $may:expr, $question:expr) => {
+        match $service.driver.ask_if($may, $question).await {
+            Ok(Response::$kind(answer)) => answer,
+            Ok(other) => unreachable!("a {} was answered with {other:?}", stringify!($kind)),
+            Err(error) => Err(error),
         }
     };
 }
@@ -236,9 +239,13 @@ impl GroupService {
         join: Join,
         topics: impl FnOnce() -> Arc<Catalogue>,
     ) -> Result<Joined, GroupError> {
-        self.refuse_dismissed(&join.group, &join.member_id, join.member_id.is_empty())?;
-        self.refuse_moved(subscribed(&join).iter())?;
-        ask!(self, Join, |groups, request, now| groups.join(request, join, topics().as_ref(), now))
+        let (group, member) = (join.group.clone(), join.member_id.clone());
+        let (is_new, subscribed) = (member.is_empty(), subscribed(&join));
+        let may = |state: &mut State| {
+            state.refuse_dismissed(&group, &member, is_new)?;
+            state.refuse_moved(subscribed.iter())
+        };
+        ask!(self, Join, may, |groups, request, now| groups.join(request, join, topics().as_ref(), now))
     }
 
     /// SyncGroup; waits for the leader's assignment.
@@ -246,8 +253,9 @@ impl GroupService {
     /// # Errors
     /// [`GroupError`].
     pub async fn sync(&self, sync: Sync) -> Result<Synced, GroupError> {
-        self.refuse_dismissed(&sync.group, &sync.member_id, false)?;
-        ask!(self, Sync, |groups, request, now| groups.sync(request, sync, now))
+        let (group, member) = (sync.group.clone(), sync.member_id.clone());
+        let may = |state: &mut State| state.refuse_dismissed(&group, &member, false);
+        ask!(self, Sync, may, |groups, request, now| groups.sync(request, sync, now))
     }
 
     /// Heartbeat. `topics` as for [`Self::heartbeat_consumer`].
@@ -259,9 +267,9 @@ impl GroupService {
         heartbeat: &Heartbeat<'_>,
         topics: impl FnOnce() -> Arc<Catalogue>,
     ) -> Result<(), GroupError> {
-        self.refuse_dismissed(heartbeat.group, heartbeat.member_id, false)?;
         let now = Now::of(self.driver.clock.as_ref());
         let mut state = self.driver.state.lock();
+        state.refuse_dismissed(heartbeat.group, heartbeat.member_id, false)?;
         match state.closed {
             true => Err(GroupError::CoordinatorNotAvailable),
             false => {
@@ -282,14 +290,17 @@ impl GroupService {
         beat: &ConsumerHeartbeat,
         topics: impl FnOnce() -> Arc<Catalogue>,
     ) -> Result<Beat, GroupError> {
-        // Who leaves, leaves.
-        if beat.member_epoch >= 0 {
-            self.refuse_dismissed(&beat.group, &beat.member_id, beat.member_epoch == 0)?;
-        }
-        if beat.member_epoch == 0 {
-            self.refuse_moved(beat.topics.iter().flatten())?;
-        }
-        ask!(self, Beat, |groups, request, now| {
+        let may = |state: &mut State| {
+            // Who leaves, leaves.
+            if beat.member_epoch >= 0 {
+                state.refuse_dismissed(&beat.group, &beat.member_id, beat.member_epoch == 0)?;
+            }
+            match beat.member_epoch {
+                0 => state.refuse_moved(beat.topics.iter().flatten()),
+                _ => Ok(()),
+            }
+        };
+        ask!(self, Beat, may, |groups, request, now| {
             groups.heartbeat_consumer(request, beat, topics().as_ref(), now)
         })
     }
@@ -399,19 +410,6 @@ impl GroupService {
         Ok(UnderWay(&self.driver))
     }
 
-    /// Whoever would read nothing but what is elsewhere does not come into a group, and is told why.
-    fn refuse_moved<'a>(&self, topics: impl Iterator<Item = &'a String>) -> Result<(), GroupError> {
-        let state = self.driver.state.lock();
-        let mut moved = None;
-        for topic in topics {
-            match state.gates.get(topic) {
-                Some(Gate::Moved(to)) => moved = Some(Arc::clone(to)),
-                _ => return Ok(()),
-            }
-        }
-        moved.map_or(Ok(()), |to| Err(GroupError::Moved(to)))
-    }
-
     /// From now on nobody is in a group here, nor comes into one. Members hear so when they ask for anything, and throw their
     /// positions away. Whoever waits for others to join waits no longer.
     pub(crate) fn dismiss_members(&self) {
@@ -452,21 +450,6 @@ impl GroupService {
         let Some(told) = &state.dismissed else { return false };
         let mut members = state.groups.members_of(group);
         members.all(|member| told.contains(&(group.to_owned(), member.to_owned())))
-    }
-
-    /// What a member is told that was dismissed, which counts as told from here on. Who is about to join has thrown away what it had,
-    /// and is told to look elsewhere.
-    fn refuse_dismissed(&self, group: &str, member: &str, is_new: bool) -> Result<(), GroupError> {
-        let mut state = self.driver.state.lock();
-        let State { dismissed: Some(told), groups, .. } = &mut *state else { return Ok(()) };
-        // Others may call themselves what they like.
-        if groups.has_member(group, member) {
-            told.insert((group.to_owned(), member.to_owned()));
-        }
-        Err(match is_new {
-            true => GroupError::CoordinatorNotAvailable,
-            false => GroupError::UnknownMemberId,
-        })
     }
 
     /// A producer's transaction has ended, durably.
@@ -561,19 +544,29 @@ impl Driver {
         &self,
         question: impl FnOnce(&mut Groups, RequestId, Now) -> Vec<Effect>,
     ) -> Option<Response> {
+        self.ask_if(|_| Ok(()), question).await.ok()
+    }
+
+    /// The same, unless `may` refuses it: nothing comes between the two.
+    async fn ask_if(
+        &self,
+        may: impl FnOnce(&mut State) -> Result<(), GroupError>,
+        question: impl FnOnce(&mut Groups, RequestId, Now) -> Vec<Effect>,
+    ) -> Result<Response, GroupError> {
         let answer = {
             let now = Now::of(self.clock.as_ref());
             let mut state = self.state.lock();
             if state.closed {
-                return None;
+                return Err(GroupError::CoordinatorNotAvailable);
             }
+            may(&mut state)?;
             let (request, answer) = state.waiting.add();
             let effects = question(&mut state.groups, request, now);
             state.perform(effects);
             self.wake(&state);
             answer
         };
-        answer.await.ok()
+        answer.await.map_err(|_| GroupError::CoordinatorNotAvailable)
     }
 
     /// Tells the coordinator what asks for no answer.
@@ -654,6 +647,32 @@ impl Driver {
 }
 
 impl State {
+    /// Whoever would read nothing but what is elsewhere does not come into a group, and is told why.
+    fn refuse_moved<'a>(&self, topics: impl Iterator<Item = &'a String>) -> Result<(), GroupError> {
+        let mut moved = None;
+        for topic in topics {
+            match self.gates.get(topic) {
+                Some(Gate::Moved(to)) => moved = Some(Arc::clone(to)),
+                _ => return Ok(()),
+            }
+        }
+        moved.map_or(Ok(()), |to| Err(GroupError::Moved(to)))
+    }
+
+    /// What a member is told that was dismissed, which counts as told from here on. Who is about to join has thrown away what it had,
+    /// and is told to look elsewhere.
+    fn refuse_dismissed(&mut self, group: &str, member: &str, is_new: bool) -> Result<(), GroupError> {
+        let Self { dismissed: Some(told), groups, .. } = self else { return Ok(()) };
+        // Others may call themselves what they like.
+        if groups.has_member(group, member) {
+            told.insert((group.to_owned(), member.to_owned()));
+        }
+        Err(match is_new {
+            true => GroupError::CoordinatorNotAvailable,
+            false => GroupError::UnknownMemberId,
+        })
+    }
+
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {

@@ -319,6 +319,10 @@ impl Identity {
         EngineError::Fenced { group: self.group.clone(), reason }
     }
 
+    fn refused(&self, error: &GroupError) -> EngineError {
+        EngineError::Refused { topic: self.group.clone(), reason: error.to_string() }
+    }
+
     /// What the coordinator says, in the engine's words.
     fn blame(&self, error: GroupError) -> EngineError {
         match error {
@@ -328,10 +332,13 @@ impl Identity {
             | GroupError::RebalanceInProgress
             | GroupError::GroupIdNotFound => self.fenced(error.to_string()),
             GroupError::CoordinatorNotAvailable if self.broker.groups().is_closed() => EngineError::Closed,
+            GroupError::CoordinatorNotAvailable if let Some(to) = self.broker.redirected_to() => {
+                self.refused(&GroupError::Moved(to.into()))
+            }
             GroupError::CoordinatorNotAvailable | GroupError::UnknownServerError => {
                 EngineError::Failed(Box::new(error))
             }
-            other => EngineError::Refused { topic: self.group.clone(), reason: other.to_string() },
+            other => self.refused(&other),
         }
     }
 }

@@ -232,6 +232,13 @@ impl Broker {
         to_the_end(forgotten).await.ok_or(TopicError::Closed)?
     }
 
+    /// Where all is that was here, if old clients are sent there.
+    pub(crate) fn redirected_to(&self) -> Option<String> {
+        let redirecting = self.0.moves.redirecting()?;
+        let entries = self.0.moves.entries.lock();
+        entries.get(&redirecting.id).map(|entry| entry.record.target.clone())
+    }
+
     /// Where the topic was moved to, if it was.
     #[must_use]
     pub fn moved_to(&self, topic: &str) -> Option<String> {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anabranch_broker::{
-    Ack, AppendError, Apply, Broker, MoveBegun, MovingError, NewMove, NewTopic, ProduceError, Record,
-    TransactionOptions,
+    Ack, AppendError, Apply, Broker, Elsewhere, MoveBegun, MovingError, NewMove, NewTopic, Node,
+    ProduceError, Record, TransactionOptions,
 };
 use anabranch_core::batch::{BatchBuilder, Compression};
-use anabranch_core::engine::{Engine, EngineError, GroupPositions, Position};
+use anabranch_core::engine::{Engine, EngineError, GroupEvent, GroupPositions, Position};
 use anabranch_core::{Offset, ProducerEpoch, ProducerId, TopicPartition};
 use bytes::Bytes;
 
@@ -287,5 +287,24 @@ async fn a_hold_is_not_forgotten_by_who_comes_next() {
     })
     .await;
     assert_eq!(produce(&broker, sequenced(ProducerId(7), 0)).await.unwrap(), 0);
+    broker.close().await;
+}
+
+/// Old clients are sent on by their metadata. A member in the process itself has none: it was told that its coordinator is not
+/// available, and whoever was on call looked for one.
+#[tokio::test]
+async fn a_member_in_the_process_hears_where_all_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = broker_with(dir.path(), NewTopic::new("t")).await;
+    let mut member = broker.join("g", &["t".to_owned()]).await.unwrap();
+    assert!(matches!(member.next_event().await, Ok(GroupEvent::Assigned(_))));
+    let nodes = vec![Node { id: 1, host: "there".to_owned(), port: 1 }];
+    let redirect = Some(Elsewhere { cluster: "c".to_owned(), nodes });
+    broker.begin_move(NewMove { redirect, ..new_move("m", "kafka://there:1") }).await.unwrap();
+    let hold = broker.hold_move("m", &[at()], LEASE).await.unwrap();
+    broker.decide_move("m", hold, false).await.unwrap();
+    assert_eq!(soon(member.next_event()).await.unwrap(), GroupEvent::Lost(vec![at()]));
+    let refused = soon(member.next_event()).await.unwrap_err();
+    assert!(refused.to_string().contains("moved to kafka://there:1"), "{refused}");
     broker.close().await;
 }
