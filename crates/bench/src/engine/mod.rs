@@ -22,8 +22,8 @@ use crate::latency::cpu_seconds;
 
 /// Records of one append through the seam.
 const APPEND_RECORDS: usize = 100;
-/// Appends that wait for their answers, over all partitions.
-const APPENDS_OPEN: usize = 64;
+/// Appends that wait for their answers, over all partitions: as many records as librdkafka holds by itself.
+const APPENDS_OPEN: usize = 1_000;
 /// The last records may take so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -114,7 +114,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Measured> {
         }
         (Way::RawAtomic, _, Below::Kafka) => bail!("an atomic append to Kafka is a transaction"),
         (Way::Engine, Work::Produce, _) => runtime.block_on(produce(options, &engine))?,
-        (Way::Engine, Work::Consume, _) => runtime.block_on(consume(options, engine.as_ref()))?,
+        (Way::Engine, Work::Consume, _) => runtime.block_on(consume(options, &engine))?,
     }
     let (seconds, records) = (begun.elapsed().as_secs_f64(), options.records as f64);
     Ok(Measured {
@@ -125,17 +125,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Measured> {
 }
 
 async fn produce(options: &Options, engine: &Arc<dyn Engine>) -> anyhow::Result<()> {
-    let value = Bytes::from(vec![b'a'; options.record_bytes]);
+    let value = value(options);
     let (mut open, mut left, mut number) = (JoinSet::new(), options.records, 0_i32);
     while left > 0 {
         let count = left.min(APPEND_RECORDS as u64);
         left -= count;
-        let records: Vec<_> = (0..count).map(|_| Record::keyless(value.clone()).at(now_ms())).collect();
+        let now_ms = now_ms();
+        let records: Vec<_> = (0..count).map(|_| Record::keyless(value.clone()).at(now_ms)).collect();
         let to = TopicPartition::new(&options.topic, number % options.partitions);
         number += 1;
         let engine = Arc::clone(engine);
         open.spawn(async move { engine.append(&to, records.into(), AppendOptions::default()).await });
-        if open.len() >= APPENDS_OPEN * options.partitions as usize {
+        if open.len() >= APPENDS_OPEN {
             open.join_next().await.expect("some are open")??;
         }
     }
@@ -145,19 +146,24 @@ async fn produce(options: &Options, engine: &Arc<dyn Engine>) -> anyhow::Result<
     Ok(())
 }
 
+/// Of all records. Nobody counts who has it: that one value is everybody's is no part of what is measured.
+fn value(options: &Options) -> Bytes {
+    Bytes::from_static(vec![b'a'; options.record_bytes].leak())
+}
+
 fn now_ms() -> i64 {
     SystemClock::new().now_ms()
 }
 
-async fn consume(options: &Options, engine: &dyn Engine) -> anyhow::Result<()> {
+async fn consume(options: &Options, engine: &Arc<dyn Engine>) -> anyhow::Result<()> {
     let mut readers = JoinSet::new();
     let bytes = Arc::new(AtomicU64::new(0));
     for partition in 0..options.partitions {
         let at = TopicPartition::new(&options.topic, partition);
-        let end = engine.locate(&at, Place::Latest).await?;
-        let mut reader = engine.reader(&at, engine.locate(&at, Place::Earliest).await?).await?;
-        let bytes = Arc::clone(&bytes);
+        let (engine, bytes) = (Arc::clone(engine), Arc::clone(&bytes));
         readers.spawn(async move {
+            let end = engine.locate(&at, Place::Latest).await?;
+            let mut reader = engine.reader(&at, engine.locate(&at, Place::Earliest).await?).await?;
             while reader.position() < end {
                 let from = reader.position();
                 let fetched = reader.read(ReadLimits { wait_max: PATIENCE, ..ReadLimits::default() }).await?;

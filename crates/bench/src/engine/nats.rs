@@ -9,12 +9,11 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::stream;
 use async_nats::{HeaderMap, HeaderName};
-use bytes::Bytes;
 use futures::StreamExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{APPEND_RECORDS, APPENDS_OPEN, Options, PATIENCE, now_ms};
+use super::{APPEND_RECORDS, APPENDS_OPEN, Options, PATIENCE, now_ms, value};
 
 /// Batches of a stream that are not acknowledged yet; the server takes 50.
 const BATCHES_OPEN: usize = 32;
@@ -25,7 +24,7 @@ const REQUEST_MESSAGES: usize = 2_048;
 
 async fn connect(options: &Options) -> anyhow::Result<Context> {
     let client = async_nats::connect(&options.bootstrap).await?;
-    let open = APPENDS_OPEN * APPEND_RECORDS * options.partitions as usize;
+    let open = APPENDS_OPEN * APPEND_RECORDS;
     Ok(ContextBuilder::new().max_ack_inflight(open).timeout(PATIENCE).build(client))
 }
 
@@ -52,9 +51,9 @@ async fn create(options: &Options, context: &Context) -> anyhow::Result<Vec<Stri
 pub(super) async fn produce(options: &Options) -> anyhow::Result<()> {
     let context = connect(options).await?;
     let subjects = create(options, &context).await?;
-    let value = Bytes::from(vec![b'a'; options.record_bytes]);
+    let value = value(options);
     let mut open: VecDeque<PublishAckFuture> = VecDeque::new();
-    let open_max = APPENDS_OPEN * APPEND_RECORDS * subjects.len();
+    let open_max = APPENDS_OPEN * APPEND_RECORDS;
     for number in 0..options.records {
         // As many in a row for one partition as an append has.
         let subject = &subjects[number as usize / APPEND_RECORDS % subjects.len()];
@@ -75,7 +74,7 @@ pub(super) async fn produce_atomic(options: &Options) -> anyhow::Result<()> {
     let context = connect(options).await?;
     let client = context.client();
     let subjects = create(options, &context).await?;
-    let value = Bytes::from(vec![b'a'; options.record_bytes]);
+    let value = value(options);
     let (mut open, mut left) = (JoinSet::new(), options.records);
     let open_max = BATCHES_OPEN * subjects.len();
     for number in 0.. {
@@ -87,12 +86,12 @@ pub(super) async fn produce_atomic(options: &Options) -> anyhow::Result<()> {
         if open.len() == open_max {
             open.join_next().await.expect("some are open")??;
         }
-        let subject = subjects[number % subjects.len()].clone();
+        let (subject, now) = (subjects[number % subjects.len()].clone(), now_ms().to_string());
         for sequence in 1..=count {
             let mut headers = HeaderMap::new();
             headers.insert(NATS_BATCH_ID, number.to_string());
             headers.insert(NATS_BATCH_SEQUENCE, sequence.to_string());
-            headers.insert(TIME, now_ms().to_string());
+            headers.insert(TIME, now.as_str());
             if sequence < count {
                 client.publish_with_headers(subject.clone(), headers, value.clone()).await?;
                 continue;
@@ -117,12 +116,13 @@ pub(super) async fn consume(options: &Options) -> anyhow::Result<()> {
     let context = connect(options).await?;
     let mut readers = JoinSet::new();
     for partition in 0..options.partitions {
-        let stream = context.get_stream(names(options, partition).0).await?;
-        let left = stream.cached_info().state.messages;
-        let config =
-            pull::Config { ack_policy: AckPolicy::None, memory_storage: true, ..pull::Config::default() };
-        let consumer = stream.create_consumer(config).await?;
+        let (context, name) = (context.clone(), names(options, partition).0);
         readers.spawn(async move {
+            let stream = context.get_stream(name).await?;
+            let left = stream.cached_info().state.messages;
+            let config =
+                pull::Config { ack_policy: AckPolicy::None, memory_storage: true, ..pull::Config::default() };
+            let consumer = stream.create_consumer(config).await?;
             let mut messages = consumer.stream().max_messages_per_batch(REQUEST_MESSAGES).messages().await?;
             let mut bytes = 0;
             for _ in 0..left {
