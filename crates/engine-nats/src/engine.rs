@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     settings: NatsSettings,
     pub(crate) description: Description,
     is_closed: watch::Sender<bool>,
+    /// How many read partitions.
+    pub(crate) readers: AtomicUsize,
 }
 
 impl NatsEngine {
@@ -93,7 +96,8 @@ impl NatsEngine {
         let lanes = Lanes::new(link.clone(), topics.clone(), settings.delivery_timeout, names::unique());
         let lanes = Arc::new(lanes);
         let is_closed = watch::Sender::new(false);
-        let inner = Arc::new(Inner { link, topics, settings, description, is_closed });
+        let readers = AtomicUsize::new(0);
+        let inner = Arc::new(Inner { link, topics, settings, description, is_closed, readers });
         Ok(Self { inner, context, lanes, members: Mutex::default() })
     }
 

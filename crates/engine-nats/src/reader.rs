@@ -1,12 +1,14 @@
 //! Reading one partition, by a pull consumer of our own that acknowledges nothing.
 //!
-//! While blocks are to be had, two requests for one are under way, so that the server need not wait for the next; they are
-//! answered one after the other. The server says with each message how many are behind it, so that a reader that has come to the end does not wait for more.
+//! While blocks are to be had, two requests for one are under way, so that the server need not wait for the next. It serves them by turns, and
+//! does not tell which of them a message is for: so what is counted is what it may still send, over both. It says
+//! with each message how many are behind it, so that a reader that has come to the end does not wait for more.
 //! Where nothing came, the stream and the consumer are asked: that finds a consumer that was lost, and an end behind which
 //! everything was deleted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anabranch_core::batch::{Record, RecordAt};
@@ -25,16 +27,23 @@ use crate::link::Bounds;
 use crate::names;
 use crate::trouble::Trouble;
 
-/// Messages of one request; those of all are fewer than the client keeps for a subscription, since it drops what it cannot keep.
-const REQUEST_MESSAGES_MAX: u64 = 16_384;
+/// Bytes of one request. The messages of two are fewer than the client keeps for a subscription (65,536): it drops what it cannot keep.
+const REQUEST_BYTES_MAX: usize = 3 << 19;
+/// With very many readers, lest each asks for single messages.
+const REQUEST_BYTES_MIN: usize = 16 << 10;
+/// What all readers of a connection ask for at once: the server hangs up on a client for which more than 64 MiB wait.
+const UNDER_WAY_BYTES_MAX: usize = 32 << 20;
 const REQUESTS_MAX: usize = 2;
+/// No message is smaller, as both sides count them: its subject, `ab.T.P.r`, and `$JS.ACK.ab-T-P.` with the consumer's name and six
+/// numbers, of which one is a time in ns.
+const MESSAGE_BYTES_MIN: usize = 60;
+/// What a message tells that ends a request early: how many of its bytes did not come.
+const PENDING_BYTES: &str = "Nats-Pending-Bytes";
 /// How long the server keeps a request, and a consumer that nobody asks for anything.
 const REQUEST_EXPIRES: Duration = Duration::from_secs(30);
 const CONSUMER_EXPIRES: Duration = Duration::from_secs(60);
 /// How long to wait for what the server says is there, and before it is asked whether the consumer is still there.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of one request.
-const REQUEST_BYTES_MAX: usize = 64 << 20;
 /// How often to look for what the server says is there, before the consumer is made anew.
 const LOOKS_MAX: u32 = 1;
 /// How often a consumer is made anew before a read fails.
@@ -80,20 +89,49 @@ struct Consumer {
     received: u64,
     /// Messages that are behind these.
     pending: u64,
-    /// Those under way, in the order in which they are answered.
-    requests: VecDeque<Request>,
-    /// The next message is larger than a whole request.
-    is_large: bool,
+    asked: Asked,
 }
 
-/// A request that is under way.
-struct Request {
-    /// How many messages are still to come for it, and were when it was sent.
-    left: u64,
-    of: u64,
-    /// How many bytes of messages are still to come, as both sides count them; of a request for one message, any.
-    bytes_left: usize,
-    expires: Instant,
+/// What the server was asked for, and has not sent.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Of all requests together, as both sides count them.
+    bytes: usize,
+    /// One message of any size, by a request for that alone.
+    any: bool,
+    /// When the newest ends, in case nobody says so.
+    expires: Option<Instant>,
+    /// The next message is larger than this, and a smaller request for it is in vain.
+    next_exceeds: usize,
+}
+
+impl Asked {
+    /// The next request, if one is due: for so many bytes, or for one message of any size (0). It counts as sent.
+    fn next(&mut self, bytes: usize, at_once: usize) -> Option<usize> {
+        if self.any || self.bytes > bytes * (at_once - 1) {
+            return None;
+        }
+        if self.next_exceeds < bytes {
+            self.bytes += bytes;
+            return Some(bytes);
+        }
+        self.any = self.bytes == 0; // those under way end first
+        self.any.then_some(0)
+    }
+
+    /// A message has come.
+    fn came(&mut self, bytes: usize) {
+        if !std::mem::take(&mut self.any) {
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+        self.next_exceeds = 0;
+    }
+
+    /// A request has ended, of which so much did not come.
+    fn ended(&mut self, pending: Option<usize>) {
+        self.any = false;
+        self.bytes = pending.map_or(0, |pending| self.bytes.saturating_sub(pending));
+    }
 }
 
 /// What has come of waiting.
@@ -113,6 +151,12 @@ impl std::fmt::Debug for PartitionReader {
     }
 }
 
+impl Drop for PartitionReader {
+    fn drop(&mut self) {
+        self.inner.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl PartitionReader {
     pub(crate) fn new(
         inner: Arc<Inner>,
@@ -121,6 +165,7 @@ impl PartitionReader {
         part: Part,
         next: Position,
     ) -> Self {
+        inner.readers.fetch_add(1, Ordering::Relaxed);
         Self {
             stream: names::stream(&at),
             inner,
@@ -215,33 +260,32 @@ impl PartitionReader {
             pending => pending,
         };
         self.latest = self.latest.max(Position(bounds.last));
-        self.consumer = Some(Consumer {
-            name,
-            inbox,
-            messages,
-            received: 0,
-            pending,
-            requests: VecDeque::new(),
-            is_large: false,
-        });
+        self.consumer =
+            Some(Consumer { name, inbox, messages, received: 0, pending, asked: Asked::default() });
         Ok(())
     }
 
     /// Asks for blocks: for one more than is under way, if it is to be had already.
     async fn request(&mut self, bytes_max: usize) -> Result<(), Trouble> {
+        let readers = self.inner.readers.load(Ordering::Relaxed).max(1);
+        let share = (UNDER_WAY_BYTES_MAX / REQUESTS_MAX / readers).max(REQUEST_BYTES_MIN);
+        let bytes = bytes_max.clamp(1, REQUEST_BYTES_MAX.min(share));
         let Some(consumer) = &mut self.consumer else { return Ok(()) };
+        let asked = &mut consumer.asked;
         let now = Instant::now();
-        consumer.requests.retain(|request| now < request.expires);
-        let wanted = if consumer.pending > 0 { REQUESTS_MAX } else { 1 };
-        while consumer.requests.len() < wanted {
+        if asked.expires.is_some_and(|expires| expires <= now) {
+            *asked = Asked::default();
+        }
+        let at_once = if consumer.pending > 0 { REQUESTS_MAX } else { 1 };
+        while let Some(bytes) = asked.next(bytes, at_once) {
             let expires = REQUEST_EXPIRES.as_nanos() as u64;
-            let (messages, bytes, question) = match consumer.is_large {
-                true => (1, usize::MAX, json!({ "batch": 1, "expires": expires })),
-                false => {
-                    let bytes = bytes_max.clamp(1, REQUEST_BYTES_MAX);
-                    let question =
-                        json!({ "batch": REQUEST_MESSAGES_MAX, "max_bytes": bytes, "expires": expires });
-                    (REQUEST_MESSAGES_MAX, bytes, question)
+            // The answer that it has expired may be lost.
+            asked.expires = Some(now + REQUEST_EXPIRES + PATIENCE);
+            let question = match bytes {
+                0 => json!({ "batch": 1, "expires": expires }),
+                // It never ends by the number of messages, of which the server says nothing.
+                _ => {
+                    json!({ "batch": bytes / MESSAGE_BYTES_MIN + 1, "max_bytes": bytes, "expires": expires })
                 }
             };
             let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, consumer.name);
@@ -249,12 +293,7 @@ impl PartitionReader {
             let sent =
                 client.publish_with_reply(subject, consumer.inbox.clone(), question.to_string().into());
             match timeout_at(now + PATIENCE, sent).await {
-                Ok(Ok(())) => {
-                    // The answer that it has expired may be lost.
-                    let expires = now + REQUEST_EXPIRES + PATIENCE;
-                    let request = Request { left: messages, of: messages, bytes_left: bytes, expires };
-                    consumer.requests.push_back(request);
-                }
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(Trouble::Away(error.to_string())),
                 Err(_) => return Err(Trouble::Away("the connection is slow".to_owned())),
             }
@@ -292,15 +331,17 @@ impl PartitionReader {
         let consumer = self.consumer.as_mut().expect("a message came from it");
         if let Some(status) = message.status {
             let told = message.description.unwrap_or_default();
+            let pending = message.headers.as_ref().and_then(|headers| headers.get(PENDING_BYTES));
+            let pending = pending.and_then(|pending| pending.as_str().parse().ok());
             return Ok(match (status, told.as_str()) {
                 (StatusCode::IDLE_HEARTBEAT, _) => Came::Nothing,
                 (StatusCode::NOT_FOUND | StatusCode::TIMEOUT, _) | (_, "Batch Completed") => {
-                    consumer.requests.pop_front();
+                    consumer.asked.ended(pending);
                     Came::End
                 }
                 (_, "Message Size Exceeds MaxBytes") => {
-                    let request = consumer.requests.pop_front();
-                    consumer.is_large = request.is_some_and(|request| request.left == request.of);
+                    consumer.asked.ended(pending);
+                    consumer.asked.next_exceeds = pending.unwrap_or(usize::MAX);
                     Came::End
                 }
                 _ => Came::Lost(format!("{status} {told}")),
@@ -329,14 +370,7 @@ impl PartitionReader {
         };
         consumer.received += 1;
         consumer.pending = place.pending;
-        consumer.is_large = false;
-        if let Some(request) = consumer.requests.front_mut() {
-            request.left -= 1;
-            request.bytes_left = request.bytes_left.saturating_sub(message.length);
-            if request.left == 0 || request.bytes_left == 0 {
-                consumer.requests.pop_front(); // the server says nothing where it comes out even
-            }
-        }
+        consumer.asked.came(message.length);
         self.latest = self.latest.max(Position(place.sequence + place.pending));
         self.held_bytes += message.length;
         self.held.push_back(Held { sequence: place.sequence, record, bytes: message.length });
@@ -477,7 +511,69 @@ impl<'a> Delivered<'a> {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::seam::{Random, SeededRandom};
+
     use super::*;
+
+    /// What of a request the server still has.
+    struct Waits {
+        left: usize,
+        bytes: usize,
+    }
+
+    /// It serves requests by turns. A reader that took them to be answered one after the other believed that one had ended whenever two
+    /// had come to half, and asked for more and more, until the server hung up on it: with sixteen partitions, every time.
+    #[test]
+    fn what_is_under_way_is_bounded_and_never_nothing() {
+        const BYTES: usize = 10_000;
+        let dice = SeededRandom::new(7);
+        let die = |below: u64| (dice.next_u64() % below) as usize;
+        for round in 0..200 {
+            let (mut asked, mut server) = (Asked::default(), VecDeque::<Waits>::new());
+            let (mut on_its_way, mut large) = (VecDeque::new(), 0);
+            let sizes: Vec<usize> = (0..500)
+                .map(|_| match die(40) {
+                    0 => BYTES + die(3 * BYTES as u64),
+                    1 => BYTES,
+                    _ if round % 2 == 0 => 100,
+                    _ => MESSAGE_BYTES_MIN + die(1_000),
+                })
+                .collect();
+            for size in sizes {
+                let mut has_come = false;
+                while !has_come {
+                    while let Some(bytes) = asked.next(BYTES, REQUESTS_MAX) {
+                        let left = if bytes == 0 { 1 } else { bytes / MESSAGE_BYTES_MIN + 1 };
+                        on_its_way.push_back(Waits { left, bytes });
+                    }
+                    // A request may be late: the server goes on with what it has.
+                    while server.is_empty() || die(3) == 0 {
+                        match on_its_way.pop_front() {
+                            Some(request) => server.push_back(request),
+                            None => break,
+                        }
+                    }
+                    let under_way: usize = server.iter().chain(&on_its_way).map(|waits| waits.bytes).sum();
+                    assert!(under_way <= REQUESTS_MAX * BYTES, "{under_way}");
+                    let mut front = server.pop_front().expect("the server has something to answer");
+                    if front.bytes > 0 && size > front.bytes {
+                        asked.ended(Some(front.bytes));
+                        asked.next_exceeds = front.bytes;
+                        continue;
+                    }
+                    (has_come, front.left) = (true, front.left - 1);
+                    large += usize::from(front.bytes == 0);
+                    let is_over = front.left == 0 || front.bytes == size;
+                    front.bytes = front.bytes.saturating_sub(size);
+                    asked.came(size);
+                    if !is_over {
+                        server.push_back(front);
+                    }
+                }
+            }
+            assert!(large > 0);
+        }
+    }
 
     #[test]
     fn a_message_tells_its_place() {
