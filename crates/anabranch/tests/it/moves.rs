@@ -349,10 +349,10 @@ fn check_records(target: &str, fared: &[Fared]) {
     }
 }
 
-pub(crate) fn start_mover(from: &std::path::Path, to: &str) -> Child {
+pub(crate) fn start_mover(from: &str, to: &str, more: &[&str]) -> Child {
     command()
-        .args(["move", "--json", "--to", to, "--from"])
-        .arg(from)
+        .args(["move", "--json", "--from", from, "--to", to])
+        .args(more)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -387,7 +387,7 @@ fn a_move_under_load_that_is_killed_loses_nothing_and_repeats_nothing() {
     let began = Instant::now();
     let mut killed = 0;
     let report = loop {
-        let mut mover = start_mover(home.path(), &to);
+        let mut mover = start_mover(home.path().to_str().unwrap(), &to, &[]);
         let life = Duration::from_millis(100 + dice.below(1500) + killed * records / 10_000);
         let deadline = Instant::now() + life;
         while killed < kills && Instant::now() < deadline && mover.try_wait().unwrap().is_none() {

@@ -1,17 +1,19 @@
 //! What flows and queues have stored moves to another engine with their topics, while they work, and while the mover is killed with
 //! kill -9, again and again. There a flow goes on where it was, with the local directories that it had or without; and a queue
-//! with what was not settled.
+//! with what was not settled. And back from there.
 //!
 //! As in `moves`: `ANABRANCH_MOVE_KILLS`, and `ANABRANCH_MOVE_ENGINES` with addresses of engines to move to, instead of another of our
 //! servers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anabranch::core::batch::RecordAt;
+use anabranch::core::engine::Place;
 use anabranch::core::seam::SystemClock;
 use anabranch::engine::{
     self, AppendOptions, Capability, Payload, Position, QueueConsumer, QueueSpec, Settlement, TakeLimits,
@@ -155,13 +157,18 @@ fn is_told(reason: &str) -> bool {
 
 type Running = JoinHandle<Result<Snapshot, FlowError>>;
 
-async fn run(engine: &Arc<dyn Engine>, name: &str, home: &Path) -> Vec<Running> {
+async fn run<S: Future<Output = ()> + Send + 'static>(
+    engine: &Arc<dyn Engine>,
+    name: &str,
+    home: &Path,
+    stopped: impl Fn() -> S,
+) -> Vec<Running> {
     let mut running = Vec::new();
     for kind in KINDS {
         let state = home.join(format!("{kind:?}"));
         let clock = Arc::new(SystemClock::new());
         let open = flow(name, kind).open(Arc::clone(engine), state, clock).await.unwrap();
-        running.push(tokio::spawn(open.run(std::future::pending())));
+        running.push(tokio::spawn(open.run(stopped())));
     }
     running
 }
@@ -189,11 +196,11 @@ fn targets() -> Vec<Target> {
 }
 
 /// Moves, killed at random; the report.
-async fn move_with_kills(from: &Path, to: &str, dice: &mut Dice) -> Value {
+async fn move_with_kills(from: &str, to: &str, more: &[&str], dice: &mut Dice) -> Value {
     let kills = from_environment("ANABRANCH_MOVE_KILLS", 4);
     let mut killed = 0;
     loop {
-        let mut mover = start_mover(from, to);
+        let mut mover = start_mover(from, to, more);
         let deadline = Instant::now() + Duration::from_millis(50 + dice.below(1200) + 50 * killed);
         while killed < kills && Instant::now() < deadline && mover.try_wait().unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await; // the moment of death is the input of this test
@@ -244,9 +251,9 @@ async fn flows_are_moved(target: &Target) {
         let at = TopicPartition::new(numbers(&name), partition);
         source.trim(&at, Position((TRIMMED * (AT_ONCE + 1)) as u64)).await.unwrap();
     }
-    let running = run(&source, &name, state.path()).await;
+    let running = run(&source, &name, state.path(), std::future::pending).await;
     let writing = tokio::spawn(write(Arc::clone(&source), numbers(&name), filled, u64::MAX));
-    let report = move_with_kills(home.path(), &target.url, &mut dice).await;
+    let report = move_with_kills(home.path().to_str().unwrap(), &target.url, &[], &mut dice).await;
     assert_eq!(report["left"], serde_json::json!([]));
     for (kind, own) in [
         (Kind::Keys, "changelog"),
@@ -267,33 +274,34 @@ async fn flows_are_moved(target: &Target) {
     source.close().await;
 
     let there = engine::open(&target.url, &[]).await.unwrap();
+    check_flows(&there, &name, state.path(), next, &mut dice).await;
+    there.close().await;
+    server.stop();
+}
+
+/// They go on, with the local directories that they had or without, and come to what one pass over all comes to.
+async fn check_flows(there: &Arc<dyn Engine>, name: &str, state: &Path, next: i64, dice: &mut Dice) {
     let end = next + 30 * STEP;
-    for next in (next..end).step_by(STEP as usize) {
-        for (to, what) in step(&numbers(&name), next) {
-            there.append(&to, what, AppendOptions::default()).await.unwrap();
-        }
-    }
+    append(&**there, name, next..end).await;
     let from = TRIMMED * STEP;
     let expected = one_pass(from, end);
     for kind in KINDS {
-        let state = state.path().join(format!("{kind:?}"));
+        let state = state.join(format!("{kind:?}"));
         if dice.below(2) == 0 {
             std::fs::remove_dir_all(&state).unwrap();
         }
         let clock = Arc::new(SystemClock::new());
-        let open = flow(&name, kind).open(Arc::clone(&there), state, clock).await.unwrap();
+        let open = flow(name, kind).open(Arc::clone(there), state, clock).await.unwrap();
         let snapshot = open.run_until_end().await.unwrap();
         assert_eq!(snapshot.counts.records_in, (end - from) as u64, "{kind:?}: each record counts once");
-        let rows = rows_of(&*there, &sums(&name, kind)).await;
+        let rows = rows_of(&**there, &sums(name, kind)).await;
         let newest: BTreeMap<_, _> = rows.iter().cloned().collect();
         assert_eq!(newest, expected, "{kind:?}");
         if snapshot.delivery == Guarantee::ExactlyOnce {
             assert_eq!(rows.len(), expected.len(), "{kind:?}: each result is there once");
         }
     }
-    assert_eq!(rows_of(&*there, &late(&name)).await, [], "nothing is late here");
-    there.close().await;
-    server.stop();
+    assert_eq!(rows_of(&**there, &late(name)).await, [], "nothing is late here");
 }
 
 /// What is known of a queue's records, by their numbers.
@@ -420,7 +428,7 @@ async fn a_queue_is_moved(target: &Target) {
         assert!(!working.is_finished());
         tokio::time::sleep(Duration::from_millis(5)).await; // its condition has a deadline of its own
     }
-    let report = move_with_kills(home.path(), &target.url, &mut dice).await;
+    let report = move_with_kills(home.path().to_str().unwrap(), &target.url, &[], &mut dice).await;
     let next = tokio::time::timeout(TOLD_WITHIN, writing).await.unwrap().unwrap();
     let mut ledger = tokio::time::timeout(TOLD_WITHIN, working).await.unwrap().unwrap();
     source.close().await;
@@ -437,18 +445,11 @@ async fn a_queue_is_moved(target: &Target) {
     assert_eq!(report["left"], serde_json::json!([]));
     let settlements = format!("{name}-workers.queue.{}", numbers(&name));
     assert!(translated(&report, &settlements) >= (ledger.released.len() + ledger.out.len()) as u64);
-    let dead = rows_of(&*there, &spec.dead_letters_of(&numbers(&name))).await;
-    let dead_before = dead.len();
     check_rest(&*there, &spec, &mut ledger, next).await;
-    let dead = rows_of(&*there, &spec.dead_letters_of(&numbers(&name))).await;
-    let mut letters: Vec<i64> = dead.iter().map(|(_, value)| value.parse().unwrap()).collect();
-    letters.sort_unstable();
-    let expected: Vec<i64> = (TRIMMED * STEP..next).filter(|number| number % 10 == 1).collect();
-    assert_eq!(letters, expected, "each of them is a dead letter once; {dead_before} were before");
     there.close().await;
 }
 
-/// All that was not accepted or rejected comes, with its count, and not before its time.
+/// All that was not accepted or rejected comes, with its count, and not before its time; and each that is rejected is a dead letter once.
 async fn check_rest(there: &dyn Engine, spec: &QueueSpec, ledger: &mut Ledger, next: i64) {
     let mut consumer = there.queues().unwrap().consumer(spec.clone()).await.unwrap();
     let is_settled =
@@ -482,6 +483,96 @@ async fn check_rest(there: &dyn Engine, spec: &QueueSpec, ledger: &mut Ledger, n
     }
     assert_eq!(consumer.next(TakeLimits::default()).await.unwrap(), [], "nothing comes again");
     consumer.leave().await.unwrap();
+    let dead = rows_of(there, &spec.dead_letters_of(&spec.topics[0])).await;
+    let mut letters: Vec<i64> = dead.iter().map(|(_, value)| value.parse().unwrap()).collect();
+    letters.sort_unstable();
+    let expected: Vec<i64> = (TRIMMED * STEP..next).filter(|number| number % 10 == 1).collect();
+    assert_eq!(letters, expected, "each of them is a dead letter once");
+}
+
+/// A flow and a queue come home to a directory, from an engine that nobody can hold still: who works there is stopped first, with
+/// windows that are open, records on their way to shards, and settlements that wait.
+#[test]
+fn flows_and_queues_come_home() {
+    for source in targets() {
+        runtime().block_on(come_home(&source.url));
+        if let Some(server) = source.server {
+            server.stop();
+        }
+    }
+}
+
+async fn come_home(url: &str) {
+    let mut dice = dice();
+    let name = format!("home{:x}", dice.below(1 << 40));
+    let (home, notes, state) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let source = engine::open(url, &[]).await.unwrap();
+    for topic in [numbers(&name), late(&name)] {
+        source.ensure_topic(&TopicSpec::new(topic, PARTITIONS)).await.unwrap();
+    }
+    let (trimmed, running_until, next) = (TRIMMED * STEP, 150 * STEP, 170 * STEP);
+    append(&*source, &name, 0..trimmed).await;
+    for partition in 0..PARTITIONS {
+        let at = TopicPartition::new(numbers(&name), partition);
+        source.trim(&at, source.locate(&at, Place::Latest).await.unwrap()).await.unwrap();
+    }
+    append(&*source, &name, trimmed..50 * STEP).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let stopped = || {
+        let mut stopped = stopped.clone();
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    };
+    let running = run(&source, &name, state.path(), stopped).await;
+    let spec = QueueSpec {
+        settle_within: 2 * DEADLINE,
+        ..QueueSpec::new(format!("{name}-workers"), [numbers(&name)])
+    };
+    // An engine without transactions has queues of its own, whose settlements do not move.
+    let has_queue = source.description().has(Capability::Transactions);
+    let mut ledger = Ledger::default();
+    let working = async {
+        if has_queue {
+            let mut consumer = source.queues().unwrap().consumer(spec.clone()).await.unwrap();
+            while ledger.accepted.len() < 1000 {
+                assert!(ledger.work(&mut *consumer, true).await);
+            }
+            consumer.leave().await.unwrap();
+        }
+    };
+    tokio::join!(append(&*source, &name, 50 * STEP..running_until), working);
+    stop.send(true).unwrap();
+    for running in running {
+        let snapshot = running.await.unwrap().unwrap();
+        assert!(snapshot.counts.records_in > 0);
+    }
+    append(&*source, &name, running_until..next).await;
+    let topics = source.admin().topics().await.unwrap().into_iter().map(|topic| topic.name);
+    let topics: Vec<_> = topics.filter(|topic| topic.starts_with(&name)).collect();
+    source.close().await;
+
+    let (to, notes) = (home.path().to_str().unwrap(), notes.path().to_str().unwrap());
+    let more = ["--topics", &topics.join(","), "--state", notes, "--still", "0.5"];
+    let report = move_with_kills(url, to, &more, &mut dice).await;
+    assert_eq!(report["left"], serde_json::json!([]));
+    let there: Arc<dyn Engine> = Arc::new(Broker::open(home.path()).await.unwrap());
+    if has_queue {
+        let tally = [ledger.accepted.len(), ledger.rejected.len(), ledger.released.len(), ledger.out.len()];
+        println!("accepted, rejected, released, out: {tally:?}; unknown {:?}", ledger.unknown);
+        assert!(tally.iter().all(|some| *some > 10));
+        check_rest(&*there, &spec, &mut ledger, next).await;
+    }
+    check_flows(&there, &name, state.path(), next, &mut dice).await;
+    there.close().await;
+}
+
+async fn append(to: &dyn Engine, name: &str, of: Range<i64>) {
+    for next in of.step_by(STEP as usize) {
+        for (at, what) in step(&numbers(name), next) {
+            to.append(&at, what, AppendOptions::default()).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await; // a load, and not a flood
+    }
 }
 
 /// In the process of the engine: what is held for a moment is tried again, and what was moved is told.
@@ -496,7 +587,7 @@ fn in_process_a_hold_is_waited_for_and_a_switch_is_told() {
             engine.ensure_topic(&TopicSpec::new(topic, PARTITIONS)).await.unwrap();
         }
         write(Arc::clone(&engine), numbers("in"), 0, 10).await;
-        let running = run(&engine, "in", state.path()).await;
+        let running = run(&engine, "in", state.path(), std::future::pending).await;
         let spec = QueueSpec::new("in-workers", [numbers("in")]);
         let mut consumer = engine.queues().unwrap().consumer(spec).await.unwrap();
         let writing = tokio::spawn(write(Arc::clone(&engine), numbers("in"), 10 * STEP, u64::MAX));
