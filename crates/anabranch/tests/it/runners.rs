@@ -1,10 +1,11 @@
 //! Several processes stand ready for one flow. Whoever runs it is killed, or held up; the output is that of one pass.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch::core::seam::SystemClock;
 use anabranch::flow::{Runner, Status};
@@ -211,6 +212,16 @@ fn whoever_stands_by_takes_over_what_it_has_followed() {
         // The second has a shard and follows the other, or none and follows both.
         let (stop_second, second_status, followed, second) = begin("second", true);
         until(&|| *followed.borrow() > 20).await;
+        // Until it has followed all that there is, of which nobody tells the end.
+        let seen = Cell::new((0, Instant::now()));
+        until(&|| {
+            let (now, (count, since)) = (*followed.borrow(), seen.get());
+            if now > count {
+                seen.set((now, Instant::now()));
+            }
+            now == count && since.elapsed() > Duration::from_secs(1)
+        })
+        .await;
         drop(stop);
         tokio::time::timeout(PATIENCE, first).await.unwrap().unwrap().unwrap();
         until(&|| all_is_read(&second_status.borrow())).await;
