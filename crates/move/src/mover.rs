@@ -12,7 +12,7 @@ use futures::future::{Either, select, try_join, try_join_all};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use siphasher::sip::SipHasher24;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::copy::{Copier, block_bytes};
 use crate::error::MoveError;
@@ -38,6 +38,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 const FENCED_MAX: u32 = 3;
 /// How often the source may go on before all was done.
 const PAUSES_MAX: u32 = 10;
+/// How long it waits until the target shows what it says is written, and how often it looks.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+const SHOWN_INTERVAL: Duration = Duration::from_millis(10);
 /// The source is held still when so little is left to be compared.
 const NEAR_POSITIONS: u64 = 20_000;
 
@@ -400,8 +403,7 @@ impl Move {
         if !copier.has_reached(&ends) {
             self.follow(copier, lanes, notes, |copier, _| copier.has_reached(&ends)).await?;
         }
-        // Not where the copier believes that it ends.
-        let there = self.compare_to_the_end(lanes).await?;
+        let there = self.compare_to_the_end(lanes, &copier.ends).await?;
         for ((lane, end), there) in lanes.iter_mut().zip(&ends).zip(&there) {
             lane.complete(*end, *there).await?;
             lane.matched.check_owed()?;
@@ -420,10 +422,23 @@ impl Move {
         }
     }
 
-    /// Compares all that the target has; tells where it ends. It still has all that was compared before.
-    async fn compare_to_the_end(&self, lanes: &mut [Lane]) -> Result<Vec<Position>, MoveError> {
-        let there = lanes.iter().map(|lane| self.target.locate(&lane.matched.at, Place::Latest));
-        let there = try_join_all(there).await.map_err(MoveError::Target)?;
+    /// Compares all that the target has; tells where it ends: not where it should, `written`, but it is waited for that. It still has
+    /// all that was compared before.
+    async fn compare_to_the_end(
+        &self,
+        lanes: &mut [Lane],
+        written: &[Position],
+    ) -> Result<Vec<Position>, MoveError> {
+        let until = Instant::now() + SHOWN_WITHIN;
+        let there = loop {
+            let there = lanes.iter().map(|lane| self.target.locate(&lane.matched.at, Place::Latest));
+            let there = try_join_all(there).await.map_err(MoveError::Target)?;
+            // Apache Kafka answers that a transaction is committed before its partitions have heard of it.
+            if there.iter().zip(written).all(|(there, written)| there >= written) || Instant::now() >= until {
+                break there;
+            }
+            sleep(SHOWN_INTERVAL).await;
+        };
         self.compare_lanes(lanes, &there).await?;
         match lanes.iter().zip(&there).find(|(lane, there)| **there < lane.matched.end.1) {
             Some((lane, there)) => Err(lane.matched.lost(*there)),
@@ -439,7 +454,7 @@ impl Move {
         }
         lanes.iter_mut().for_each(|lane| lane.words.clear());
         copier.say(pieces(&words)).await?;
-        let there = self.compare_to_the_end(lanes).await?;
+        let there = self.compare_to_the_end(lanes, &copier.ends).await?;
         for (number, word) in words {
             let lane = &mut lanes[number];
             if lane.words != word.records {

@@ -61,7 +61,7 @@ async fn what_comes_to_a_shard_twice_counts_once() {
         assert_eq!(end.delivery, Guarantee::AtLeastOnce);
         repeated += end.repeated;
     }
-    assert!(repeated > 20, "{repeated} came twice: the test does not do what it is for");
+    assert!(repeated > 5, "{repeated} came twice: the test does not do what it is for");
 }
 
 #[tokio::test]

@@ -28,7 +28,8 @@ async fn die_and_go_on(is_transactional: bool, death: Death, keeps_notes: bool) 
         let description = (!is_transactional).then(|| without_transactions(target.broker.description()));
         let on = |engine: &Arc<dyn Engine>, fuse: &Arc<Fuse>| {
             let (engine, fuse) = (Arc::clone(engine), Arc::clone(fuse));
-            Arc::new(DeadlyEngine { engine, fuse, description: description.clone() }) as Arc<dyn Engine>
+            Arc::new(DeadlyEngine { engine, fuse, description: description.clone(), late: None })
+                as Arc<dyn Engine>
         };
         let fuse = Fuse::new(Some((at, death)));
         let began = |fuse: &Arc<Fuse>, keeps_notes: bool| {

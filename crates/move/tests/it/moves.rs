@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::deadly::{DeadlyEngine, Fuse};
 use crate::stage::{PLACES, SIGNATURE, Side, TOPICS, a_move, carrying, judge, note_place, source};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,6 +42,18 @@ async fn topics_groups_and_settings_are_there_and_the_report_tells_what_was_comp
     let again = a_move(engines.0.clone(), engines.1.clone()).notes(target.notes()).run().await.unwrap();
     assert!(again.was_decided);
     judge(&*engines.0, &*engines.1, "after a second run").await;
+}
+
+/// Apache Kafka answers that a transaction is committed before its partitions have heard of it, and shows their old ends for a moment. The move stopped,
+/// since the target seemed to have lost what was copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_shows_late_what_is_written_is_waited_for() {
+    let (source, target) = (source().await, Side::new().await);
+    let (here, there) = (Arc::new(source.broker.clone()), Arc::new(target.broker.clone()));
+    let (engine, fuse, late) = (there.clone(), Fuse::new(None), Some(Arc::default()));
+    let slow = Arc::new(DeadlyEngine { engine, fuse, description: None, late });
+    a_move(here.clone(), slow).notes(target.notes()).run().await.unwrap();
+    judge(&*here, &*there, "at the end").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
