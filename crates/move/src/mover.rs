@@ -32,8 +32,9 @@ const COMPARED_AT_ONCE: usize = 8;
 const NOTE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long it tries again what fails for a moment, without coming further.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it waits before it tries again.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How long it waits before it tries again, without coming further: twice as long each time.
+const AGAIN_AFTER_MIN: Duration = Duration::from_millis(200);
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(5);
 /// How often a mover takes the place of one that has taken its own. Of two that live, one gives up.
 const FENCED_MAX: u32 = 3;
 /// How often the source may go on before all was done.
@@ -274,7 +275,7 @@ impl Move {
 
     /// Copies, compares and decides, again from what the target holds when something fails that may pass.
     async fn move_all(&self, plan: &Plan, notes: &mut Notes) -> Result<Duration, MoveError> {
-        let mut came_further = Instant::now();
+        let (mut came_further, mut again_after) = (Instant::now(), AGAIN_AFTER_MIN);
         let (mut compared, mut fenced, mut pauses) = (0, 0, 0);
         loop {
             let mut lanes = Vec::new();
@@ -304,7 +305,7 @@ impl Move {
             self.gate.go_on().await;
             let now: u64 = notes.matched.iter().map(|matched| matched.records).sum();
             if now > std::mem::replace(&mut compared, now) {
-                came_further = Instant::now();
+                (came_further, again_after) = (Instant::now(), AGAIN_AFTER_MIN);
             }
             // The request of a mover that was killed may come late. Another that lives does it again.
             let is_fenced = matches!(&error, MoveError::Target(EngineError::ProducerFenced { .. }));
@@ -314,7 +315,8 @@ impl Move {
                 return Err(error);
             }
             tracing::warn!(%error, "the move begins again from what the target holds");
-            tokio::time::sleep(AGAIN_AFTER).await;
+            sleep(again_after).await;
+            again_after = (2 * again_after).min(AGAIN_AFTER_MAX);
         }
     }
 
