@@ -439,7 +439,7 @@ impl GroupService {
         let is_member = commit.generation >= 0 || !commit.member_id.is_empty();
         match (is_member && state.dismissed.is_some(), state.groups.is_classic(&commit.group)) {
             (false, _) => Ok(()),
-            (true, true) => Err(GroupError::RebalanceInProgress),
+            (true, true) => Err(GroupError::Dismissed),
             (true, false) => Err(GroupError::UnknownMemberId),
         }
     }

@@ -330,6 +330,7 @@ impl Identity {
             | GroupError::IllegalGeneration
             | GroupError::FencedInstanceId
             | GroupError::RebalanceInProgress
+            | GroupError::Dismissed
             | GroupError::GroupIdNotFound => self.fenced(error.to_string()),
             GroupError::CoordinatorNotAvailable if self.broker.groups().is_closed() => EngineError::Closed,
             GroupError::CoordinatorNotAvailable if let Some(to) = self.broker.redirected_to() => {

@@ -64,6 +64,9 @@ pub enum GroupError {
     /// What the member reads, or commits for, is elsewhere now.
     #[error("moved to {0}")]
     Moved(Arc<str>),
+    /// Its members are elsewhere from now on, and this one has not heard so: it does by whatever it asks but this.
+    #[error("its members are elsewhere now")]
+    Dismissed,
     /// The request breaks a limit or contradicts itself.
     #[error("the request is invalid")]
     InvalidRequest,

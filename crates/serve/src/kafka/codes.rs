@@ -122,6 +122,7 @@ pub(super) fn group(error: &GroupError) -> ErrorCode {
         GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
         GroupError::UnstableOffsetCommit => ErrorCode::UnstableOffsetCommit,
         GroupError::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
+        GroupError::Dismissed => ErrorCode::CoordinatorLoadInProgress,
         GroupError::PolicyViolation | GroupError::Moved(_) => ErrorCode::PolicyViolation,
         GroupError::InvalidRequest | GroupError::Invalid(_) => ErrorCode::InvalidRequest,
         GroupError::FencedMemberEpoch => ErrorCode::FencedMemberEpoch,

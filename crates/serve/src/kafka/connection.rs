@@ -41,8 +41,8 @@ use super::{Client, Door, fetch, oversized, tally};
 /// A client that is told how long it was held back waits as long once more; longer than this helps nobody.
 const THROTTLE_TOLD_MAX: Duration = Duration::from_secs(1);
 
-/// A client that is sent on asks for the brokers within this time, by the same connection, or this is closed: Java's asks for its
-/// coordinator first, and would never come to it.
+/// A client that is sent on asks for the brokers within this time, by the same connection, before this is closed: Java's asks for its
+/// coordinator first. And kafka-python throws away an answer that comes together with the end.
 const LEAVE_AFTER: Duration = Duration::from_millis(300);
 
 /// Why a connection was closed by us.
@@ -429,10 +429,6 @@ async fn write_answers(
         let pieces = encode_response(&head, response)?;
         writer = Box::pin(Frame::whole(pieces).write(door, writer)).await?;
         if is_leaving {
-            // It knows now where to go; what else it has asked for, it will ask for there.
-            if head.key == ApiKey::Metadata && queue.is_empty() {
-                break;
-            }
             leaves_at.get_or_insert_with(|| tokio::time::Instant::now() + LEAVE_AFTER);
         }
     }

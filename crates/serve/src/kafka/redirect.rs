@@ -3,12 +3,13 @@
 //! Nothing here tells a client where something stands: neither a record nor a group, for there it stands elsewhere. In the stage of sending,
 //! the brokers of the target are this cluster's, by their own ids, and topics have no leader for a moment
 //! (LEADER_NOT_AVAILABLE, `MetadataResponse.json`): so a client asks one of these brokers next, and gets the truth. Its connection is closed
-//! then (`connection`): Java's client knows connections by the node's id, and would take this one for that to the target's broker of
-//! the same id; and a consumer that looks for its coordinator asks for metadata only when it loses one.
+//! soon (`connection`): Java's client knows connections by the node's id, and would take this one for that to the target's broker of
+//! the same id; and its consumer, which looks for its coordinator, asks for metadata only when it loses one. kafkajs and franz-go ask for a
+//! coordinator alone, and give up or wait for long: so theirs is a broker of the target, under an id that they do not know.
 //!
 //! Produce, Fetch, and what members of groups ask are refused where they are answered.
 
-use anabranch_broker::{Elsewhere, Redirect, Stage};
+use anabranch_broker::{Elsewhere, Node, Redirect, Stage};
 use anabranch_core::batch::NO_TIMESTAMP;
 use anabranch_wire::messages::describe_cluster_response::DescribeClusterBroker;
 use anabranch_wire::messages::find_coordinator_response::Coordinator;
@@ -35,6 +36,10 @@ use super::{Door, find_coordinator, text, topic_name};
 
 /// No controller, no coordinator: to be asked for again.
 const NOBODY: BrokerId = BrokerId(-1);
+/// An id that no broker has, unless one does. Not the largest number: Java's client takes the distance to that for an id of its own.
+const ANYBODY: i32 = 1_000_000_007;
+/// The last version of Metadata that clients ask for which throw an answer away for one topic without a leader: kafkajs, kafka-python 2.
+const METADATA_ALL_OR_NOTHING: i16 = 6;
 
 /// What is said to a request, or the request if it is served as ever.
 pub(super) fn answer(
@@ -48,7 +53,12 @@ pub(super) fn answer(
         Request::Metadata(request) if is_sending => metadata(door, &redirect.to, version, request).into(),
         Request::DescribeCluster(request) if is_sending => describe_cluster(&redirect.to, &request).into(),
         Request::FindCoordinator(request) if has_no_coordinator(door, redirect.stage, &request) => {
-            no_coordinator(version, request).into()
+            match (redirect.to.nodes.first(), request.key_type) {
+                (Some(node), find_coordinator::GROUP) if is_sending => {
+                    anybody(&redirect.to, node, version, request).into()
+                }
+                _ => no_coordinator(version, request).into(),
+            }
         }
         Request::ListOffsets(request) => list_offsets(request).into(),
         Request::OffsetForLeaderEpoch(request) => offset_for_leader_epoch(request).into(),
@@ -90,7 +100,8 @@ fn metadata(door: &Door, to: &Elsewhere, version: i16, request: MetadataRequest)
         let all = catalogue.iter().filter(|topic| !topic.is_internal());
         all.map(|topic| MetadataRequestTopic::default().with_name(Some(topic_name(topic.name())))).collect()
     };
-    let topics = asked.unwrap_or_else(all).into_iter().map(|topic| {
+    let asked = if version > METADATA_ALL_OR_NOTHING { asked.unwrap_or_else(all) } else { Vec::new() };
+    let topics = asked.into_iter().map(|topic| {
         MetadataResponseTopic::default()
             .with_error_code(ErrorCode::LeaderNotAvailable.code())
             // Nullable from version 12 on, where a topic may be asked for by its id.
@@ -141,6 +152,29 @@ fn no_coordinator(version: i16, request: FindCoordinatorRequest) -> FindCoordina
     let none =
         |key| Coordinator::default().with_key(key).with_error_code(code).with_node_id(NOBODY).with_port(-1);
     let coordinators = request.coordinator_keys.into_iter().map(none).collect();
+    FindCoordinatorResponse::default().with_coordinators(coordinators)
+}
+
+/// A broker of the target, which knows who the coordinator is.
+fn anybody(
+    to: &Elsewhere,
+    node: &Node,
+    version: i16,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let mut ids = ANYBODY..;
+    let id = BrokerId(ids.find(|id| to.nodes.iter().all(|node| node.id != *id)).unwrap_or(ANYBODY));
+    if version < 4 {
+        return FindCoordinatorResponse::default()
+            .with_node_id(id)
+            .with_host(text(&node.host))
+            .with_port(node.port.into());
+    }
+    let one = |key| {
+        let found = Coordinator::default().with_key(key).with_node_id(id);
+        found.with_host(text(&node.host)).with_port(node.port.into())
+    };
+    let coordinators = request.coordinator_keys.into_iter().map(one).collect();
     FindCoordinatorResponse::default().with_coordinators(coordinators)
 }
 

@@ -9,6 +9,9 @@ use anabranch_core::batch::{BatchBuilder, Compression, Record};
 use anabranch_core::{ProducerEpoch, ProducerId};
 use anabranch_wire::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use anabranch_wire::messages::metadata_request::MetadataRequestTopic;
+use anabranch_wire::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use anabranch_wire::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use anabranch_wire::messages::*;
 use anabranch_wire::protocol::StrBytes;
@@ -19,9 +22,11 @@ use crate::groups::{first_join, join};
 
 const LEADER_NOT_AVAILABLE: i16 = 5;
 const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 const COORDINATOR_NOT_AVAILABLE: i16 = 15;
 const NOT_COORDINATOR: i16 = 16;
 const UNKNOWN_MEMBER_ID: i16 = 25;
+const REBALANCE_IN_PROGRESS: i16 = 27;
 const NOT_CONTROLLER: i16 = 41;
 const POLICY_VIOLATION: i16 = 44;
 const MEMBER_ID_REQUIRED: i16 = 79;
@@ -74,6 +79,17 @@ async fn heartbeat(client: &mut Client, member: &StrBytes) -> i16 {
     client.call(4, &request).await.error_code
 }
 
+async fn commit(client: &mut Client, version: i16, member: &StrBytes) -> i16 {
+    let partition = OffsetCommitRequestPartition::default().with_committed_offset(1);
+    let topic = OffsetCommitRequestTopic::default().with_name(topic("t")).with_partitions(vec![partition]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_generation_id_or_member_epoch(1)
+        .with_member_id(member.clone())
+        .with_topics(vec![topic]);
+    client.call(version, &request).await.topics[0].partitions[0].error_code
+}
+
 /// Waits until a new connection is sent on. Every answer of another kind names our own broker.
 async fn sent_on(node: &Node) -> MetadataResponse {
     let until = tokio::time::Instant::now() + SOON;
@@ -123,6 +139,10 @@ async fn clients_stay_until_they_know_what_they_have_and_are_sent_on_then() {
     let joined = client.call(9, &join(&StrBytes::new())).await;
     assert_eq!(joined.error_code, COORDINATOR_NOT_AVAILABLE);
     assert_eq!(client.fetch("t", 0).await.error_code, NOT_LEADER_OR_FOLLOWER);
+    // Nor does a commit tell it: not all clients throw their positions away then.
+    for (version, code) in [(5, REBALANCE_IN_PROGRESS), (8, COORDINATOR_LOAD_IN_PROGRESS)] {
+        assert_eq!(commit(&mut client, version, &member).await, code, "{version}");
+    }
     tokio::time::sleep(Duration::from_millis(5200)).await; // longer than clients stay here at least
     let still = client.call(12, &metadata()).await;
     assert_eq!((still.brokers.len(), still.topics[0].error_code), (1, 0));
@@ -157,8 +177,10 @@ async fn every_version_is_sent_on_and_its_connection_closed() {
             let mut client = node.connect().await;
             let response = client.call(version, &MetadataRequest::default().with_topics(asked)).await;
             assert_eq!(response.brokers.len(), 2, "{version}");
+            // Who asks by an old version throws the brokers away with the topic that has no leader.
+            let expected = if version > 6 { vec![LEADER_NOT_AVAILABLE] } else { Vec::new() };
             let topics: Vec<_> = response.topics.iter().map(|topic| topic.error_code).collect();
-            assert_eq!(topics, [LEADER_NOT_AVAILABLE], "{version}");
+            assert_eq!(topics, expected, "{version}");
             client.ends().await;
         }
     }
@@ -171,8 +193,13 @@ async fn every_version_is_sent_on_and_its_connection_closed() {
         let request = FindCoordinatorRequest::default().with_coordinator_keys(keys);
         let mut client = node.connect().await;
         let response = client.call(version, &request).await;
-        let code = response.coordinators.first().map_or(response.error_code, |found| found.error_code);
-        assert_eq!(code, COORDINATOR_NOT_AVAILABLE, "{version}");
+        // Under an id that the client does not know: else it may take it for us.
+        let (id, code, host) = match response.coordinators.first() {
+            None => (response.node_id, response.error_code, response.host.to_string()),
+            Some(found) => (found.node_id, found.error_code, found.host.to_string()),
+        };
+        assert_eq!((code, &*host), (0, "one"), "{version}");
+        assert!(![1, 7].contains(&id.0), "{version}");
         client.ends().await;
     }
     // Where positions are the same, whoever reads without a group goes on.
