@@ -122,6 +122,7 @@ pub(super) fn group(error: &GroupError) -> ErrorCode {
         GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
         GroupError::UnstableOffsetCommit => ErrorCode::UnstableOffsetCommit,
         GroupError::CoordinatorNotAvailable => ErrorCode::CoordinatorNotAvailable,
+        // It is tried again until a heartbeat tells. Told of a rebalance, kafka-python takes its positions along, and kafkajs's consumer may crash.
         GroupError::Dismissed => ErrorCode::CoordinatorLoadInProgress,
         GroupError::PolicyViolation | GroupError::Moved(_) => ErrorCode::PolicyViolation,
         GroupError::InvalidRequest | GroupError::Invalid(_) => ErrorCode::InvalidRequest,

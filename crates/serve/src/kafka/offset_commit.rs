@@ -41,9 +41,6 @@ pub(super) async fn answer(door: &Door, version: i16, request: OffsetCommitReque
     let code = |error: &GroupError| match error {
         // `OffsetCommitResponse.json`: GROUP_ID_NOT_FOUND came with version 9.
         GroupError::GroupIdNotFound if version < 9 => ErrorCode::IllegalGeneration,
-        // Else it is tried again, until a heartbeat tells: told of a rebalance, kafka-python would take its positions along to the target. kafkajs,
-        // which asks by version 5, has no heartbeat while it tries.
-        GroupError::Dismissed if version < 6 => ErrorCode::RebalanceInProgress,
         error => codes::group(error),
     };
     let each = |outcome: &Result<(), GroupError>| {
