@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anabranch_core::TopicPartition;
 use anabranch_core::engine::{Engine, EngineError, GroupEvent, GroupMember, Position};
-use futures::future::{Either, join, join_all, select, select_all};
+use futures::future::{Either, join, join_all, select, select_all, try_join};
 
 use tokio::time::timeout;
 
@@ -375,7 +376,21 @@ pub(crate) async fn more_members_than_partitions(stage: &Stage) -> Outcome {
     let topics = [at.topic.clone()];
     let mut members = vec![stage.join(&group, &topics).await?, stage.join(&group, &topics).await?];
     let all = all_of(&at.topic, 1);
-    let has = settle(stage, &mut members, |has| has[0].len() + has[1].len() == 1).await?;
+    // Before the second has come in, the first has all, and may lose it.
+    let both_are_in = AtomicBool::new(false);
+    let come = async {
+        let look = async || {
+            let found = stage.engine().admin().group(&group).await?;
+            Ok(found.is_some_and(|found| found.members.len() == 2).then_some(()))
+        };
+        stage.until("both members are in the group", look).await?;
+        both_are_in.store(true, Ordering::Relaxed);
+        Ok(())
+    };
+    let is_shared_out = |has: &[BTreeSet<TopicPartition>]| {
+        both_are_in.load(Ordering::Relaxed) && has[0].len() + has[1].len() == 1
+    };
+    let (has, ()) = try_join(settle(stage, &mut members, is_shared_out), come).await?;
     // When the one that has it leaves, the other gets it.
     let owner = usize::from(has[0].is_empty());
     stage.soon("leaving", members.remove(owner).leave()).await??;
