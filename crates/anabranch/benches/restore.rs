@@ -1,7 +1,7 @@
 //! How long it takes to restore a flow's state from its changelog: with no local copy, with one that is behind by a hundredth,
 //! and with what a standby has.
 //!
-//! `cargo bench -p anabranch --bench restore [MIB] [URL]`: on an empty cluster at URL, or on the embedded engine. Its data, and the
+//! `cargo bench -p anabranch --bench restore -- [MIB] [URL]`: on an empty cluster at URL, or on the embedded engine. Its data, and the
 //! local stores, lie in `TMPDIR`, and take three times as much and more.
 
 use std::error::Error;
