@@ -44,7 +44,7 @@ async fn until(condition: impl Fn() -> bool) {
 #[tokio::test]
 async fn what_comes_to_a_shard_twice_counts_once() {
     let mut repeated = 0;
-    for calls in (0..120).step_by(3) {
+    for calls in 0..120 {
         let engine = MemoryEngine::with_conditions(1);
         let events = events(60);
         fill(&engine, &events);
@@ -61,7 +61,7 @@ async fn what_comes_to_a_shard_twice_counts_once() {
         assert_eq!(end.delivery, Guarantee::AtLeastOnce);
         repeated += end.repeated;
     }
-    assert!(repeated > 5, "{repeated} came twice: the test does not do what it is for");
+    assert!(repeated > 20, "{repeated} came twice: the test does not do what it is for");
 }
 
 #[tokio::test]
