@@ -145,14 +145,8 @@ fn has_no_coordinator(door: &Door, stage: Stage, request: &FindCoordinatorReques
 }
 
 fn no_coordinator(version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
-    let code = ErrorCode::CoordinatorNotAvailable.code();
-    if version < 4 {
-        return FindCoordinatorResponse::default().with_error_code(code).with_node_id(NOBODY).with_port(-1);
-    }
-    let none =
-        |key| Coordinator::default().with_key(key).with_error_code(code).with_node_id(NOBODY).with_port(-1);
-    let coordinators = request.coordinator_keys.into_iter().map(none).collect();
-    FindCoordinatorResponse::default().with_coordinators(coordinators)
+    let none = Coordinator::default().with_error_code(ErrorCode::CoordinatorNotAvailable.code());
+    coordinator(version, request, &none.with_node_id(NOBODY).with_port(-1))
 }
 
 /// A broker of the target, which knows who the coordinator is.
@@ -163,18 +157,21 @@ fn anybody(
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
     let mut ids = ANYBODY..;
-    let id = BrokerId(ids.find(|id| to.nodes.iter().all(|node| node.id != *id)).unwrap_or(ANYBODY));
+    let id = ids.find(|id| to.nodes.iter().all(|node| node.id != *id)).unwrap_or(ANYBODY);
+    let found = Coordinator::default().with_node_id(BrokerId(id));
+    coordinator(version, request, &found.with_host(text(&node.host)).with_port(node.port.into()))
+}
+
+/// The same for all that is asked for.
+fn coordinator(version: i16, request: FindCoordinatorRequest, is: &Coordinator) -> FindCoordinatorResponse {
     if version < 4 {
         return FindCoordinatorResponse::default()
-            .with_node_id(id)
-            .with_host(text(&node.host))
-            .with_port(node.port.into());
+            .with_error_code(is.error_code)
+            .with_node_id(is.node_id)
+            .with_host(is.host.clone())
+            .with_port(is.port);
     }
-    let one = |key| {
-        let found = Coordinator::default().with_key(key).with_node_id(id);
-        found.with_host(text(&node.host)).with_port(node.port.into())
-    };
-    let coordinators = request.coordinator_keys.into_iter().map(one).collect();
+    let coordinators = request.coordinator_keys.into_iter().map(|key| is.clone().with_key(key)).collect();
     FindCoordinatorResponse::default().with_coordinators(coordinators)
 }
 
