@@ -382,6 +382,12 @@ impl Ledger {
     }
 }
 
+/// They have long, so that what is out when it is moved comes when it is taken over, and not since its time is up.
+fn workers(name: &str) -> QueueSpec {
+    let spec = QueueSpec::new(format!("{name}-workers"), [numbers(name)]);
+    QueueSpec { settle_within: 2 * DEADLINE, ..spec }
+}
+
 #[test]
 fn a_queue_goes_on_with_what_was_not_settled() {
     for target in targets() {
@@ -404,11 +410,7 @@ async fn a_queue_is_moved(target: &Target) {
         let at = TopicPartition::new(numbers(&name), partition);
         source.trim(&at, Position((TRIMMED * (AT_ONCE + 1)) as u64)).await.unwrap();
     }
-    // Long, so that what is out when it is moved comes when it is taken over, and not since its time is up.
-    let spec = QueueSpec {
-        settle_within: 2 * DEADLINE,
-        ..QueueSpec::new(format!("{name}-workers"), [numbers(&name)])
-    };
+    let spec = workers(&name);
     let consumer = source.queues().unwrap().consumer(spec.clone()).await.unwrap();
     let writing = tokio::spawn(write(Arc::clone(&source), numbers(&name), filled, u64::MAX));
     let begun = Arc::new(AtomicBool::new(false));
@@ -524,10 +526,7 @@ async fn come_home(url: &str) {
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
     };
     let running = run(&source, &name, state.path(), stopped).await;
-    let spec = QueueSpec {
-        settle_within: 2 * DEADLINE,
-        ..QueueSpec::new(format!("{name}-workers"), [numbers(&name)])
-    };
+    let spec = workers(&name);
     // An engine without transactions has queues of its own, whose settlements do not move.
     let has_queue = source.description().has(Capability::Transactions);
     let mut ledger = Ledger::default();
