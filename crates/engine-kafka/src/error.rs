@@ -40,8 +40,17 @@ pub(crate) fn judge(at: &TopicPartition, code: Code, text: String) -> EngineErro
         | Code::DestroyBroker
         | Code::Resolve
         | Code::OperationTimedOut
+        | Code::TimedOutQueue
+        | Code::WaitingForCoordinator
         | Code::RequestTimedOut
         | Code::LeaderNotAvailable
+        | Code::NotLeaderForPartition
+        | Code::BrokerNotAvailable
+        | Code::ReplicaNotAvailable
+        | Code::OffsetNotAvailable
+        | Code::FencedLeaderEpoch
+        | Code::UnknownLeaderEpoch
+        | Code::NotController
         | Code::CoordinatorNotAvailable
         | Code::CoordinatorLoadInProgress
         | Code::NotCoordinator
@@ -77,4 +86,18 @@ pub(crate) fn judge(at: &TopicPartition, code: Code, text: String) -> EngineErro
 /// The cluster cannot be reached.
 pub(crate) fn away(reason: impl Into<String>) -> EngineError {
     EngineError::Away { engine: KAFKA, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that is held up for longer than a request may wait finds it in the queue still. That was taken for a failure of
+    /// which nobody knows what it did, and ended the flow.
+    #[test]
+    fn a_request_that_was_not_sent_is_not_done() {
+        let at = TopicPartition::new("orders", 0);
+        let told = blame(&at, &KafkaError::MetadataFetch(Code::TimedOutQueue));
+        assert!(matches!(told, EngineError::Away { .. }), "{told:?}");
+    }
 }

@@ -178,4 +178,10 @@ impl FlowError {
     pub(crate) fn is_replaced(&self) -> bool {
         matches!(self, Self::Engine(EngineError::ProducerFenced { .. }) | Self::Replaced { .. })
     }
+
+    /// Whether it says that the engine did not do something now, or did not tell whether it did. Who opens the flow anew finds out.
+    pub(crate) fn is_passing(&self) -> bool {
+        use EngineError::{Aborted, Away, Failed};
+        matches!(self, Self::Engine(Away { .. } | Aborted { .. } | Failed(_)))
+    }
 }

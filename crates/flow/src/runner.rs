@@ -4,14 +4,17 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anabranch_core::engine::{Capability, Engine, EngineError, GroupEvent, GroupMember};
 use anabranch_core::seam::Clock;
 use futures::FutureExt;
-use futures::future::{BoxFuture, OptionFuture, join, join_all};
+use futures::future::{BoxFuture, FusedFuture, OptionFuture, join, join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::aggregate::Aggregate;
 use crate::changelog::stand_by;
@@ -22,6 +25,11 @@ use crate::metrics::{Metrics, Snapshot};
 use crate::part::blocking;
 use crate::state::{Role, Store};
 use crate::{Definition, FlowError};
+
+/// How long a runner begins anew while the engine fails and nothing runs in between.
+const TRIED_FOR: Duration = Duration::from_secs(300);
+/// How soon it does.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs, in this process, the parts of a flow that are its share.
 ///
@@ -59,6 +67,8 @@ pub struct Runner<D> {
     stands_by: bool,
     followed: watch::Sender<u64>,
     status: watch::Sender<Status>,
+    /// Whether something has run since the engine last failed.
+    has_run: Arc<AtomicBool>,
 }
 
 /// What a [`Runner`] does.
@@ -108,6 +118,7 @@ where
             stands_by: false,
             followed: watch::Sender::new(0),
             status: watch::Sender::new(Status::Waiting),
+            has_run: Arc::default(),
         }
     }
 
@@ -130,36 +141,63 @@ where
     }
 
     /// Runs what the group gives to it, until `shutdown` is done; then it commits what it has begun, and
-    /// others take over at once.
+    /// others take over at once. When the engine cannot be reached, or fails, it joins again, as another process would, and warns;
+    /// for five minutes, unless something runs in between.
     ///
     /// # Errors
     /// [`FlowError`] says what stopped it, here: others take over. The engine must have groups, and the flow's state must
     /// not be local ([`Definition::at_least_once`]).
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), FlowError> {
-        let mut shutdown = pin!(shutdown);
-        let frame = (self.define)().frame();
-        frame.check()?;
+        let mut shutdown = pin!(shutdown.fuse());
+        let flow = (self.define)().frame();
+        flow.check()?;
         self.engine.require(&[Capability::Groups]).map_err(EngineError::from)?;
-        let layout = Layout::of(&frame, &*self.engine).await?;
-        let Frame { name, topics, .. } = frame;
-        if layout.mode == Mode::Local {
-            let reason = "its state is in one process only (at least once), so it cannot run in another";
-            return Err(FlowError::Definition { flow: name, reason });
-        }
-        let topics = layout.topics(&topics);
-        let identity: Arc<str> = layout.identity(&(self.define)().frame()).into();
+        let mut failing_since = None;
         loop {
-            let mut member = self.engine.join(&name, &topics).await?;
-            let end = self.take_turns(&mut *member, &layout, &identity, shutdown.as_mut()).await;
-            self.status.send_replace(Status::Waiting);
-            let left = member.leave().await;
-            match end? {
-                End::Shutdown => return Ok(left?),
-                End::Fenced => {
-                    tracing::warn!(flow = name, "another process has taken over what this one did");
+            match self.take_part(&flow, shutdown.as_mut()).await {
+                Ok(End::Shutdown) => return Ok(()),
+                Ok(End::Fenced) => {
+                    tracing::warn!(flow = flow.name, "another process has taken over what this one did");
                 }
+                Err(error) if error.is_passing() && !shutdown.is_terminated() => {
+                    if self.has_run.swap(false, Ordering::Relaxed) {
+                        failing_since = None;
+                    }
+                    if failing_since.get_or_insert_with(Instant::now).elapsed() >= TRIED_FOR {
+                        return Err(error);
+                    }
+                    tracing::warn!(flow = flow.name, %error, "it joins again");
+                    tokio::select! {
+                        () = &mut shutdown => return Ok(()),
+                        () = sleep(AGAIN_AFTER) => {}
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Joins, and leaves in the end.
+    async fn take_part(
+        &self,
+        flow: &Frame,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<End, FlowError> {
+        let layout = Layout::of(flow, &*self.engine).await?;
+        if layout.mode == Mode::Local {
+            let reason = "its state is in one process only (at least once), so it cannot run in another";
+            return Err(FlowError::Definition { flow: flow.name.clone(), reason });
+        }
+        let identity: Arc<str> = layout.identity(flow).into();
+        let mut member = self.engine.join(&flow.name, &layout.topics(&flow.topics)).await?;
+        let end = self.take_turns(&mut *member, &layout, &identity, shutdown).await;
+        self.status.send_replace(Status::Waiting);
+        let left = member.leave().await;
+        let end = end?;
+        if matches!(end, End::Shutdown) {
+            left?;
+        }
+        Ok(end)
     }
 
     async fn take_turns(
@@ -225,7 +263,8 @@ where
         let (stop, stopped) = oneshot::channel();
         let (engine, clock, status) =
             (Arc::clone(&self.engine), Arc::clone(&self.clock), self.status.clone());
-        let (definition, state_dir) = ((self.define)(), self.state_dir.clone());
+        let (definition, state_dir, has_run) =
+            ((self.define)(), self.state_dir.clone(), Arc::clone(&self.has_run));
         let others =
             layout.all().shards.into_iter().filter(|shard| self.stands_by && !share.shards.contains(shard));
         let others: Vec<_> =
@@ -260,6 +299,7 @@ where
                 status.send_replace(Status::Restoring);
                 let open = definition.open_share(layout, &share, engine, state_dir, clock).await?;
                 status.send_replace(Status::Running(open.metrics()));
+                has_run.store(true, Ordering::Relaxed);
                 open.run(stopped.map(drop)).await
             };
             let ran = ran.await;

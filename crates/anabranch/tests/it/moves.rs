@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
@@ -24,7 +24,11 @@ use crate::flow_kill::dice;
 use crate::harness::{Server, command, run};
 use crate::kill9::from_environment;
 
-const TOPICS: [&str; 4] = ["moved-a", "moved-b", "moved-c", "moved-in-transactions"];
+/// With names of this run: the target may have those of one before.
+static TOPICS: LazyLock<[String; 4]> = LazyLock::new(|| {
+    let unique = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    ["a", "b", "c", "in-transactions"].map(|name| format!("moved-{unique:x}-{name}"))
+});
 /// Whoever writes to this one does it in transactions.
 const TRANSACTIONAL: usize = 3;
 const PARTITIONS: u64 = 3;
@@ -75,7 +79,7 @@ fn producer(bootstrap: &str, topic: usize) -> (BaseProducer<Outcomes>, Outcomes)
 fn send(producer: &BaseProducer<Outcomes>, topic: usize, number: u64) {
     let (key, payload) = (format!("{}", number % 999), format!("{number} and some more, as records have it"));
     loop {
-        let record = BaseRecord::<str, str, usize>::with_opaque_to(TOPICS[topic], number as usize)
+        let record = BaseRecord::<str, str, usize>::with_opaque_to(&TOPICS[topic], number as usize)
             .partition((number % PARTITIONS) as i32)
             .key(&key)
             .payload(&payload);
@@ -273,7 +277,7 @@ type Numbers = BTreeMap<(String, i32), u64>;
 fn read(bootstrap: String) -> JoinHandle<Numbers> {
     std::thread::spawn(move || {
         let consumer = consumer(&bootstrap);
-        consumer.subscribe(&[TOPICS[0], TOPICS[TRANSACTIONAL]]).unwrap();
+        consumer.subscribe(&[&TOPICS[0], &TOPICS[TRANSACTIONAL]]).unwrap();
         let (mut read, mut committed, mut since) = (Numbers::new(), Numbers::new(), 0);
         loop {
             match consumer.poll(Duration::from_millis(50)) {
@@ -310,7 +314,7 @@ fn number_of(message: &impl Message) -> u64 {
 /// The group goes on where it was.
 fn check_group(target: &str, committed: &Numbers) {
     let consumer = consumer(target);
-    consumer.subscribe(&[TOPICS[0], TOPICS[TRANSACTIONAL]]).unwrap();
+    consumer.subscribe(&[&TOPICS[0], &TOPICS[TRANSACTIONAL]]).unwrap();
     let mut first = Numbers::new();
     let until = Instant::now() + TIMEOUT;
     while first.len() < committed.len() {
@@ -370,7 +374,7 @@ fn a_move_under_load_that_is_killed_loses_nothing_and_repeats_nothing() {
     let target = own_target
         .as_ref()
         .map_or_else(|| std::env::var("ANABRANCH_MOVE_TARGET").unwrap(), |server| server.kafka.clone());
-    for topic in TOPICS {
+    for topic in &*TOPICS {
         source.client(&["topic", "create", topic, "-p", "3"]).ok();
     }
     let began = Instant::now();

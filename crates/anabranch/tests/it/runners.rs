@@ -133,6 +133,64 @@ fn another_process_goes_on_when_the_one_that_runs_is_killed() {
     check(&data, WORK);
 }
 
+/// It is gone for longer than a request waits: when the runner begins, and hears so, and in the middle of its work.
+#[test]
+fn a_runner_goes_on_when_its_server_is_back() {
+    let work = Work { records_per_partition: 600, ..WORK };
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    runtime().block_on(fill(&data, work));
+    let more = ["--set", "group.min.session.timeout.ms=1000"];
+    let mut server = Server::start_at(&data, "127.0.0.1:0", &more);
+    let address = server.kafka.clone();
+    let settings = KafkaSettings::new(&address)
+        .property("session.timeout.ms", SESSION_MS)
+        .property("heartbeat.interval.ms", "300")
+        .request_timeout(Duration::from_secs(1));
+    runtime().block_on(async {
+        let engine = Arc::new(KafkaEngine::open(settings, &[]).await.unwrap());
+        server.kill();
+        let runner =
+            Runner::new(engine, home.path().join("state"), Arc::new(SystemClock::new()), move || work.flow());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut status = runner.status();
+        let run = tokio::spawn(runner.run(async {
+            let _ = stopped.await;
+        }));
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_secs(4)).await; // the outage is the input of this test
+            server = Server::start_at(&data, &address, &more);
+            let begun = |status: &Status| {
+                matches!(status, Status::Running(metrics) if metrics.snapshot().commits > 3)
+            };
+            let begun = async {
+                while !begun(&status.borrow_and_update()) {
+                    tokio::time::sleep(Duration::from_millis(1)).await; // commits change no status
+                }
+            };
+            tokio::time::timeout(PATIENCE, begun).await.expect("it runs");
+            server.kill();
+        }
+        server = Server::start_at(&data, &address, &more);
+        let at_the_end = |status: &Status| {
+            matches!(status, Status::Running(metrics) if metrics.snapshot().lag.iter().all(|(_, lag)| *lag == 0))
+        };
+        let done = async {
+            while !at_the_end(&status.borrow_and_update()) {
+                assert!(!run.is_finished());
+                tokio::time::sleep(Duration::from_millis(10)).await; // records change no status
+            }
+        };
+        tokio::time::timeout(PATIENCE, done).await.expect("it comes to the end");
+        drop(stop);
+        tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap().unwrap();
+    });
+    let (status, _) = finish(start(&server, &home.path().join("state-end"), true));
+    assert!(status.success(), "it goes on to the end");
+    server.stop();
+    check(&data, work);
+}
+
 #[test]
 fn a_runner_that_leaves_hands_over_at_once() {
     let home = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 //! On the embedded engine by its own Kafka door; on Apache Kafka at `ANABRANCH_KAFKA=HOST:PORT`; on NATS at
 //! `ANABRANCH_NATS=HOST:PORT`. `ANABRANCH_KILL_ROUNDS` is how often somebody is killed or held up.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -232,7 +233,12 @@ fn check(ground: &Ground) {
     processes.children = (0..PROCESSES).map(|number| processes.start(number)).collect();
     let (mut killed, mut halted) = (0, 0);
     let mut shared = BTreeSet::new();
+    let (began, heard) = (Instant::now(), RefCell::new(Vec::new()));
+    let note = |number: usize, what: &str| {
+        heard.borrow_mut().push(format!("{:?} {number}: {what}", began.elapsed()));
+    };
     let hear = |shared: &mut BTreeSet<(usize, String)>, (number, line): (usize, String)| {
+        note(number, &line);
         assert!(!line.starts_with("ended"), "process {number}: {line}");
         // The test harness may have begun the line.
         let parts = line.split_once("running ").map(|(_, parts)| parts).filter(|parts| parts.contains(&name));
@@ -244,7 +250,8 @@ fn check(ground: &Ground) {
     let wait = |shared: &mut BTreeSet<(usize, String)>| {
         let until = Instant::now() + PATIENCE;
         let next = || told.recv_timeout(until.saturating_duration_since(Instant::now()));
-        while !hear(shared, next().expect("one of them takes over in time")) {}
+        let next = || next().unwrap_or_else(|_| panic!("nobody takes over: {:#?}", heard.borrow()));
+        while !hear(shared, next()) {}
     };
     wait(&mut shared);
     for round in 0..kills {
@@ -256,12 +263,15 @@ fn check(ground: &Ground) {
         // Both happen, however few there are.
         if round == 1 || round > 1 && dice.below(3) == 0 {
             processes.signal(number, Signal::STOP);
+            note(number, "held up");
             // Held up for longer than its session: others have its parts when it goes on, and believes that it has them.
             std::thread::sleep(ground.session + Duration::from_millis(dice.below(1000)));
             wait(&mut shared);
+            note(number, "goes on");
             processes.signal(number, Signal::CONT);
             halted += 1;
         } else {
+            note(number, "killed");
             processes.replace(number, &mut dice);
             wait(&mut shared);
             killed += 1;
