@@ -65,6 +65,11 @@ impl KafkaProducer {
             // A transaction that begins while the one before is being marked is told to come again.
             .set("retry.backoff.ms", "5")
             .set("linger.ms", "1");
+        // The library refuses one that is longer than the transaction.
+        let socket_ms = config.get("socket.timeout.ms").and_then(|ms| ms.parse().ok());
+        if socket_ms.is_some_and(|ms: u128| ms > timeout.as_millis()) {
+            config.set("socket.timeout.ms", timeout.as_millis().max(10).to_string());
+        }
         let session = Session {
             appender: Appender::new(&config).map_err(|error| refused(error.to_string()))?,
             id: id.to_owned(),
@@ -261,7 +266,7 @@ mod tests {
         let settings = KafkaSettings::new(mock.bootstrap_servers()).delivery_timeout(Duration::from_secs(2));
         let engine = KafkaEngine::open(settings, &[]).await.unwrap();
         let transactions = engine.transactions().unwrap();
-        let mut producer = transactions.producer("id", Duration::from_secs(30)).await.unwrap();
+        let mut producer = transactions.producer("id", Duration::from_secs(5)).await.unwrap();
         let at = TopicPartition::new("t", 0);
         let record = || vec![(at.clone(), Record::keyless("x").into())];
         producer.commit(record(), None).await.unwrap();

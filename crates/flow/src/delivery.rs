@@ -17,11 +17,13 @@ use crate::FlowError;
 use crate::outbox::{Batches, Outgoing, unwritable};
 use crate::work::Step;
 
-/// What a step takes longer than this is given up, so that readers of its topics need not wait: as in Kafka's clients.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// A step that takes longer is given up. A process that died in one keeps readers of what it wrote waiting for so long, and whoever
+/// is given its parts by Kafka, which tells no position that may change. Kafka Streams has the same.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long it is tried again of which nothing was done: for longer than a move to another engine holds its topics still.
-const TRIED_FOR: Duration = Duration::from_secs(15);
+/// How long it is tried again of which nothing was done: as long as a broker may need to come back. A move to another engine holds
+/// its topics still for less.
+const TRIED_FOR: Duration = Duration::from_secs(60);
 /// How long it waits before.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 

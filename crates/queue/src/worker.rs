@@ -25,8 +25,8 @@ use crate::snapshot::Snapshot;
 
 /// What is read ahead.
 const READ: ReadLimits = ReadLimits { bytes_max: 256 << 10, wait_max: Duration::from_secs(5) };
-/// After so long the engine aborts what we have begun and not ended.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// After so long the engine aborts what we have begun and not ended. Kafka keeps whoever takes over from a dead one waiting till then.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of records that are ready and not handed out.
 const READY_BYTES_MAX: usize = 1 << 20;
 /// How long a transaction is tried of which nothing was done: for longer than a move to another engine holds its topics still.

@@ -4,7 +4,6 @@
 //! On the embedded engine by its own Kafka door; on Apache Kafka at `ANABRANCH_KAFKA=HOST:PORT`; on NATS at
 //! `ANABRANCH_NATS=HOST:PORT`. `ANABRANCH_KILL_ROUNDS` is how often somebody is killed or held up.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -184,6 +183,62 @@ impl Processes<'_> {
     }
 }
 
+/// What the processes have said.
+struct Said<'a> {
+    name: &'a str,
+    told: mpsc::Receiver<(usize, String)>,
+    /// Who had which part at some time.
+    shared: BTreeSet<(usize, String)>,
+    /// Who runs parts, as far as is known.
+    working: BTreeSet<usize>,
+    began: Instant,
+    /// All of it, and what was done to them.
+    lines: Vec<String>,
+}
+
+impl<'a> Said<'a> {
+    fn of(name: &'a str, told: mpsc::Receiver<(usize, String)>) -> Self {
+        let (shared, working, lines) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        Self { name, told, shared, working, began: Instant::now(), lines }
+    }
+
+    fn note(&mut self, number: usize, what: &str) {
+        self.lines.push(format!("{:?} {number}: {what}", self.began.elapsed()));
+    }
+
+    /// Whether it says that it runs parts.
+    fn hear(&mut self, (number, line): (usize, String)) -> bool {
+        self.note(number, &line);
+        assert!(!line.starts_with("ended"), "process {number}: {line}");
+        // The test harness may have begun the line.
+        let parts = line.split_once("running ").map(|(_, parts)| parts);
+        let Some(parts) = parts.filter(|parts| parts.contains(self.name)) else { return false };
+        self.shared.extend(parts.split(' ').map(|part| (number, part.to_owned())));
+        self.working.insert(number);
+        true
+    }
+
+    fn hear_what_came(&mut self) {
+        while let Ok(said) = self.told.try_recv() {
+            self.hear(said);
+        }
+    }
+
+    /// Until one of them runs parts that it did not, and is not the one that is held up.
+    fn wait(&mut self, held_up: Option<usize>) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let Ok(said) = self.told.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+                panic!("nobody takes over in time: {:#?}", self.lines);
+            };
+            let number = said.0;
+            if self.hear(said) && held_up != Some(number) {
+                return;
+            }
+        }
+    }
+}
+
 /// Sends numbers until told to stop, and tells how many there are.
 async fn feed(engine: &dyn Engine, name: &str, stop: &AtomicBool) -> i64 {
     let mut next = 0;
@@ -231,49 +286,31 @@ fn check(ground: &Ground) {
     let (tell, told) = mpsc::channel();
     let mut processes = Processes { ground, name: &name, home: home.path(), tell, children: Vec::new() };
     processes.children = (0..PROCESSES).map(|number| processes.start(number)).collect();
+    let mut said = Said::of(&name, told);
     let (mut killed, mut halted) = (0, 0);
-    let mut shared = BTreeSet::new();
-    let (began, heard) = (Instant::now(), RefCell::new(Vec::new()));
-    let note = |number: usize, what: &str| {
-        heard.borrow_mut().push(format!("{:?} {number}: {what}", began.elapsed()));
-    };
-    let hear = |shared: &mut BTreeSet<(usize, String)>, (number, line): (usize, String)| {
-        note(number, &line);
-        assert!(!line.starts_with("ended"), "process {number}: {line}");
-        // The test harness may have begun the line.
-        let parts = line.split_once("running ").map(|(_, parts)| parts).filter(|parts| parts.contains(&name));
-        let parts = parts.map(|parts| parts.split(' ').map(|part| (number, part.to_owned())));
-        let is_one = parts.is_some();
-        shared.extend(parts.into_iter().flatten());
-        is_one
-    };
-    let wait = |shared: &mut BTreeSet<(usize, String)>| {
-        let until = Instant::now() + PATIENCE;
-        let next = || told.recv_timeout(until.saturating_duration_since(Instant::now()));
-        let next = || next().unwrap_or_else(|_| panic!("nobody takes over: {:#?}", heard.borrow()));
-        while !hear(shared, next()) {}
-    };
-    wait(&mut shared);
+    said.wait(None);
     for round in 0..kills {
         std::thread::sleep(Duration::from_millis(dice.below(1500))); // the moment of death is the input of this test
-        while let Ok(said) = told.try_recv() {
-            hear(&mut shared, said);
-        }
-        let number = dice.below(PROCESSES as u64) as usize;
+        said.hear_what_came();
         // Both happen, however few there are.
         if round == 1 || round > 1 && dice.below(3) == 0 {
+            // From whoever has nothing, nobody takes over.
+            let number = *said.working.iter().nth(dice.below(said.working.len() as u64) as usize).unwrap();
             processes.signal(number, Signal::STOP);
-            note(number, "held up");
+            said.note(number, "held up");
             // Held up for longer than its session: others have its parts when it goes on, and believes that it has them.
             std::thread::sleep(ground.session + Duration::from_millis(dice.below(1000)));
-            wait(&mut shared);
-            note(number, "goes on");
+            said.wait(Some(number));
+            said.note(number, "goes on");
+            said.working.remove(&number);
             processes.signal(number, Signal::CONT);
             halted += 1;
         } else {
-            note(number, "killed");
+            let number = dice.below(PROCESSES as u64) as usize;
+            said.note(number, "killed");
+            said.working.remove(&number);
             processes.replace(number, &mut dice);
-            wait(&mut shared);
+            said.wait(None);
             killed += 1;
         }
     }
@@ -282,16 +319,16 @@ fn check(ground: &Ground) {
     (0..PROCESSES).for_each(|number| processes.kill(number));
     let mut last = processes.command("state-end");
     let mut last = last.env(TO_THE_END, "1").spawn().unwrap();
-    let mut said = String::new();
-    last.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(last.wait().unwrap().success(), "{said}");
-    assert!(said.contains(&format!("done {numbers} late 0")), "{numbers} numbers: {said}");
+    let mut told = String::new();
+    last.stdout.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(last.wait().unwrap().success(), "{told}");
+    assert!(told.contains(&format!("done {numbers} late 0")), "{numbers} numbers: {told}");
 
     let (rows, late) = runtime
         .block_on(async { (rows_of(&*engine, &output(&name)).await, rows_of(&*engine, &late(&name)).await) });
     let (count, table): (usize, BTreeMap<_, _>) = (rows.len(), rows.into_iter().collect());
     let expected = one_pass(numbers);
-    let processes: BTreeSet<_> = shared.iter().map(|(number, _)| number).collect();
+    let processes: BTreeSet<_> = said.shared.iter().map(|(number, _)| number).collect();
     println!(
         "{numbers} numbers, {killed} killed, {halted} held up; {} results, {} more than once; parts seen in {} processes",
         table.len(),
@@ -312,7 +349,7 @@ fn check(ground: &Ground) {
     if ground.guarantee == Guarantee::ExactlyOnce {
         assert_eq!(count, table.len(), "each result is there once");
     }
-    assert!(processes.len() > 1, "the flow was shared: {shared:?}");
+    assert!(processes.len() > 1, "the flow was shared: {:?}", said.shared);
     runtime.block_on(engine.close());
 }
 
