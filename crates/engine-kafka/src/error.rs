@@ -95,7 +95,7 @@ mod tests {
     /// A process that is held up for longer than a request may wait finds it in the queue still. That was taken for a failure of
     /// which nobody knows what it did, and ended the flow.
     #[test]
-    fn a_request_that_was_not_sent_is_not_done() {
+    fn a_request_that_waited_in_the_queue_is_away() {
         let at = TopicPartition::new("orders", 0);
         let told = blame(&at, &KafkaError::MetadataFetch(Code::TimedOutQueue));
         assert!(matches!(told, EngineError::Away { .. }), "{told:?}");

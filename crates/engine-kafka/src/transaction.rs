@@ -56,11 +56,13 @@ impl KafkaProducer {
             return Err(refused("a transactional id is not empty".into()));
         }
         let patience = cluster.settings.delivery_max();
+        // What is not acknowledged is aborted here before the coordinator does it, which would look like another producer.
+        let acknowledged_within = patience.min(timeout * 4 / 5);
         let mut config = cluster.settings.client();
         config
             .set("transactional.id", id)
             .set("transaction.timeout.ms", timeout.as_millis().to_string())
-            .set("message.timeout.ms", patience.min(timeout).as_millis().max(1).to_string())
+            .set("message.timeout.ms", acknowledged_within.as_millis().max(1).to_string())
             .set("message.max.bytes", cluster.message_bytes_max())
             // A transaction that begins while the one before is being marked is told to come again.
             .set("retry.backoff.ms", "5")

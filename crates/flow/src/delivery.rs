@@ -17,8 +17,8 @@ use crate::FlowError;
 use crate::outbox::{Batches, Outgoing, unwritable};
 use crate::work::Step;
 
-/// A step that takes longer is given up. A process that died in one keeps readers of what it wrote waiting for so long, and whoever
-/// is given its parts by Kafka, which tells no position that may change. Kafka Streams has the same.
+/// A step that takes longer is given up. A process that died in one keeps readers of what it wrote waiting until the engine has noticed, and
+/// whoever is given its parts by Kafka, which tells no position that may change. Kafka Streams has the same.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long it is tried again of which nothing was done: as long as a broker may need to come back. A move to another engine holds

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anabranch_core::engine::{Capability, Engine, EngineError, GroupEvent, GroupMember};
@@ -26,10 +25,13 @@ use crate::part::blocking;
 use crate::state::{Role, Store};
 use crate::{Definition, FlowError};
 
-/// How long a runner begins anew while the engine fails and nothing runs in between.
+/// How long a runner joins again while the engine fails.
 const TRIED_FOR: Duration = Duration::from_secs(300);
-/// How soon it does.
+/// What lasts so long did not fail: longer than a commit is tried.
+const LASTS: Duration = Duration::from_secs(120);
+/// How soon it joins again, each time later, up to:
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// Runs, in this process, the parts of a flow that are its share.
 ///
@@ -67,8 +69,6 @@ pub struct Runner<D> {
     stands_by: bool,
     followed: watch::Sender<u64>,
     status: watch::Sender<Status>,
-    /// Whether something has run since the engine last failed.
-    has_run: Arc<AtomicBool>,
 }
 
 /// What a [`Runner`] does.
@@ -118,7 +118,6 @@ where
             stands_by: false,
             followed: watch::Sender::new(0),
             status: watch::Sender::new(Status::Waiting),
-            has_run: Arc::default(),
         }
     }
 
@@ -141,8 +140,8 @@ where
     }
 
     /// Runs what the group gives to it, until `shutdown` is done; then it commits what it has begun, and
-    /// others take over at once. When the engine cannot be reached, or fails, it joins again, as another process would, and warns;
-    /// for five minutes, unless something runs in between.
+    /// others take over at once. When the engine cannot be reached, that takes up to a minute. When it cannot be reached before, or fails, this joins
+    /// again, as another process would, and warns; for five minutes, unless it goes well for two in between.
     ///
     /// # Errors
     /// [`FlowError`] says what stopped it, here: others take over. The engine must have groups, and the flow's state must
@@ -152,16 +151,17 @@ where
         let flow = (self.define)().frame();
         flow.check()?;
         self.engine.require(&[Capability::Groups]).map_err(EngineError::from)?;
-        let mut failing_since = None;
+        let (mut failing_since, mut pause) = (None, AGAIN_AFTER);
         loop {
+            let began = Instant::now();
             match self.take_part(&flow, shutdown.as_mut()).await {
                 Ok(End::Shutdown) => return Ok(()),
                 Ok(End::Fenced) => {
                     tracing::warn!(flow = flow.name, "another process has taken over what this one did");
                 }
                 Err(error) if error.is_passing() && !shutdown.is_terminated() => {
-                    if self.has_run.swap(false, Ordering::Relaxed) {
-                        failing_since = None;
+                    if began.elapsed() >= LASTS {
+                        (failing_since, pause) = (None, AGAIN_AFTER);
                     }
                     if failing_since.get_or_insert_with(Instant::now).elapsed() >= TRIED_FOR {
                         return Err(error);
@@ -169,8 +169,9 @@ where
                     tracing::warn!(flow = flow.name, %error, "it joins again");
                     tokio::select! {
                         () = &mut shutdown => return Ok(()),
-                        () = sleep(AGAIN_AFTER) => {}
+                        () = sleep(pause) => {}
                     }
+                    pause = AGAIN_AFTER_MAX.min(2 * pause);
                 }
                 Err(error) => return Err(error),
             }
@@ -224,8 +225,13 @@ where
                         return Ok(End::Shutdown);
                     }
                 },
-                event = member.next_event() => match event? {
-                    GroupEvent::Assigned(partitions) => {
+                event = member.next_event() => match event {
+                    // What it has begun is ended, lest it has the local state still when this joins again.
+                    Err(error) => {
+                        let _ = self.stop(running.take()).await;
+                        return Err(error.into());
+                    }
+                    Ok(GroupEvent::Assigned(partitions)) => {
                         let assigned: Vec<_> = partitions.into_iter().map(|(at, _)| at).collect();
                         let share = layout.share(&assigned);
                         // An engine that takes nothing away before it gives means what it gives to be all there is.
@@ -235,7 +241,7 @@ where
                         }
                     }
                     // What it has begun is committed before another goes on from there, if there still is time for that.
-                    GroupEvent::Revoked(_) | GroupEvent::Lost(_) => {
+                    Ok(GroupEvent::Revoked(_) | GroupEvent::Lost(_)) => {
                         self.stop(running.take()).await?;
                         running = self.begin_with_none(layout, identity);
                     }
@@ -263,8 +269,7 @@ where
         let (stop, stopped) = oneshot::channel();
         let (engine, clock, status) =
             (Arc::clone(&self.engine), Arc::clone(&self.clock), self.status.clone());
-        let (definition, state_dir, has_run) =
-            ((self.define)(), self.state_dir.clone(), Arc::clone(&self.has_run));
+        let (definition, state_dir) = ((self.define)(), self.state_dir.clone());
         let others =
             layout.all().shards.into_iter().filter(|shard| self.stands_by && !share.shards.contains(shard));
         let others: Vec<_> =
@@ -299,7 +304,6 @@ where
                 status.send_replace(Status::Restoring);
                 let open = definition.open_share(layout, &share, engine, state_dir, clock).await?;
                 status.send_replace(Status::Running(open.metrics()));
-                has_run.store(true, Ordering::Relaxed);
                 open.run(stopped.map(drop)).await
             };
             let ran = ran.await;

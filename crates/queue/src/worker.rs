@@ -29,8 +29,9 @@ const READ: ReadLimits = ReadLimits { bytes_max: 256 << 10, wait_max: Duration::
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of records that are ready and not handed out.
 const READY_BYTES_MAX: usize = 1 << 20;
-/// How long a transaction is tried of which nothing was done: for longer than a move to another engine holds its topics still.
-const TRIED_FOR: Duration = Duration::from_secs(8);
+/// How long a transaction is tried of which nothing was done: several times, and for longer than a move to another engine holds its topics
+/// still.
+const TRIED_FOR: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long after an error it begins anew.
 const BACKOFF: Duration = Duration::from_secs(1);

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::flow_kill::{Work, check, dice, fill, finish, runtime};
 use crate::harness::Server;
-use crate::kill9::from_environment;
+use crate::kill9::{from_environment, quiet_port};
 
 const STATE: &str = "ANABRANCH_TEST_RUNNER_STATE";
 const SERVER: &str = "ANABRANCH_TEST_RUNNER_SERVER";
@@ -141,8 +141,8 @@ fn a_runner_goes_on_when_its_server_is_back() {
     let data = home.path().join("data");
     runtime().block_on(fill(&data, work));
     let more = ["--set", "group.min.session.timeout.ms=1000"];
-    let mut server = Server::start_at(&data, "127.0.0.1:0", &more);
-    let address = server.kafka.clone();
+    let address = quiet_port(&mut dice());
+    let mut server = Server::start_at(&data, &address, &more);
     let settings = KafkaSettings::new(&address)
         .property("session.timeout.ms", SESSION_MS)
         .property("heartbeat.interval.ms", "300")
@@ -157,18 +157,24 @@ fn a_runner_goes_on_when_its_server_is_back() {
         let run = tokio::spawn(runner.run(async {
             let _ = stopped.await;
         }));
+        let mut before = 0;
         for _ in 0..2 {
             tokio::time::sleep(Duration::from_secs(4)).await; // the outage is the input of this test
             server = Server::start_at(&data, &address, &more);
-            let begun = |status: &Status| {
-                matches!(status, Status::Running(metrics) if metrics.snapshot().commits > 3)
+            let commits = |status: &Status| match status {
+                Status::Running(metrics) => metrics.snapshot().commits,
+                Status::Waiting | Status::Restoring => 0,
             };
             let begun = async {
-                while !begun(&status.borrow_and_update()) {
+                loop {
+                    let now = commits(&status.borrow_and_update());
+                    if now > 3 && now != before {
+                        return now;
+                    }
                     tokio::time::sleep(Duration::from_millis(1)).await; // commits change no status
                 }
             };
-            tokio::time::timeout(PATIENCE, begun).await.expect("it runs");
+            before = tokio::time::timeout(PATIENCE, begun).await.expect("it runs");
             server.kill();
         }
         server = Server::start_at(&data, &address, &more);

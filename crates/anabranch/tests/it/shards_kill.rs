@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anabranch::core::batch::RecordAt;
@@ -137,7 +138,7 @@ struct Processes<'a> {
     name: &'a str,
     home: &'a Path,
     tell: mpsc::Sender<(usize, String)>,
-    children: Vec<Child>,
+    children: Vec<(Child, JoinHandle<()>)>,
 }
 
 impl Processes<'_> {
@@ -153,33 +154,36 @@ impl Processes<'_> {
         command
     }
 
-    fn start(&self, number: usize) -> Child {
+    /// And who passes on what it says.
+    fn start(&self, number: usize) -> (Child, JoinHandle<()>) {
         let mut child = self.command(&format!("state-{number}")).spawn().unwrap();
         let (lines, tell) = (BufReader::new(child.stdout.take().unwrap()).lines(), self.tell.clone());
-        std::thread::spawn(move || {
+        let passes_on = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = tell.send((number, line));
             }
         });
-        child
+        (child, passes_on)
     }
 
     fn signal(&self, number: usize, signal: Signal) {
-        kill_process(Pid::from_child(&self.children[number]), signal).unwrap();
+        kill_process(Pid::from_child(&self.children[number].0), signal).unwrap();
     }
 
     /// The next one of its name has its local state, or none.
-    fn replace(&mut self, number: usize, dice: &mut Dice) {
-        self.kill(number);
+    fn restart(&mut self, number: usize, dice: &mut Dice) {
         if dice.below(2) == 0 {
             std::fs::remove_dir_all(self.home.join(format!("state-{number}"))).ok();
         }
-        self.children[number] = self.start(number);
+        self.children.insert(number, self.start(number));
     }
 
+    /// Nothing more comes from it.
     fn kill(&mut self, number: usize) {
-        self.children[number].kill().unwrap();
-        self.children[number].wait().unwrap();
+        let (mut child, passes_on) = self.children.remove(number);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        passes_on.join().unwrap();
     }
 }
 
@@ -307,16 +311,18 @@ fn check(ground: &Ground) {
             halted += 1;
         } else {
             let number = dice.below(PROCESSES as u64) as usize;
+            processes.kill(number);
+            said.hear_what_came();
             said.note(number, "killed");
             said.working.remove(&number);
-            processes.replace(number, &mut dice);
+            processes.restart(number, &mut dice);
             said.wait(None);
             killed += 1;
         }
     }
     stop.store(true, Ordering::Relaxed);
     let numbers = runtime.block_on(fed).unwrap();
-    (0..PROCESSES).for_each(|number| processes.kill(number));
+    (0..PROCESSES).rev().for_each(|number| processes.kill(number));
     let mut last = processes.command("state-end");
     let mut last = last.env(TO_THE_END, "1").spawn().unwrap();
     let mut told = String::new();
