@@ -152,7 +152,8 @@ pub(super) struct Connection<'a> {
     frames: FrameDecoder,
     places: Arc<Semaphore>,
     places_max: u32,
-    answers: mpsc::Sender<Outgoing>,
+    /// Boxed, for a queue keeps room for 32 from the beginning: an idle connection should not.
+    answers: mpsc::Sender<Box<Outgoing>>,
 }
 
 impl Connection<'_> {
@@ -182,7 +183,8 @@ impl Connection<'_> {
                 Answer::Fetched(answer) => throttle_of(&answer.fetched.response),
                 _ => Duration::ZERO,
             };
-            if self.answers.send(Outgoing { head, answer, began, _place: place }).await.is_err() {
+            let outgoing = Box::new(Outgoing { head, answer, began, _place: place });
+            if self.answers.send(outgoing).await.is_err() {
                 break; // The writing side has failed, and says why.
             }
             if !rest.is_zero() {
@@ -391,11 +393,12 @@ pub(super) fn throttle_told_ms(held_back: Duration) -> i32 {
 /// The writing side: ends when the reading side has, and all answers have left.
 async fn write_answers(
     door: &Door,
-    mut queue: mpsc::Receiver<Outgoing>,
+    mut queue: mpsc::Receiver<Box<Outgoing>>,
     mut writer: OwnedWriteHalf,
 ) -> Result<(), Closed> {
     let mut leaves_at = None;
-    while let Some(Outgoing { head, answer, began, _place }) = next_answer(&mut queue, leaves_at).await {
+    while let Some(outgoing) = next_answer(&mut queue, leaves_at).await {
+        let Outgoing { head, answer, began, _place } = *outgoing;
         let response = match answer {
             Answer::Ready(response) => response,
             Answer::Fetched(answer) => {
@@ -438,9 +441,9 @@ async fn write_answers(
 
 /// The next answer; `None` when there will be none, or the client has had its time.
 async fn next_answer(
-    queue: &mut mpsc::Receiver<Outgoing>,
+    queue: &mut mpsc::Receiver<Box<Outgoing>>,
     leaves_at: Option<tokio::time::Instant>,
-) -> Option<Outgoing> {
+) -> Option<Box<Outgoing>> {
     match leaves_at {
         None => queue.recv().await,
         Some(until) => timeout_at(until, queue.recv()).await.ok().flatten(),
