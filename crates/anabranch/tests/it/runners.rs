@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anabranch::core::seam::SystemClock;
-use anabranch::flow::{Runner, Status};
+use anabranch::flow::{Runner, Snapshot, Status};
 use anabranch::{Broker, Engine};
 use anabranch_engine_kafka::{KafkaEngine, KafkaSettings};
 use rustix::process::{Pid, Signal, kill_process};
@@ -133,6 +133,24 @@ fn another_process_goes_on_when_the_one_that_runs_is_killed() {
     check(&data, WORK);
 }
 
+/// How far the flow is that runs.
+fn running(status: &Status) -> Option<Snapshot> {
+    match status {
+        Status::Running(metrics) => Some(metrics.snapshot()),
+        Status::Waiting | Status::Restoring => None,
+    }
+}
+
+/// It is other tasks, and other processes, that are waited for.
+async fn until(condition: &dyn Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await; // nothing tells of each commit
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+}
+
 /// It is gone for longer than a request waits: when the runner begins, and hears so, and in the middle of its work.
 #[test]
 fn a_runner_goes_on_when_its_server_is_back() {
@@ -153,41 +171,25 @@ fn a_runner_goes_on_when_its_server_is_back() {
         let runner =
             Runner::new(engine, home.path().join("state"), Arc::new(SystemClock::new()), move || work.flow());
         let (stop, stopped) = oneshot::channel::<()>();
-        let mut status = runner.status();
+        let status = runner.status();
         let run = tokio::spawn(runner.run(async {
             let _ = stopped.await;
         }));
+        let commits = || running(&status.borrow()).map_or(0, |now| now.commits);
         let mut before = 0;
         for _ in 0..2 {
             tokio::time::sleep(Duration::from_secs(4)).await; // the outage is the input of this test
             server = Server::start_at(&data, &address, &more);
-            let commits = |status: &Status| match status {
-                Status::Running(metrics) => metrics.snapshot().commits,
-                Status::Waiting | Status::Restoring => 0,
-            };
-            let begun = async {
-                loop {
-                    let now = commits(&status.borrow_and_update());
-                    if now > 3 && now != before {
-                        return now;
-                    }
-                    tokio::time::sleep(Duration::from_millis(1)).await; // commits change no status
-                }
-            };
-            before = tokio::time::timeout(PATIENCE, begun).await.expect("it runs");
+            until(&|| commits() > 3 && commits() != before).await;
+            before = commits();
             server.kill();
         }
         server = Server::start_at(&data, &address, &more);
-        let at_the_end = |status: &Status| {
-            matches!(status, Status::Running(metrics) if metrics.snapshot().lag.iter().all(|(_, lag)| *lag == 0))
-        };
-        let done = async {
-            while !at_the_end(&status.borrow_and_update()) {
-                assert!(!run.is_finished());
-                tokio::time::sleep(Duration::from_millis(10)).await; // records change no status
-            }
-        };
-        tokio::time::timeout(PATIENCE, done).await.expect("it comes to the end");
+        until(&|| {
+            assert!(!run.is_finished());
+            running(&status.borrow()).is_some_and(|now| now.lag.iter().all(|(_, lag)| *lag == 0))
+        })
+        .await;
         drop(stop);
         tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap().unwrap();
     });
@@ -253,23 +255,11 @@ fn whoever_stands_by_takes_over_what_it_has_followed() {
             }));
             (stop, status, followed, run)
         };
-        let running = |status: &Status| match status {
-            Status::Running(metrics) => Some(metrics.snapshot()),
-            Status::Waiting | Status::Restoring => None,
-        };
         let all_is_read = |status: &Status| {
             let records = WORK.records_per_partition as u64 * 3;
             running(status).is_some_and(|now| {
                 now.counts.records_in == records && now.lag.iter().all(|(_, lag)| *lag == 0)
             })
-        };
-        let until = async |condition: &dyn Fn() -> bool| {
-            let wait = async {
-                while !condition() {
-                    tokio::time::sleep(Duration::from_millis(10)).await; // it is other tasks that are waited for
-                }
-            };
-            tokio::time::timeout(PATIENCE, wait).await.unwrap();
         };
         let (stop, status, _, first) = begin("first", false);
         until(&|| all_is_read(&status.borrow())).await;

@@ -138,7 +138,8 @@ struct Processes<'a> {
     name: &'a str,
     home: &'a Path,
     tell: mpsc::Sender<(usize, String)>,
-    children: Vec<(Child, JoinHandle<()>)>,
+    /// By number, each with who passes on what it says.
+    children: BTreeMap<usize, (Child, JoinHandle<()>)>,
 }
 
 impl Processes<'_> {
@@ -154,8 +155,7 @@ impl Processes<'_> {
         command
     }
 
-    /// And who passes on what it says.
-    fn start(&self, number: usize) -> (Child, JoinHandle<()>) {
+    fn start(&mut self, number: usize) {
         let mut child = self.command(&format!("state-{number}")).spawn().unwrap();
         let (lines, tell) = (BufReader::new(child.stdout.take().unwrap()).lines(), self.tell.clone());
         let passes_on = std::thread::spawn(move || {
@@ -163,11 +163,11 @@ impl Processes<'_> {
                 let _ = tell.send((number, line));
             }
         });
-        (child, passes_on)
+        self.children.insert(number, (child, passes_on));
     }
 
     fn signal(&self, number: usize, signal: Signal) {
-        kill_process(Pid::from_child(&self.children[number].0), signal).unwrap();
+        kill_process(Pid::from_child(&self.children[&number].0), signal).unwrap();
     }
 
     /// The next one of its name has its local state, or none.
@@ -175,12 +175,12 @@ impl Processes<'_> {
         if dice.below(2) == 0 {
             std::fs::remove_dir_all(self.home.join(format!("state-{number}"))).ok();
         }
-        self.children.insert(number, self.start(number));
+        self.start(number);
     }
 
     /// Nothing more comes from it.
     fn kill(&mut self, number: usize) {
-        let (mut child, passes_on) = self.children.remove(number);
+        let (mut child, passes_on) = self.children.remove(&number).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         passes_on.join().unwrap();
@@ -288,8 +288,8 @@ fn check(ground: &Ground) {
         async move { feed(&*engine, &name, &stop).await }
     });
     let (tell, told) = mpsc::channel();
-    let mut processes = Processes { ground, name: &name, home: home.path(), tell, children: Vec::new() };
-    processes.children = (0..PROCESSES).map(|number| processes.start(number)).collect();
+    let mut processes = Processes { ground, name: &name, home: home.path(), tell, children: BTreeMap::new() };
+    (0..PROCESSES).for_each(|number| processes.start(number));
     let mut said = Said::of(&name, told);
     let (mut killed, mut halted) = (0, 0);
     said.wait(None);
@@ -322,7 +322,7 @@ fn check(ground: &Ground) {
     }
     stop.store(true, Ordering::Relaxed);
     let numbers = runtime.block_on(fed).unwrap();
-    (0..PROCESSES).rev().for_each(|number| processes.kill(number));
+    (0..PROCESSES).for_each(|number| processes.kill(number));
     let mut last = processes.command("state-end");
     let mut last = last.env(TO_THE_END, "1").spawn().unwrap();
     let mut told = String::new();
